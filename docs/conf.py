@@ -1,0 +1,102 @@
+"""Sphinx configuration: every name links or the build fails, with or without a network."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING
+
+from sphinx.ext.intersphinx import InventoryAdapter
+from sphinx.pycode import ModuleAnalyzer
+
+import trio_wsk
+
+if TYPE_CHECKING:
+    from docutils.nodes import Element
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+
+project = "trio_wsk"
+copyright = "2026, Contributors to trio_wsk"
+release = version = version_of("trio-wsk")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib_trio",
+]
+exclude_patterns = ["_build"]
+html_theme = "sphinx_rtd_theme"
+
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:class", r"(trio_wsk\..*\.)?T"),  # a type variable has no page
+    ("py:class", r"exceptiongroup\..*"),  # what Python 3.10 calls the built-in ones
+]
+default_role = "obj"  # `accept` in a docstring is a link
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# Names of other projects link to their documentation, but the list of those names is kept here,
+# in Sphinx's plain-text inventory format: the build is the same without a network, and a name
+# that isn't listed fails it. To refer to one more, add a line `name kind page`.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", "inventories/python.txt"),
+    "trio": ("https://trio.readthedocs.io/en/stable", "inventories/trio.txt"),
+    "outcome": ("https://outcome.readthedocs.io/en/latest", "inventories/outcome.txt"),
+}
+
+
+def setup(app: Sphinx) -> None:
+    """Correct what autodoc and napoleon make of our sources."""
+    app.connect("builder-inited", find_attribute_docstrings)
+    app.connect("autodoc-process-docstring", keep_colons, priority=499)  # napoleon listens at 500
+    app.connect("missing-reference", qualify_bare_name, priority=499)  # as does intersphinx
+
+
+def find_attribute_docstrings(_app: Sphinx) -> None:
+    """Let autodoc find the docstrings of attributes in the private modules.
+
+    It reads them from the source of the module that a class calls its own, and that is the
+    public one, which only imports it.
+    """
+    for found in pkgutil.walk_packages(trio_wsk.__path__, prefix="trio_wsk."):
+        source = ModuleAnalyzer.for_module(found.name)
+        source.analyze()
+        package, _, _ = found.name.rpartition(".")
+        while package:
+            public = ModuleAnalyzer.for_module(package)
+            public.analyze()
+            public.attr_docs.update(source.attr_docs)
+            public.tagorder.update(source.tagorder)
+            package, _, _ = package.rpartition(".")
+
+
+def keep_colons(_app: Sphinx, what: str, *rest: object) -> None:
+    """Keep napoleon from reading the words before a colon as the type of an attribute.
+
+    Ours have annotations for that. It looks at the first line only, so that line becomes an
+    empty reStructuredText comment.
+    """
+    lines = rest[-1]
+    if what in {"attribute", "data", "property"} and isinstance(lines, list):
+        lines[:0] = ["..", ""]
+
+
+def qualify_bare_name(_app: Sphinx, env: BuildEnvironment, node: Element, _text: Element) -> None:
+    """Write a bare name of another project in full, if that is the one thing it can mean.
+
+    What a module imports for its annotations only, autodoc can't resolve: `Outcome` stays
+    `Outcome`, where the inventory has `outcome.Outcome`.
+    """
+    bare = node["reftarget"]
+    listed = {name for names in InventoryAdapter(env).main_inventory.values() for name in names}
+    qualified = [name for name in listed if name.endswith(f".{bare}")]
+    if "." not in bare and len(qualified) == 1:
+        node["reftarget"] = qualified[0]

@@ -1,0 +1,152 @@
+"""Everything that is checked, one session per question; `nox` asks all but `bench`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+# Nothing says so here because it is nox's default: a Python that can't be found is an error
+# where the environment has CI, and elsewhere a skipped session that names it.
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+HEAVY_PYTHON = "3.11"  # heavy tests ask the kernel more than they ask Python: once is enough
+
+# What flake8-async finds and ruff does not ...
+ASYNC_RULES = "ASYNC102,ASYNC113,ASYNC119,ASYNC120,ASYNC128"
+# ... and Trio's checkpoint contract, which binds a library but not its tests.
+CHECKPOINT_RULES = "ASYNC910,ASYNC911"
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests and the documentation's code on every Python, with branch coverage."""
+    session.install("--editable", ".[test]")
+    run_measured_tests(session)
+
+
+@nox.session(python=PYTHONS[0])
+def minimums(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml admits."""
+    session.install("--editable", ".[test]", *lowest_versions())
+    run_measured_tests(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, spelling, async mistakes, and that what is public has a docstring."""
+    install_group(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("flake8-async", "--enable", ASYNC_RULES, *modules("trio_wsk", "tests", "examples"))
+    session.run("flake8-async", "--enable", CHECKPOINT_RULES, *modules("trio_wsk"))
+    session.run("interrogate", "trio_wsk")
+    session.run("codespell")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types, strictly: ours, those that users meet, and that none is missing."""
+    session.install("--editable", ".[test]")
+    install_group(session, "typing")
+    session.run("mypy")
+    here = ("--pythonpath", f"{session.bin}/python")  # or it would look into a `.venv` first
+    session.run("basedpyright", *here)
+    session.run("basedpyright", *here, "--verifytypes", "trio_wsk", "--ignoreexternal")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Check that imports point down the layers only."""
+    session.install("--editable", ".")
+    install_group(session, "layers")
+    session.run("lint-imports")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, warnings as errors; the code in it runs in `tests`."""
+    session.install("--editable", ".")
+    install_group(session, "docs")
+    session.run("towncrier", "build", "--draft", "--version", PYPROJECT["project"]["version"])
+    session.run(
+        "sphinx-build",
+        "-E",
+        "-W",
+        "--keep-going",
+        "--nitpicky",
+        "--quiet",
+        "docs",
+        "docs/_build/html",
+    )
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the sdist and the wheel; install one, run the other's tests against it."""
+    install_group(session, "wheel")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        session.run("python", "-m", "build", "--outdir", name)
+        (built,) = folder.glob("*.whl")
+        (sdist,) = folder.glob("*.tar.gz")
+        with session.chdir(folder):
+            session.install(str(built))
+            session.run("python", "-c", "import trio_wsk")  # needs no more than it declares
+            session.install(f"{built}[test]")
+            shutil.unpack_archive(sdist, folder)
+        suite = folder / sdist.name.removesuffix(".tar.gz")
+        shutil.rmtree(suite / "trio_wsk")  # or it would shadow the installed one
+        with session.chdir(suite):
+            session.run("python", "-m", "pytest", "-m", "not heavy", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks, every peer in the same run, and print the ratios; needs a C compiler."""
+    session.install("--editable", ".")
+    install_group(session, "bench")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+def run_measured_tests(session: nox.Session) -> None:
+    """Run pytest under coverage; what is measured counts only when nothing was left out."""
+    session.env["COVERAGE_FILE"] = f".coverage.{session.name}"
+    heavy = session.name == f"tests-{HEAVY_PYTHON}"
+    chosen = session.posargs or ([] if heavy else ["-m", "not heavy"])
+    session.run("coverage", "run", "-m", "pytest", *chosen)
+    if not session.posargs:
+        session.run("coverage", "report")
+
+
+def install_group(session: nox.Session, group: str) -> None:
+    """Install a dependency group, which the session's pip need not know about."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, group))
+
+
+def lowest_versions() -> list[str]:
+    """Turn each `name>=version` that the package and its tests declare into `name==version`."""
+    project = PYPROJECT["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    return [lowest_version(Requirement(line)) for line in declared]
+
+
+def lowest_version(requirement: Requirement) -> str:
+    """Turn one requirement into its lowest version; it must have exactly one bound, below."""
+    (bound,) = requirement.specifier
+    if bound.operator != ">=":
+        raise ValueError(f"{requirement}: only a lower bound can be tried, as in `trio>=0.31`")
+    marker = f"; {requirement.marker}" if requirement.marker else ""
+    return f"{requirement.name}=={bound.version}{marker}"
+
+
+def modules(*folders: str) -> list[str]:
+    """List the Python files under some folders."""
+    return [str(path) for folder in folders for path in sorted(Path(folder).rglob("*.py"))]

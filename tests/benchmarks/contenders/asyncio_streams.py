@@ -1,0 +1,10 @@
+"""`asyncio.start_server` on asyncio's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ._asyncio_streams import main
+
+if __name__ == "__main__":
+    asyncio.run(main())

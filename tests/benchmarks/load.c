@@ -1,0 +1,438 @@
+/*
+ * A load generator for the benchmarks: epoll, one thread, Linux.
+ *
+ *     load MODE PORT CONNECTIONS SECONDS
+ *
+ * It talks to the runner so that the runner can read the server's CPU clock at
+ * the edges of the measurement, with neither process start nor the opening and
+ * closing of lasting connections inside:
+ *
+ *     stdout "ready\n"       lasting connections are open and have answered once
+ *     stdin  any byte        measure now
+ *     stdout one JSON line   the result
+ *     stdin  end of file     close everything and exit
+ *
+ * Theory of operation.  CONNECTIONS slots run the exchange of MODE over and over.
+ * A result counts what finished inside the window of SECONDS ("completed") apart
+ * from what had begun in it and finished in a short drain behind it ("drained"):
+ * rates come from the first, cost per exchange from the sum.
+ *
+ * It must not be the bottleneck, so a connection costs it few system calls:
+ *   - the first send comes right after connect().  Over loopback the handshake has
+ *     ended when connect() returns; where it has not (a dropped SYN) send() says
+ *     EAGAIN, and EPOLLOUT tells when;
+ *   - close() takes the descriptor out of the epoll;
+ *   - closing is a reset (SO_LINGER 0), so that nothing rests in TIME_WAIT.
+ *
+ * A mode is a row in MODES.
+ */
+
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef IP_BIND_ADDRESS_NO_PORT
+#define IP_BIND_ADDRESS_NO_PORT 24 /* Linux 4.2; absent from older libc headers */
+#endif
+
+enum {
+    MESSAGE_MAX = 65536,
+    EVENTS = 256,
+    /* 250 hosts in each of 127.1.0.0/24 ... 127.1.15.0/24: 4000 sources, each with
+     * its own range of ports.  More would only fill the kernel's per-peer caches. */
+    SOURCE_NETS = 16,
+    SOURCE_HOSTS = 250,
+};
+
+/* The slowest server needs about 15 ms for what 64 slots have in flight. */
+#define DRAIN_NS 250000000ull
+/* Opening lasting connections: one lost SYN (1 s, then 2 s) must not spoil it. */
+#define OPEN_NS 5000000000ull
+
+struct mode {
+    const char *name;
+    size_t size;      /* octets sent, and echoed, in one exchange */
+    bool lasting;     /* connections stay open; an exchange is a round trip */
+};
+
+static const struct mode MODES[] = {
+    {.name = "echo1", .size = 1, .lasting = false},
+    {.name = "pingpong", .size = 64, .lasting = true},
+};
+
+struct slot {
+    int fd;              /* -1: nothing is open */
+    bool idle;           /* open, with no exchange running */
+    size_t sent;         /* octets of this exchange */
+    size_t received;
+    uint64_t started;    /* ns, when this exchange began */
+    uint32_t interest;   /* epoll events asked for; 0: not registered yet */
+};
+
+static const struct mode *mode;
+static struct sockaddr_in server;
+static struct slot *slots;
+static size_t slot_count;
+static int epoll_fd;
+static unsigned char message[MESSAGE_MAX];
+
+/* ---- what is counted ---- */
+
+static uint64_t *latencies; /* ns, of the exchanges in the window */
+static size_t completed, latency_room;
+static uint64_t drained, errors;
+static bool some_failed; /* since the last look: slots wait for a new connection */
+static char first_error[128];
+
+static void die(const char *what)
+{
+    fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static void count_error(const char *where, const char *what)
+{
+    if (!errors++)
+        snprintf(first_error, sizeof first_error, "%s: %s", where, what);
+}
+
+static void count_latency(uint64_t ns)
+{
+    if (completed == latency_room) {
+        latency_room = latency_room ? latency_room * 2 : 65536;
+        latencies = realloc(latencies, latency_room * sizeof *latencies);
+        if (!latencies)
+            die("realloc");
+    }
+    latencies[completed++] = ns;
+}
+
+/* ---- one exchange ---- */
+
+static void slot_close(struct slot *slot)
+{
+    if (slot->fd >= 0)
+        close(slot->fd);
+    slot->fd = -1;
+    slot->idle = false;
+    slot->interest = 0;
+}
+
+static void slot_fail(struct slot *slot, const char *where, const char *what)
+{
+    count_error(where, what);
+    slot_close(slot);
+    some_failed = true;
+}
+
+static void slot_watch(struct slot *slot, uint32_t interest)
+{
+    struct epoll_event event = {.events = interest, .data.ptr = slot};
+
+    if (slot->interest == interest)
+        return;
+    if (epoll_ctl(epoll_fd, slot->interest ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
+                  slot->fd, &event))
+        die("epoll_ctl");
+    slot->interest = interest;
+}
+
+static void slot_send(struct slot *slot)
+{
+    while (slot->sent < mode->size) {
+        ssize_t n = send(slot->fd, message + slot->sent, mode->size - slot->sent,
+                         MSG_NOSIGNAL);
+        if (n >= 0) {
+            slot->sent += (size_t)n;
+        } else if (errno == EAGAIN) {
+            slot_watch(slot, EPOLLIN | EPOLLOUT);
+            return;
+        } else {
+            slot_fail(slot, "send", strerror(errno));
+            return;
+        }
+    }
+    slot_watch(slot, EPOLLIN);
+}
+
+static void slot_connect(struct slot *slot)
+{
+    static uint32_t turn;
+    static const int one = 1;
+    static const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    struct sockaddr_in source = {.sin_family = AF_INET};
+    uint32_t net = turn / SOURCE_HOSTS % SOURCE_NETS, host = turn % SOURCE_HOSTS + 1;
+
+    turn++;
+    source.sin_addr.s_addr = htonl(127u << 24 | 1u << 16 | net << 8 | host);
+    slot->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (slot->fd < 0)
+        die("socket");
+    setsockopt(slot->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    /* The port is chosen by connect(), which knows that only the four-tuple counts. */
+    setsockopt(slot->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+    if (mode->lasting)
+        setsockopt(slot->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (bind(slot->fd, (struct sockaddr *)&source, sizeof source))
+        die("bind to 127.1.x.y");
+    if (connect(slot->fd, (struct sockaddr *)&server, sizeof server)
+        && errno != EINPROGRESS)
+        slot_fail(slot, "connect", strerror(errno));
+}
+
+static void slot_begin(struct slot *slot)
+{
+    slot->started = now_ns();
+    slot->sent = slot->received = 0;
+    slot->idle = false;
+    if (slot->fd < 0)
+        slot_connect(slot);
+    if (slot->fd >= 0)
+        slot_send(slot);
+}
+
+/* Whether this event ended the exchange, well. */
+static bool slot_receive(struct slot *slot)
+{
+    unsigned char buffer[MESSAGE_MAX];
+    ssize_t n = recv(slot->fd, buffer, mode->size - slot->received, 0);
+
+    if (n < 0 && errno == EAGAIN)
+        return false;
+    if (n < 0)
+        slot_fail(slot, "recv", strerror(errno));
+    else if (n == 0)
+        slot_fail(slot, "recv", "end of file before the echo");
+    else if (memcmp(buffer, message + slot->received, (size_t)n))
+        slot_fail(slot, "recv", "not what was sent");
+    else
+        slot->received += (size_t)n;
+    return slot->fd >= 0 && slot->received == mode->size;
+}
+
+static bool slot_event(struct slot *slot, uint32_t events)
+{
+    bool ended = false;
+
+    if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
+        if (slot->idle) /* a lasting connection that should be silent */
+            slot_fail(slot, "idle", "data or end of file without a question");
+        else
+            ended = slot_receive(slot);
+    }
+    if (!ended && slot->fd >= 0 && events & EPOLLOUT)
+        slot_send(slot);
+    if (ended) {
+        slot->idle = mode->lasting;
+        if (!mode->lasting)
+            slot_close(slot);
+    }
+    return ended;
+}
+
+/* ---- phases ---- */
+
+/* Once around, so that a server that refuses everything is not hammered. */
+static void begin_closed(void)
+{
+    some_failed = false;
+    for (size_t i = 0; i < slot_count; i++)
+        if (slots[i].fd < 0)
+            slot_begin(&slots[i]);
+}
+
+static size_t slots_running(void)
+{
+    size_t running = 0;
+
+    for (size_t i = 0; i < slot_count; i++)
+        running += slots[i].fd >= 0 && !slots[i].idle;
+    return running;
+}
+
+/*
+ * Handle what happens until `until` (ns).  An ended exchange is followed by the
+ * next if `again`, else this returns early once none is running.
+ * `on_end` counts an exchange that ended.
+ */
+static void run(uint64_t until, bool again, void (*on_end)(uint64_t latency))
+{
+    struct epoll_event events[EVENTS];
+
+    while (again || slots_running()) {
+        uint64_t now = now_ns();
+        if (now >= until)
+            return;
+        int count = epoll_wait(epoll_fd, events, EVENTS,
+                               (int)((until - now + 999999) / 1000000));
+        if (count < 0 && errno != EINTR)
+            die("epoll_wait");
+        for (int i = 0; i < count; i++) {
+            struct slot *slot = events[i].data.ptr;
+            bool ended = slot_event(slot, events[i].events);
+            if (ended)
+                on_end(now_ns() - slot->started);
+            if (again && ended)
+                slot_begin(slot);
+        }
+        /* A lasting connection that broke stays closed: errors tell. */
+        if (again && some_failed && !mode->lasting)
+            begin_closed();
+    }
+}
+
+static void ended_before(uint64_t latency)
+{
+    (void)latency;
+}
+
+static void ended_inside(uint64_t latency)
+{
+    count_latency(latency);
+}
+
+static void ended_behind(uint64_t latency)
+{
+    (void)latency;
+    drained++;
+}
+
+static void begin_all(void)
+{
+    for (size_t i = 0; i < slot_count; i++)
+        slot_begin(&slots[i]);
+}
+
+/* ---- the result ---- */
+
+static int compare_ns(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static double percentile_ms(double fraction)
+{
+    if (!completed)
+        return 0;
+    return (double)latencies[(size_t)(fraction * (double)(completed - 1))] / 1e6;
+}
+
+static double cpu_seconds(void)
+{
+    struct rusage usage;
+
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec)
+        + (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+}
+
+static void print_result(double window, double elapsed, double cpu, size_t unfinished)
+{
+    qsort(latencies, completed, sizeof *latencies, compare_ns);
+    printf("{\"mode\": \"%s\", \"connections\": %zu, \"window_seconds\": %.6f, "
+           "\"elapsed_seconds\": %.6f, \"client_cpu_seconds\": %.6f, "
+           "\"completed\": %zu, \"drained\": %llu, \"unfinished\": %zu, "
+           "\"errors\": %llu, \"first_error\": \"%s\", "
+           "\"latency_ms\": {\"p50\": %.4f, \"p90\": %.4f, \"p99\": %.4f, "
+           "\"max\": %.4f}}\n",
+           mode->name, slot_count, window, elapsed, cpu, completed,
+           (unsigned long long)drained, unfinished, (unsigned long long)errors,
+           first_error, percentile_ms(0.5), percentile_ms(0.9), percentile_ms(0.99),
+           percentile_ms(1.0));
+    fflush(stdout);
+}
+
+static void usage(void)
+{
+    fprintf(stderr, "usage: load MODE PORT CONNECTIONS SECONDS; modes:");
+    for (size_t i = 0; i < sizeof MODES / sizeof *MODES; i++)
+        fprintf(stderr, " %s", MODES[i].name);
+    fprintf(stderr, "\n");
+    exit(2);
+}
+
+static void parse(int argc, char **argv, double *seconds)
+{
+    if (argc != 5)
+        usage();
+    for (size_t i = 0; i < sizeof MODES / sizeof *MODES; i++)
+        if (!strcmp(argv[1], MODES[i].name))
+            mode = &MODES[i];
+    server.sin_family = AF_INET;
+    server.sin_port = htons((uint16_t)atoi(argv[2]));
+    server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    slot_count = (size_t)atol(argv[3]);
+    *seconds = atof(argv[4]);
+    if (!mode || !server.sin_port || !slot_count || slot_count > 60000
+        || !(*seconds > 0))
+        usage();
+}
+
+int main(int argc, char **argv)
+{
+    double seconds;
+    char byte;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* never outlive the runner */
+    parse(argc, argv, &seconds);
+    for (size_t i = 0; i < sizeof message; i++)
+        message[i] = (unsigned char)('a' + i % 26);
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    slots = calloc(slot_count, sizeof *slots);
+    if (epoll_fd < 0 || !slots)
+        die("epoll_create1");
+    for (size_t i = 0; i < slot_count; i++)
+        slots[i].fd = -1;
+
+    if (mode->lasting) {
+        begin_all();
+        run(now_ns() + OPEN_NS, false, ended_before);
+        if (errors || slots_running()) {
+            fprintf(stderr, "load: %zu of %zu connections did not answer (%s)\n",
+                    slots_running() + (size_t)errors, slot_count,
+                    errors ? first_error : "too slow");
+            return 1;
+        }
+    }
+    printf("ready\n");
+    fflush(stdout);
+    if (read(STDIN_FILENO, &byte, 1) != 1)
+        return 0;
+
+    double cpu_before = cpu_seconds();
+    uint64_t begin = now_ns(), end = begin + (uint64_t)(seconds * 1e9);
+    begin_all();
+    run(end, true, ended_inside);
+    uint64_t window_end = now_ns();
+    run(window_end + DRAIN_NS, false, ended_behind);
+    uint64_t drain_end = now_ns();
+    print_result((double)(window_end - begin) / 1e9, (double)(drain_end - begin) / 1e9,
+                 cpu_seconds() - cpu_before, slots_running());
+
+    while (read(STDIN_FILENO, &byte, 1) > 0)
+        ;
+    return 0;
+}

@@ -1,0 +1,171 @@
+"""The rules of the layers that imports can't say, held over the package's syntax trees.
+
+`nox -s layers` checks who imports whom; here is what a module does with what it imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import trio_wsk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(trio_wsk.__path__[0])
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+# A layer is a module or a package directly below `trio_wsk`.
+PURE = {"_inspection", "_records"}
+CATCHES_OS_ERRORS = {"_connection", "_handoff", "_readiness", "transports"}
+OPENS_NURSERIES = {"_listening", "_serving", "_workers"}
+
+IMPURE_IMPORTS = {"_socket", "_ssl", "select", "socket", "ssl", "time", "trio"}
+
+
+def layer_of(module: Path) -> str:
+    """Name the layer that a module, given by its path in the package, belongs to."""
+    return module.with_suffix("").parts[0]
+
+
+def tree_of(module: Path) -> ast.Module:
+    """Parse a module, given by its path in the package."""
+    return ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+
+
+def impure_imports(tree: ast.AST) -> Iterator[int]:
+    """Yield the lines that import the machine, the clock or Trio."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        else:
+            continue
+        if any(name.partition(".")[0] in IMPURE_IMPORTS for name in names):
+            yield node.lineno
+
+
+def caught_os_errors(tree: ast.AST) -> Iterator[int]:
+    """Yield the lines that catch or suppress `OSError`, by whichever of its names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is not None:
+            caught = [node.type]
+        elif isinstance(node, ast.Call) and dotted_name(node.func).endswith("suppress"):
+            caught = node.args
+        else:
+            continue
+        if any(names_an_os_error(part) for expression in caught for part in ast.walk(expression)):
+            yield node.lineno
+
+
+def names_an_os_error(node: ast.AST) -> bool:
+    """Tell whether an expression is `OSError`, an alias of it or a subclass of it."""
+    module, _, name = dotted_name(node).rpartition(".")
+    try:
+        thing = getattr(importlib.import_module(module) if module else builtins, name, None)
+    except ImportError:
+        return False
+    return isinstance(thing, type) and issubclass(thing, OSError)
+
+
+def opened_nurseries(tree: ast.AST) -> Iterator[int]:
+    """Yield the lines that open a nursery."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and dotted_name(node.func).endswith("open_nursery"):
+            yield node.lineno
+
+
+def dotted_name(node: ast.AST) -> str:
+    """Write a name or attribute as in the source; anything else is ``""``."""
+    return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if layer_of(m) in PURE], ids=str)
+def test_pure_module_imports_neither_machine_nor_clock(module: Path) -> None:
+    """A module that only decides can't reach a socket, a clock or the Trio run."""
+    assert [] == list(impure_imports(tree_of(module)))
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if layer_of(m) not in CATCHES_OS_ERRORS], ids=str
+)
+def test_os_errors_are_caught_at_the_seams_only(module: Path) -> None:
+    """
+    The operating system's errors are translated once, in a transport, the readiness, the
+    connection or the hand-off; no other module catches `OSError` by any of its names.
+    """
+    assert [] == list(caught_os_errors(tree_of(module)))
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if layer_of(m) not in OPENS_NURSERIES], ids=str
+)
+def test_nurseries_are_opened_at_the_top_only(module: Path) -> None:
+    """Tasks are started by the listening block, the server and the workers, and nowhere else."""
+    assert [] == list(opened_nurseries(tree_of(module)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time",
+        "import trio.socket",
+        "from socket import socket",
+        "def f():\n    from trio.lowlevel import checkpoint",
+        "if TYPE_CHECKING:\n    import ssl",
+    ],
+)
+def test_impure_imports_are_seen_wherever_they_stand(source: str) -> None:
+    """An import in a function, of a submodule or for types only is an import."""
+    assert [source.count("\n") + 1] == list(impure_imports(ast.parse(source)))
+
+
+def test_own_modules_are_no_impure_imports() -> None:
+    """Importing a neighbour or the standard library's pure modules breaks no rule."""
+    assert [] == list(impure_imports(ast.parse("from . import time\nimport enum, attrs")))
+
+
+@pytest.mark.parametrize(
+    "clause",
+    [
+        "except OSError",
+        "except ConnectionError as exc",
+        "except (ValueError, BlockingIOError)",
+        "except IOError",
+        "except EnvironmentError",
+        "except socket.error",
+        "except ssl.SSLError",
+    ],
+)
+def test_os_errors_are_seen_under_every_name(clause: str) -> None:
+    """`OSError` is found as itself, as a subclass, as an alias and in a tuple."""
+    assert [3] == list(caught_os_errors(ast.parse(f"try:\n    f()\n{clause}:\n    pass")))
+
+
+def test_suppressed_os_errors_are_seen() -> None:
+    """`contextlib.suppress` catches as well as `except` does."""
+    source = "with contextlib.suppress(ConnectionResetError):\n    f()"
+
+    assert [1] == list(caught_os_errors(ast.parse(source)))
+
+
+def test_other_errors_may_be_caught_anywhere() -> None:
+    """Trio's and our own exceptions, and other builtins, are no errors of the system."""
+    source = "try:\n    f()\nexcept (trio.BrokenResourceError, WskError, ValueError):\n    pass"
+
+    assert [] == list(caught_os_errors(ast.parse(source)))
+
+
+@pytest.mark.parametrize("call", ["trio.open_nursery()", "open_nursery()"])
+def test_nurseries_are_seen_under_both_names(call: str) -> None:
+    """`open_nursery` is found however it was imported."""
+    source = f"async def f():\n    async with {call}:\n        pass"
+
+    assert [2] == list(opened_nurseries(ast.parse(source)))

@@ -1,0 +1,504 @@
+r"""Where a socket is, and sets of where sockets may be.
+
+An `Address` is made for connections, so making one is cheap (0.3 µs): the host is packed
+into its octets, which checks it, and is otherwise left as the kernel wrote it. Text and
+`ipaddress` objects are made when somebody asks.
+
+Printing parses back: ``Address.parse(str(address)) == address`` for every address, be it
+a Unix socket whose name is no text. What would not print, or would not parse back, is
+printed as ``\xNN``, octet by octet.
+
+Source: RFC 4007, section 11 (scope ids in text); RFC 5952 (IPv6 in text); unix(7).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import operator
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final, NoReturn, TypeAlias, final
+
+__all__ = ["Address", "AddressSet"]
+
+_SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str | bytes
+
+_INET: Final = socket.AF_INET
+_INET6: Final = socket.AF_INET6
+_UNIX: Final[int] = getattr(socket, "AF_UNIX", 1)  # so that Windows can read and print them, too
+
+_IPV4_OCTETS: Final = 4
+_MAPPED: Final = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291, section 2.5.5.2
+_HIGHEST_PORT: Final = 0xFFFF
+_HIGHEST_SCOPE_ID: Final = 0xFFFFFFFF
+_WITH_SCOPE_ID: Final = 4  # how long Python's IPv6 addresses are, unless written by hand
+_FORMS: Final = "'127.0.0.1:80', '[::1]:80', '[fe80::1%3]:80', 'unix:/run/x.sock' or 'unix:@name'"
+
+_TCP_TEXT: Final = re.compile(r"(?:\[(?P<ipv6>[^]]*)\]|(?P<ipv4>[^][:]*)):(?P<port>[0-9]+)")
+_ESCAPE: Final = re.compile(r"\\(\\|x[0-9A-Fa-f]{2})")
+
+_new = object.__new__
+
+
+@final
+class Address:
+    """Where one end of a connection is: an IP address and a TCP port, or a Unix socket.
+
+    Make one with `Address.tcp`, `Address.unix`, `Address.parse` or `Address.from_sockaddr`.
+
+    Addresses are values: immutable, hashable, and equal when they mean the same place,
+    however it was spelled. ``::ffff:192.0.2.1`` is not ``192.0.2.1``, since a socket of one
+    family can be bound to the one and not to the other; compare ``unmapped`` where that does
+    not matter. The IPv6 flow label is part of no place, and not compared.
+    """
+
+    __slots__ = ("_host", "_key", "_sockaddr")
+
+    _sockaddr: _SocketAddress
+    # What makes it equal: octets, port and scope id; or the path.
+    _key: tuple[bytes, int, int] | str
+    # Made when first asked for.
+    _host: IPv4Address | IPv6Address | None
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise TypeError(
+            "make one with Address.tcp('127.0.0.1', 80), Address.unix('/run/x.sock') "
+            "or Address.parse('127.0.0.1:80')",
+        )
+
+    def __init_subclass__(cls) -> NoReturn:
+        raise TypeError("Address is final: its equality knows no subclasses")
+
+    @classmethod
+    def tcp(cls, host: str | IPv4Address | IPv6Address, port: int, scope_id: int = 0) -> Address:
+        """Make the address of a TCP socket.
+
+        Args:
+          host: An IP address; names are not looked up. As text, a link-local one may
+            carry its scope: ``fe80::1%3``, or ``fe80::1%eth0`` for an interface here.
+          port: 0 to 65535.
+          scope_id: The number of the interface that a link-local IPv6 address is on.
+
+        Raises:
+          ValueError: The host is no IP address, a number is out of range, or an IPv4 address
+            was given a scope. (Yours.)
+        """
+        ip = _parse_ip(host) if isinstance(host, str) else host
+        if not isinstance(ip, (IPv4Address, IPv6Address)):
+            raise TypeError(f"a host is text or an ipaddress object, not {host!r}")
+        port = _in_range("port", port, _HIGHEST_PORT)
+        scope_id = _in_range("scope_id", scope_id, _HIGHEST_SCOPE_ID)
+        if isinstance(ip, IPv4Address):
+            if scope_id:
+                raise ValueError(f"an IPv4 address has no scope, so not scope_id={scope_id}")
+            return cls.from_sockaddr(_INET, (_print_ip(ip.packed), port))
+        zone = _parse_scope_id(ip.scope_id) if ip.scope_id else scope_id
+        if scope_id not in {0, zone}:
+            raise ValueError(f"{ip} has a scope already, and scope_id={scope_id} is another")
+        return cls.from_sockaddr(_INET6, (_print_ip(ip.packed), port, 0, zone))
+
+    @classmethod
+    def unix(cls, path: str | bytes | os.PathLike[str]) -> Address:
+        r"""Make the address of a Unix socket.
+
+        Args:
+          path: The socket's file; or ``"\0name"`` in Linux's abstract namespace; or ``""``
+            for a socket without a name, as most clients' are. Octets that are no text are
+            kept (`os.fsdecode`).
+
+        Raises:
+          ValueError: There is a NUL inside the path, where the kernel would cut it
+            off. (Yours.)
+        """
+        return cls.from_sockaddr(_UNIX, os.fspath(path))
+
+    @classmethod
+    def from_sockaddr(cls, family: int, sockaddr: _SocketAddress) -> Address:
+        """Make an address of what ``accept()``, ``getsockname()`` or ``getaddrinfo()`` gave.
+
+        Args:
+          family: ``AF_INET``, ``AF_INET6`` or ``AF_UNIX``.
+          sockaddr: ``(host, port)``, ``(host, port, flow_info, scope_id)``, or a path.
+
+        Raises:
+          ValueError: The family is another one, or does not go with the address. (Yours.)
+          OSError: The host is no IP address of that family. (Yours.)
+        """
+        self: Address = _new(cls)
+        if isinstance(sockaddr, tuple):
+            host = sockaddr[0]
+            if family == _INET:
+                self._key = (socket.inet_pton(_INET, host), sockaddr[1], 0)
+            elif family == _INET6:
+                scope_id = sockaddr[3] if len(sockaddr) == _WITH_SCOPE_ID else 0
+                if "%" in host:
+                    host, _, zone = host.partition("%")
+                    scope_id = scope_id or _parse_scope_id(zone)
+                self._key = (socket.inet_pton(_INET6, host), sockaddr[1], scope_id)
+            else:
+                raise _wrong_family(family, sockaddr)
+        elif family == _UNIX:
+            self._key = _canonical_path(sockaddr) if sockaddr else ""
+        else:
+            raise _wrong_family(family, sockaddr)
+        self._sockaddr = sockaddr
+        self._host = None
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address that was printed with ``str()``, or written by hand.
+
+        Args:
+          text: ``127.0.0.1:80``, ``[::1]:80``, ``[fe80::1%3]:80`` or
+            ``[fe80::1%eth0]:80``, ``unix:/run/x.sock``, ``unix:@abstract``, ``unix:``.
+
+        Raises:
+          ValueError: The text is no address; the message shows what one looks
+            like. (Yours.)
+        """
+        try:
+            return _parse_address(text)
+        except ValueError as exc:
+            example = _guess(text) or _FORMS
+            raise ValueError(f"{text!r} is no address: {exc}; write {example}") from None
+
+    @property
+    def family(self) -> int:
+        """``socket.AF_INET``, ``AF_INET6`` or ``AF_UNIX``."""
+        if isinstance(self._key, str):
+            return _UNIX
+        return _INET if len(self._key[0]) == _IPV4_OCTETS else _INET6
+
+    @property
+    def host(self) -> IPv4Address | IPv6Address | None:
+        """The IP address, without scope id; None for a Unix socket."""
+        if self._host is None and isinstance(self._key, tuple):
+            octets = self._key[0]
+            self._host = (IPv4Address if len(octets) == _IPV4_OCTETS else IPv6Address)(octets)
+        return self._host
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 for a Unix socket."""
+        return self._key[1] if isinstance(self._key, tuple) else 0
+
+    @property
+    def scope_id(self) -> int:
+        """The number of the interface that a link-local IPv6 address is on; else 0."""
+        return self._key[2] if isinstance(self._key, tuple) else 0
+
+    @property
+    def path(self) -> str | None:
+        r"""The path of a Unix socket, ``"\0name"`` or ``""`` as in `unix`; else None.
+
+        Octets that are no text are in it as `os.fsdecode` gives them.
+        """
+        return self._key if isinstance(self._key, str) else None
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether this is a Unix socket's."""
+        return isinstance(self._key, str)
+
+    @property
+    def sockaddr(self) -> _SocketAddress:
+        """What ``bind()`` and ``connect()`` of a socket of this `family` take."""
+        return self._sockaddr
+
+    @property
+    def unmapped(self) -> Address:
+        """The IPv4 address that an IPv4-mapped IPv6 one stands for; of any other, itself.
+
+        A socket that listens on ``::`` for both families calls its IPv4 peers
+        ``::ffff:192.0.2.1``.
+        """
+        if isinstance(self._key, tuple) and self._key[0].startswith(_MAPPED):
+            octets, port, _ = self._key
+            return Address.from_sockaddr(_INET, (_print_ip(octets[len(_MAPPED) :]), port))
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Address):
+            return NotImplemented
+        return self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __str__(self) -> str:
+        if isinstance(self._key, str):
+            return "unix:" + _print_path(self._key)
+        octets, port, scope_id = self._key
+        if len(octets) == _IPV4_OCTETS:
+            return f"{_print_ip(octets)}:{port:d}"
+        zone = f"%{scope_id:d}" if scope_id else ""
+        return f"[{_print_ip(octets)}{zone}]:{port:d}"
+
+    def __repr__(self) -> str:
+        if isinstance(self._key, str):
+            return f"Address.unix({self._key!r})"
+        octets, port, scope_id = self._key
+        scope = f", scope_id={scope_id:d}" if scope_id else ""
+        return f"Address.tcp({_print_ip(octets)!r}, {port:d}{scope})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # As text, because the numbers of the families differ between systems.
+        return Address.parse, (str(self),)
+
+
+@final
+class AddressSet:
+    """A set of IP addresses, given as networks; asking it costs the same however many.
+
+    ::
+
+        allowed = AddressSet(["10.0.0.0/8", "2001:db8::/32", "192.0.2.1"])
+        if request.remote_address not in allowed:
+            return InspectAction.REJECT
+
+    An IPv4-mapped IPv6 address counts as the IPv4 address that it stands for, on either
+    side; so ``::/0`` is all of IPv6, and nothing of IPv4 however it arrived. Scope ids are
+    ignored. A Unix address is in no set. A network is in the set when all of it is.
+
+    Immutable and hashable. Iterating yields the fewest networks that say it, IPv4 first, then
+    by address; sets are equal that yield the same ones, however they were made.
+
+    Args:
+      networks: ``"10.0.0.0/8"``, ``"192.0.2.1"`` for a single address, or `ipaddress` objects.
+
+    Raises:
+      ValueError: One of them is no network, or has bits set beyond its prefix; the
+        message shows what was meant. (Yours.)
+    """
+
+    __slots__ = ("_ipv4", "_ipv6", "_networks")
+
+    def __init__(
+        self,
+        networks: Iterable[str | IPv4Address | IPv6Address | IPv4Network | IPv6Network] = (),
+    ) -> None:
+        if isinstance(networks, str):
+            raise TypeError(f"networks come in a list: write AddressSet([{networks!r}])")
+        given = [_parse_network(network) for network in networks]
+        ipv4 = ipaddress.collapse_addresses(n for n in given if isinstance(n, IPv4Network))
+        ipv6 = ipaddress.collapse_addresses(n for n in given if isinstance(n, IPv6Network))
+        self._networks: tuple[IPv4Network | IPv6Network, ...] = (*ipv4, *ipv6)
+        self._ipv4 = _prefixes(n for n in self._networks if isinstance(n, IPv4Network))
+        self._ipv6 = _prefixes(n for n in self._networks if isinstance(n, IPv6Network))
+
+    def __init_subclass__(cls) -> NoReturn:
+        raise TypeError("AddressSet is final: its equality knows no subclasses")
+
+    def __contains__(
+        self,
+        item: Address | IPv4Address | IPv6Address | IPv4Network | IPv6Network | str,
+    ) -> bool:
+        if isinstance(item, Address):
+            return isinstance(item._key, tuple) and self._has(item._key[0])
+        if isinstance(item, (IPv4Address, IPv6Address)):
+            return self._has(item.packed)
+        network = _parse_network(item)
+        return self._has(network.network_address.packed, _host_bits(network))
+
+    def _has(self, octets: bytes, host_bits: int = 0) -> bool:
+        """Look for a network of at least that size around the address."""
+        octets = octets.removeprefix(_MAPPED)
+        value = int.from_bytes(octets, "big")
+        for shift, prefixes in self._ipv4 if len(octets) == _IPV4_OCTETS else self._ipv6:
+            if shift >= host_bits and value >> shift in prefixes:
+                return True
+        return False
+
+    def __iter__(self) -> Iterator[IPv4Network | IPv6Network]:
+        return iter(self._networks)
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    def __or__(self, other: AddressSet) -> AddressSet:
+        if not isinstance(other, AddressSet):
+            return NotImplemented
+        return AddressSet([*self, *other])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AddressSet):
+            return NotImplemented
+        return self._networks == other._networks
+
+    def __hash__(self) -> int:
+        return hash(self._networks)
+
+    def __repr__(self) -> str:
+        return f"AddressSet({[_print_network(network) for network in self._networks]})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return AddressSet, ([str(network) for network in self._networks],)
+
+
+def _parse_address(text: str) -> Address:
+    if text.startswith("unix:"):
+        return Address.unix(_parse_path(text.removeprefix("unix:")))
+    match = _TCP_TEXT.fullmatch(text)
+    if match is None:
+        raise ValueError("it has not the form of a host and a port")
+    host, port = match["ipv6"] or match["ipv4"] or "", int(match["port"])
+    if (":" in host) != text.startswith("["):
+        raise ValueError("brackets belong around an IPv6 address, and around no other")
+    return Address.tcp(host, port)
+
+
+def _guess(text: str) -> str | None:
+    """Find what the text should have been, by trying the usual mistakes backwards."""
+    host, _, port = text.rpartition(":")
+    bare = host.strip("[]")
+    guesses = [f"{bare}:{port}", f"[{bare}]:{port}", f"{text}:80", f"[{text}]:80"]
+    if text.startswith(("/", "./", "@")):
+        guesses.append(f"unix:{text}")
+    return next((repr(guess) for guess in guesses if _is_address(guess)), None)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        _parse_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_ip(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address (names are not looked up)") from None
+
+
+def _print_ip(octets: bytes) -> str:
+    # Not through ipaddress: 3.13 prints ::ffff:192.0.2.1, and 3.12 ::ffff:c000:201.
+    return socket.inet_ntop(_INET if len(octets) == _IPV4_OCTETS else _INET6, octets)
+
+
+def _parse_scope_id(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return _in_range("scope id", int(text), _HIGHEST_SCOPE_ID)
+    interfaces = {name: index for index, name in socket.if_nameindex()}
+    if text not in interfaces:
+        raise ValueError(f"this machine has no interface {text!r}, only {', '.join(interfaces)}")
+    return interfaces[text]
+
+
+def _in_range(name: str, value: int, highest: int) -> int:
+    number = operator.index(value)  # a plain integer, also of True and of enum members
+    if not 0 <= number <= highest:
+        raise ValueError(f"the {name} {number} is not between 0 and {highest}")
+    return number
+
+
+def _wrong_family(family: int, sockaddr: _SocketAddress) -> ValueError:
+    return ValueError(f"{sockaddr!r} of the family {family!r} is neither TCP's nor a Unix socket's")
+
+
+def _canonical_path(path: str | bytes) -> str:
+    """Give one spelling to each name; the same octets can be written as different text."""
+    octets = os.fsencode(path)
+    if 0 in octets[1:] and octets[0] != 0:
+        raise ValueError(f"the kernel would cut the path {path!r} off at its NUL")
+    return os.fsdecode(octets)
+
+
+def _print_path(path: str) -> str:
+    if path.startswith("\0"):
+        return "@" + _escape(path[1:])
+    if path.startswith("@"):
+        return r"\x40" + _escape(path[1:])
+    return _escape(path)
+
+
+def _parse_path(text: str) -> str:
+    if text.startswith("@"):
+        return "\0" + _unescape(text[1:])
+    return _unescape(text)
+
+
+def _escape(text: str) -> str:
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(_escape_character(character) for character in text)
+
+
+def _escape_character(character: str) -> str:
+    if character == "\\":
+        return r"\\"
+    if character.isprintable():
+        return character
+    return "".join(rf"\x{octet:02x}" for octet in os.fsencode(character))
+
+
+def _unescape(text: str) -> str:
+    # Joined as octets: one character may have been escaped as several.
+    plain, *rest = _ESCAPE.split(text)
+    octets = [_unescaped(plain)]
+    for escape, plain in zip(rest[::2], rest[1::2], strict=True):
+        octets += [bytes.fromhex(escape[1:]) or b"\\", _unescaped(plain)]
+    return os.fsdecode(b"".join(octets))
+
+
+def _unescaped(text: str) -> bytes:
+    if "\\" in text:
+        raise ValueError(r"a backslash is written \\, and an octet \x0a")
+    return os.fsencode(text)
+
+
+def _parse_network(
+    item: str | IPv4Address | IPv6Address | IPv4Network | IPv6Network,
+) -> IPv4Network | IPv6Network:
+    """Read a network, or a single address as one; without scope id, and unmapped."""
+    if isinstance(item, str):
+        network = _parse_network_text(item)
+    elif isinstance(item, (IPv4Address, IPv6Address)):
+        network = ipaddress.ip_network(item.packed)
+    elif isinstance(item, (IPv4Network, IPv6Network)):
+        network = item
+    else:
+        raise TypeError(f"{item!r} is no text, nor an address or network of ipaddress")
+    octets, length = network.network_address.packed, network.prefixlen
+    if octets.startswith(_MAPPED):  # then its prefix is longer than the mark is
+        return IPv4Network((octets[len(_MAPPED) :], length - 8 * len(_MAPPED)))
+    return network if isinstance(network, IPv4Network) else IPv6Network((octets, length))
+
+
+def _parse_network_text(text: str) -> IPv4Network | IPv6Network:
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:
+        examples = "'10.0.0.0/8', '2001:db8::/32' or '192.0.2.1'"
+        raise ValueError(f"{text!r} is no network; write one like {examples}") from None
+    network = interface.network
+    if interface.packed != network.network_address.packed:
+        raise ValueError(
+            f"{text!r} has bits set beyond its prefix: write {str(network)!r}, "
+            f"or {str(interface.ip)!r} for the one address",
+        )
+    return network
+
+
+def _print_network(network: IPv4Network | IPv6Network) -> str:
+    return str(network if _host_bits(network) else network.network_address)
+
+
+def _host_bits(network: IPv4Network | IPv6Network) -> int:
+    return network.max_prefixlen - network.prefixlen
+
+
+def _prefixes(
+    networks: Iterable[IPv4Network | IPv6Network],
+) -> tuple[tuple[int, frozenset[int]], ...]:
+    """Sort prefixes by length: pairs of how many bits follow, and the prefixes."""
+    by_length: dict[int, set[int]] = {}
+    for network in networks:
+        shift = _host_bits(network)
+        by_length.setdefault(shift, set()).add(int(network.network_address) >> shift)
+    return tuple((shift, frozenset(prefixes)) for shift, prefixes in sorted(by_length.items()))

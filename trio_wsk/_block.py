@@ -1,0 +1,228 @@
+"""The listening block: its pump, its context, its timers, and what lives in it.
+
+Everything that a listening socket does on nobody's behalf happens in one task, the pump:
+accepting, callbacks, completion routines, events of connections. Public calls change
+state and leave work with `Block.post`; the pump does it, in the order in which it was
+left, on no caller's stack. So a callback never runs inside another one, and a completion
+routine that queues the next operation a thousand times over doesn't recurse.
+
+Nothing here awaits but `Block.run` and the timer task.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import heapq
+import sys
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+from . import _records as records
+from ._errors import ConnectionBrokenError
+from .observers import Observers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ._addresses import Address
+    from ._listening import ListeningSocket
+    from ._readiness import Readiness
+    from ._records import Record
+    from .observers import Observer
+
+__all__ = ["FAILED", "Block", "unwrapped"]
+
+WORK_PER_TURN: Final = 64
+"""How much posted work the pump does before other tasks have their turn."""
+
+
+class EventDriven(Protocol):
+    """What the block knows of a connection."""
+
+    @property
+    def remote_address(self) -> Address:
+        """The peer."""
+
+    def abort(self) -> None:
+        """Reset it and be done."""
+
+
+class _Failed:
+    """What `Block.call` returns when the callback raised."""
+
+
+FAILED: Final = _Failed()
+
+
+class Block:
+    """What one listening block gives to all that lives in it."""
+
+    def __init__(self, listening: ListeningSocket, observers: Iterable[Observer]) -> None:
+        self.listening: Final = listening
+        """Whose block this is."""
+        self.context = contextvars.copy_context()
+        """The context that the block was opened in; each connection's callbacks have a copy."""
+        self.observers = Observers(observers)
+        self.draining = trio.Event()
+        """Set when the server wants its connections to finish."""
+        self.event_driven: set[EventDriven] = set()
+        """The open connections that have events: nobody else holds them."""
+        self.ended = False
+        """The block has been left: nothing posted is done any more."""
+        self.calling: object = None
+        """Which callback is running now, if any: the object and the name of the event."""
+        self.readiness: Readiness
+        self._nursery: trio.Nursery
+        self._work: deque[Callable[[], object]] = deque()
+        self._parked = False
+        self._running = False
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._timer_order = count()
+        self._timer_scope: trio.CancelScope | None = None
+
+    def start(self, nursery: trio.Nursery, readiness: Readiness) -> None:
+        """Start the pump."""
+        self._nursery = nursery
+        self.readiness = readiness
+        nursery.start_soon(self.run, name="trio_wsk: pump")
+
+    def post(self, work: Callable[[], object]) -> None:
+        """Have ``work`` done by the pump, after what was posted before it."""
+        self._work.append(work)
+        if self._parked:
+            self.readiness.wake()
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """The pump: do what is posted, then wait for edges; one bounded turn after the other.
+
+        Ctrl-C is held back while it changes state; user code runs unprotected.
+        """
+        work = self._work
+        readiness = self.readiness
+        self._running = True
+        try:
+            while True:
+                if work:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    self._parked = True
+                    await readiness.park()
+                    self._parked = False
+                readiness.poll()
+                for _ in range(min(len(work), WORK_PER_TURN)):
+                    work.popleft()()
+        finally:
+            self._parked = self._running = False
+            self._work_off()
+
+    async def settle(self) -> None:
+        """Wait until the pump has done what is posted now. Always a checkpoint."""
+        if self._running:
+            settled = trio.Event()
+            self.post(settled.set)
+            await settled.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def finish(self) -> None:
+        """Reset what is still event-driven, and do the work that is left.
+
+        For after the pump has ended, cancelled perhaps: a completion routine is called
+        on every path.
+        """
+        for connection in list(self.event_driven):
+            connection.abort()
+        self._work_off()
+        self.ended = True
+        self.readiness.close()
+
+    def _work_off(self) -> None:
+        while self._work:
+            self._work.popleft()()
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> None:
+        """Have ``callback`` done by the pump at ``when``, seconds on Trio's clock.
+
+        There is no cancelling: what comes too late finds nothing to do. One task serves
+        all timers, since a cancel scope for each wait would cost more than the wait.
+        """
+        timers = self._timers
+        heapq.heappush(timers, (when, next(self._timer_order), callback))
+        if len(timers) == 1:
+            self._nursery.start_soon(self._run_timers, name="trio_wsk: timers")
+        elif timers[0][0] == when and self._timer_scope is not None:
+            self._timer_scope.cancel()
+
+    async def _run_timers(self) -> None:
+        timers = self._timers
+        while timers:
+            with trio.CancelScope(deadline=timers[0][0]) as self._timer_scope:
+                await trio.sleep_forever()
+            self._timer_scope = None
+            now = trio.current_time()
+            while timers and timers[0][0] <= now:
+                self.post(heapq.heappop(timers)[2])
+
+    def call(
+        self,
+        name: str,
+        concerns: EventDriven | None,
+        context: contextvars.Context,
+        callback: Callable[..., object],
+        *arguments: object,
+    ) -> object:
+        """Run one user callback; what it raises is reported, and `FAILED` returned.
+
+        `KeyboardInterrupt`, `SystemExit` and their like go on: they concern the process.
+        So does a `ConnectionBrokenError` of the connection that this is about: that its
+        peer has gone is no fault of the callback.
+        """
+        outer, self.calling = self.calling, (concerns, name)
+        try:
+            return context.run(_unprotected, callback, *arguments)
+        except ConnectionBrokenError as error:
+            if error.connection is concerns is not None:
+                raise
+            self.report_callback(name, concerns, error)
+            return FAILED
+        except Exception as error:
+            self.report_callback(name, concerns, error)
+            return FAILED
+        finally:
+            self.calling = outer
+
+    def report_callback(
+        self, name: str, concerns: EventDriven | None, error: BaseException
+    ) -> None:
+        """Tell the observers that a callback raised or returned nonsense."""
+        if self.observers.of(records.CallbackFailed):
+            self.tell(
+                records.CallbackFailed,
+                callback=name,
+                error=error,
+                remote_address=None if concerns is None else concerns.remote_address,
+            )
+
+    def tell(self, kind: type[Record], **fields: object) -> None:
+        """Make a record, if anybody observes its kind."""
+        if self.observers.of(kind):
+            self.observers.tell(kind(at=trio.current_time(), **fields))
+
+
+
+
+def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Take a lone exception out of the group that a nursery has put it in."""
+    return group.exceptions[0] if len(group.exceptions) == 1 else group
+
+
+@trio.lowlevel.disable_ki_protection
+def _unprotected(callback: Callable[..., object], *arguments: object) -> object:
+    return callback(*arguments)

@@ -1,0 +1,671 @@
+"""`Connection`: one accepted connection, a half-closeable Trio stream.
+
+It holds a channel and never looks behind it. Awaited calls are here; the event side
+(callbacks, queued sends) is `_events.ConnectionEvents`, made when it is first needed, so
+a connection that is only awaited doesn't pay for it.
+
+How an awaited call keeps Trio's contract: it first looks for a cancellation (a cancel
+point that costs almost nothing), then does the I/O, and then lets other tasks run if it
+did not have to wait. A cancelled call has therefore taken no byte.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from ._errors import (
+    ConnectionBrokenError,
+    InvalidParameterError,
+    SocketBusyError,
+    SocketClosedError,
+)
+from ._events import ACTIVE, IDLE, WAITING, ConnectionEvents
+from ._readiness import READ, WRITE, task_readiness
+from ._status import EventMask, Status, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._addresses import Address
+    from ._block import Block
+    from ._dispatch import ConnectionDispatch
+    from ._irp import Irp
+    from ._listening import ListeningSocket
+    from ._readiness import Watch
+    from ._transport import Channel, TransportRequest
+
+    Octets = bytes | bytearray | memoryview
+
+__all__ = ["DEFAULT_RECEIVE_SIZE", "Connection"]
+
+DEFAULT_RECEIVE_SIZE = 65536
+"""What ``receive_some()`` asks for, in octets: Trio's own default. Larger is not faster;
+from 256 KiB on the allocator maps and unmaps memory for each call."""
+
+LINGER_OCTETS = 1 << 20
+"""How much unread input a lingering close throws away at most, in octets."""
+
+
+@final
+class Connection(trio.abc.HalfCloseableStream):
+    """One accepted connection: a half-closeable stream, and an event source.
+
+    You get one from `ListeningSocket.accept`, a completed `Irp`, an accept callback, or as
+    the argument of your handler. One task may receive while another one sends; two tasks
+    that do the same thing at once get `SocketBusyError`.
+
+    A connection that was awaited belongs to whoever took it, and outlives the listening
+    block. One that has events enabled belongs to the block and is reset when it ends.
+    """
+
+    __slots__ = (
+        "_block",
+        "_broken",
+        "_channel",
+        "_eof_received",
+        "_eof_sent",
+        "_events",
+        "_linger",
+        "_on_end",
+        "_receiving",
+        "_request",
+        "_sending",
+        "_socket",
+        "_watch",
+        "context",
+    )
+
+    def __init__(
+        self, channel: Channel, request: TransportRequest, block: Block, context: object = None
+    ) -> None:
+        """Made by the listening socket, never by you."""
+        self._channel: Channel | None = channel
+        self._request = request
+        self._block = block
+        self._watch: Watch | None = None
+        self._events: ConnectionEvents | None = None
+        self._socket: trio.socket.SocketType | None = None
+        self._on_end: Callable[[Connection], object] | None = None
+        self._broken: OSError | None = None
+        self._receiving = False
+        self._sending = IDLE
+        self._eof_sent = False
+        self._eof_received = False
+        self._linger = 0.0
+        self.context = context
+        """Whatever belongs to this connection for you; the library never looks at it.
+
+        At first what ``queue_accept(context=)`` or ``accept(context=)`` was given.
+        """
+
+    def __repr__(self) -> str:
+        state = "closed" if self._channel is None else "open"
+        return f"<Connection {state} from {self.remote_address}>"
+
+    # --- Who and where -----------------------------------------------------------------
+
+    @property
+    def remote_address(self) -> Address:
+        """The peer, as accept gave it: right even when the peer has gone."""
+        return self._request.remote_address
+
+    @property
+    def local_address(self) -> Address:
+        """The address that the peer connected to."""
+        return self._request.local_address
+
+    @property
+    def listening(self) -> ListeningSocket:
+        """The listening socket that this connection came through."""
+        return self._block.listening
+
+    @property
+    def draining(self) -> trio.Event:
+        """Set when the server drains: finish what you are doing, and end.
+
+        Every connection of one listening block shares this event.
+        """
+        return self._block.draining
+
+    @property
+    def _peer_ended(self) -> bool:
+        """Whether the peer is known to have finished, or to be gone."""
+        return self._eof_received or self._broken is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether this side has closed the connection."""
+        return self._channel is None
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The connection's Trio socket, for options and for libraries that insist on one.
+
+        ``trio.SocketStream(connection.socket)`` works, too. Connection and socket are one
+        descriptor: closing either closes both.
+
+        Raises:
+          SocketClosedError: the connection is closed.
+          AttributeError: the transport's connections are no sockets.
+        """
+        if self._socket is None:
+            self._channel, self._socket = self._request.public_socket(self._open_channel())
+        return self._socket
+
+    # --- Receiving ---------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive up to ``max_bytes`` octets; ``b""`` after the peer's FIN.
+
+        Args:
+          max_bytes: At least 1; by default `DEFAULT_RECEIVE_SIZE`.
+
+        Raises:
+          ConnectionBrokenError: the peer reset the connection, or the network did.
+          SocketClosedError: this side closed it, before or meanwhile.
+          SocketBusyError: another task is receiving.
+
+        Always a checkpoint. If cancelled, nothing was received. What an event callback
+        has refused comes first.
+        """
+        size = DEFAULT_RECEIVE_SIZE if max_bytes is None else _checked_size(max_bytes)
+        if self._receiving:
+            raise _busy("receive_some")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self._receive_now(size)
+            if data is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+            while True:
+                await self._wait(READ)
+                data = self._receive_now(size)
+                if data is not None:
+                    return data
+        finally:
+            self._receiving = False
+            if self._events is not None:
+                self._events.task_received()
+
+    async def receive_into(self, buffer: bytearray | memoryview) -> int:
+        """Receive into ``buffer``, as much as is there and fits.
+
+        Returns:
+          How many octets; 0 after the peer's FIN.
+
+        Raises, checkpoint, cancellation: as for `receive_some`.
+        """
+        view = memoryview(buffer).cast("B")
+        _checked_size(view.nbytes)
+        if self._receiving:
+            raise _busy("receive_into")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            count = self._receive_into_now(view)
+            if count is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return count
+            while True:
+                await self._wait(READ)
+                count = self._receive_into_now(view)
+                if count is not None:
+                    return count
+        finally:
+            self._receiving = False
+            if self._events is not None:
+                self._events.task_received()
+
+    def _receive_now(self, size: int) -> bytes | None:
+        """Receive what is there; None if nothing is."""
+        if self._events is not None and self._events.held:
+            return self._events.take_held(size)
+        watch = self._watch
+        if watch is not None and watch.drained:
+            return None
+        channel = self._open_channel()
+        if self._broken is not None:
+            raise self._translated(self._broken)
+        try:
+            data = channel.recv(size)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        if not data:
+            self._eof_received = True
+        elif watch is not None and len(data) < size:
+            watch.read_short()
+        return data
+
+    def _receive_into_now(self, view: memoryview) -> int | None:
+        """Receive what is there into the buffer; None if nothing is."""
+        if self._events is not None and self._events.held:
+            data = self._events.take_held(view.nbytes)
+            view[: len(data)] = data
+            return len(data)
+        watch = self._watch
+        if watch is not None and watch.drained:
+            return None
+        channel = self._open_channel()
+        if self._broken is not None:
+            raise self._translated(self._broken)
+        try:
+            count = channel.recv_into(view)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        if not count:
+            self._eof_received = True
+        elif watch is not None and count < view.nbytes:
+            watch.read_short()
+        return count
+
+    # --- Sending -----------------------------------------------------------------------
+
+    async def send_all(self, data: Octets) -> None:
+        """Send all of ``data``, after whatever was queued before it.
+
+        Returns when the kernel has taken the last octet, which says nothing about the
+        peer (WskSend completes later than that).
+
+        Raises:
+          ConnectionBrokenError: the peer or the network reset the connection.
+          SocketClosedError: this side closed it, or has sent FIN.
+          SocketBusyError: another task is sending.
+
+        Always a checkpoint. If cancelled, any part of ``data`` may have been sent: the
+        only thing to do with the connection then is to close it.
+        """
+        if self._sending:
+            raise _busy("send_all")
+        self._open_for_sending()
+        data = _octets(data)
+        self._sending = WAITING
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._events is not None and self._events.unsent:
+                await self._events.wait_sent()
+            self._sending = ACTIVE
+            sent = self._send_now(data)
+            if sent == len(data):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            else:
+                await self._send_rest(memoryview(data), sent)
+        finally:
+            self._sending = IDLE
+            if self._events is not None:
+                self._events.task_sent()
+
+    async def _send_rest(self, view: memoryview, sent: int) -> None:
+        # A short send is followed by another try: only a refused one makes the kernel
+        # promise an edge.
+        blocked = False
+        while sent < view.nbytes:
+            if blocked:
+                await self._wait(WRITE)
+            taken = self._send_now(view[sent:])
+            blocked = taken == 0
+            sent += taken
+
+    def _send_now(self, data: Octets, flags: int = 0) -> int:
+        """Have the kernel take what it can; 0 if it can't take anything now."""
+        channel = self._open_for_sending()
+        if self._broken is not None:
+            raise self._translated(self._broken)
+        try:
+            return channel.send(data, flags)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._translated(error) from error
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until ``send_all`` might go through without waiting.
+
+        Raises, checkpoint: as for `send_all`. Cancelling it changes nothing.
+        """
+        if self._sending:
+            raise _busy("wait_send_all_might_not_block")
+        self._open_for_sending()
+        self._sending = WAITING
+        try:
+            if self._events is not None and self._events.unsent:
+                await self._events.wait_sent()
+            self._sending = ACTIVE
+            await self._wait(WRITE, passed=True)
+            self._open_for_sending()
+        finally:
+            self._sending = IDLE
+            if self._events is not None:
+                self._events.task_sent()
+
+    async def send_eof(self) -> None:
+        """Send FIN after everything that was sent before; receiving goes on.
+
+        Does nothing if it has been sent already.
+
+        Raises:
+          ConnectionBrokenError: the peer or the network reset the connection.
+          SocketClosedError: this side closed it.
+          SocketBusyError: another task is sending.
+
+        Always a checkpoint. If cancelled, FIN has not been sent.
+        """
+        if self._sending:
+            raise _busy("send_eof")
+        self._open_channel()
+        self._sending = WAITING
+        try:
+            await trio.lowlevel.checkpoint()
+            if self._events is not None and self._events.unsent:
+                await self._events.wait_sent()
+            self._shut_down_sending()
+        finally:
+            self._sending = IDLE
+
+    def _shut_down_sending(self) -> None:
+        if not self._eof_sent:
+            channel = self._open_channel()
+            try:
+                channel.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise self._translated(error) from error
+            self._eof_sent = True
+
+    # --- Ending ------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Close the connection, after what was queued has been sent.
+
+        The peer sees FIN; it sees a reset if input was left unread (RFC 1122 4.2.2.13:
+        it must learn that data was lost). Idempotent; other tasks' calls on this
+        connection raise `SocketClosedError`.
+
+        Always a checkpoint. If cancelled, the connection is closed all the same; it is
+        reset if something queued was not sent.
+        """
+        try:
+            if self._channel is not None:
+                if self._events is not None and self._events.unsent:
+                    await self._events.wait_sent()
+                if self._linger and self._needs_linger():
+                    await self._linger_until_read()
+        except (ConnectionBrokenError, SocketClosedError):
+            pass  # it is gone: nothing is left to be sent, or to be read
+        finally:
+            self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close the connection at once, without waiting: `aclose` for plain functions.
+
+        If queued data has not been sent yet, the connection is reset, so that the peer
+        can't take part of it for all of it. Idempotent.
+        """
+        if self._events is not None and self._events.unsent:
+            self.abort()
+        elif self._channel is not None:
+            self._end().close()
+
+    def _close_unless_unread(self) -> bool:
+        """Close at once if that loses nothing; False if `aclose` has to wait for something."""
+        if self._channel is None:
+            return True
+        if (self._events is not None and self._events.unsent) or self._needs_linger():
+            return False
+        self.close()
+        return True
+
+    def abort(self) -> None:
+        """Reset the connection and close it; what was queued is dropped. Idempotent.
+
+        Source: WskDisconnect with WSK_FLAG_ABORTIVE; RFC 9293 3.10.5 (ABORT).
+        """
+        if self._channel is not None:
+            self._request.abort(self._end())
+
+    def _end(self) -> Channel:
+        """Let go of everything but the channel, which the caller closes."""
+        channel = self._open_channel()
+        self._channel = None
+        if self._watch is not None:
+            self._watch.close()
+        if self._socket is not None:
+            # Wakes tasks that wait through the public socket, and closes the channel,
+            # which is the same descriptor.
+            trio.lowlevel.notify_closing(self._socket)
+        if self._events is not None:
+            self._events.ended()
+        if self._on_end is not None:
+            self._on_end(self)
+        return channel
+
+    def disconnect(self, *, abortive: bool = False, data: Octets = b"") -> None:
+        """Start the end of the connection; never blocks.
+
+        Everything queued is sent, then ``data``, in the same segment as FIN where it
+        fits. Receiving goes on. A connection that has events is closed by itself when
+        the peer has finished too, or has been silent for `_events.LINGER_SECONDS`; one
+        that is awaited is yours to close.
+
+        Args:
+          abortive: Reset instead, at once. Excludes ``data``.
+          data: Last octets.
+
+        Raises:
+          InvalidParameterError: ``data`` with ``abortive``.
+          SocketClosedError: this side has closed, or has sent FIN and ``data`` is given.
+          ConnectionBrokenError: the peer or the network reset the connection.
+
+        Source: WskDisconnect.
+        """
+        if abortive:
+            if data:
+                raise InvalidParameterError(
+                    "an abortive disconnect drops what was not sent, so it takes no data;"
+                    " write disconnect(data=...) or disconnect(abortive=True)"
+                )
+            self.abort()
+        else:
+            self._event_side().disconnect(_octets(data))
+
+    async def _linger_until_read(self) -> None:
+        """Send FIN and throw unread input away, so that closing doesn't reset.
+
+        A close with unread input makes the kernel send a reset, and a reset makes the
+        peer's kernel throw away what it has not read yet: our last answer.
+        """
+        with trio.move_on_after(self._linger):
+            self._shut_down_sending()
+            for _ in range(LINGER_OCTETS // DEFAULT_RECEIVE_SIZE):
+                if not await self.receive_some():
+                    break
+
+    def _needs_linger(self) -> bool:
+        """Whether there is unread input, which would turn our FIN into a reset."""
+        if self._eof_received or self._receiving or self._broken is not None:
+            return False
+        watch = self._watch
+        if watch is not None and watch.drained:
+            return False
+        try:
+            return bool(self._open_channel().recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    # --- Events ------------------------------------------------------------------------
+
+    def enable_events(self, mask: EventMask, dispatch: ConnectionDispatch | None = None) -> None:
+        """Have callbacks called for these events from now on.
+
+        Args:
+          mask: Any of `EventMask.RECEIVE`, `EventMask.DISCONNECT`, `EventMask.SEND_BACKLOG`.
+          dispatch: The callbacks; needed the first time, replaces the earlier ones after it.
+
+        Raises:
+          InvalidParameterError: an event has no callback, or is none of a connection.
+          InvalidDeviceStateError: the listening block has ended, and its pump with it.
+          SocketClosedError: this side has closed the connection.
+
+        A task that waits in ``receive_some`` is served before the event.
+
+        Source: SO_WSK_EVENT_CALLBACK.
+        """
+        self._event_side().enable(mask, dispatch)
+
+    async def disable_event(self, event: EventMask) -> None:
+        """Disable one event; afterwards its callback does not run and will not.
+
+        Raises:
+          InvalidParameterError: not exactly one event.
+
+        Always a checkpoint; the event is disabled even if it is cancelled.
+        """
+        self.disable_event_nowait(event)
+        await trio.lowlevel.checkpoint()
+
+    def disable_event_nowait(self, event: EventMask) -> Status:
+        """Disable one event.
+
+        Returns:
+          `Status.SUCCESS`, or `Status.EVENT_PENDING` inside that callback itself, which
+          is then its last call.
+
+        Raises:
+          InvalidParameterError: not exactly one event.
+        """
+        return self._event_side().disable(event)
+
+    def resume_receive(self) -> None:
+        """Indicate data again, after a callback took less than all of it.
+
+        What was left comes first. Does nothing if nothing was refused.
+        (WSK: a zero-length WskReceive.)
+        """
+        if self._events is not None:
+            self._events.resume()
+
+    def send_nowait(self, data: Octets) -> int:
+        """Send what the kernel takes now and queue the rest; never blocks.
+
+        Returns:
+          How many octets are queued now, of all that was sent so far. More than
+          `ideal_send_backlog` means that the peer reads too slowly: send less, or read
+          less from it.
+
+        Raises: as for `send_all`. Nothing is sent then.
+        """
+        return self._event_side().send(_octets(data))
+
+    def queue_send(
+        self,
+        data: Octets,
+        *,
+        context: object = None,
+        on_completion: Callable[[Irp[int]], object] | None = None,
+    ) -> Irp[int]:
+        """Queue ``data`` for sending, after what was queued before (WskSend).
+
+        Returns:
+          An `Irp` that completes with the count of octets when the kernel has them all.
+          Cancelling it takes it back if none of it was sent yet.
+
+        Raises: as for `send_all`. Nothing is sent then.
+        """
+        return self._event_side().queue_send(_octets(data), context, on_completion)
+
+    @property
+    def ideal_send_backlog(self) -> int:
+        """How many octets should be outstanding to keep the path busy.
+
+        Source: SIO_WSK_QUERY_IDEAL_SEND_BACKLOG; here congestion window times segment
+        size (TCP_INFO, tcp(7)), or what the transport says.
+        """
+        return self._request.ideal_send_backlog(self._open_channel())
+
+    def _prepare_events(self, dispatch: ConnectionDispatch) -> None:
+        """Keep the callbacks for when events are enabled."""
+        self._event_side().dispatch = dispatch
+
+    def _start_events(self, mask: EventMask, dispatch: ConnectionDispatch) -> None:
+        """In the pump: the accept callback has returned, so events may come."""
+        if self._channel is not None:
+            self._event_side().start(mask, dispatch)
+
+    def _call_in_own_context(self, name: str, callback: Callable[[Connection], object]) -> object:
+        """In the pump: run a callback of the listening socket that is about this connection."""
+        return self._event_side().call(name, callback)
+
+    def _event_side(self) -> ConnectionEvents:
+        self._open_channel()
+        if self._events is None:
+            self._events = ConnectionEvents(self, self._block)
+        return self._events
+
+    # --- Helpers -----------------------------------------------------------------------
+
+    def _watched(self) -> Watch:
+        """The watch of this channel, made when somebody first has to wait."""
+        if self._watch is None:
+            self._watch = self._request.watch(self._open_channel())
+            self._watch.sink = self._events
+        return self._watch
+
+    async def _wait(self, edge: int, *, passed: bool = False) -> None:
+        watch = self._watched()
+        await (watch.home or task_readiness()).wait(watch, edge, passed=passed)
+
+    def _open_channel(self) -> Channel:
+        if self._channel is None:
+            raise SocketClosedError(f"this side has closed the connection with {self.remote_address}")
+        return self._channel
+
+    def _open_for_sending(self) -> Channel:
+        if self._eof_sent:
+            raise SocketClosedError(
+                f"this side has finished sending to {self.remote_address} (send_eof or disconnect)"
+            )
+        return self._open_channel()
+
+    def _translated(self, error: OSError) -> SocketClosedError | ConnectionBrokenError:
+        """Say an error of the channel in our words, and remember that it is broken."""
+        if error.errno in _CLOSED_ELSEWHERE:
+            return SocketClosedError(f"the socket of the connection with {self.remote_address} is closed")
+        self._broken = OSError(error.errno, error.strerror)  # without its traceback
+        return ConnectionBrokenError(
+            f"the connection with {self.remote_address} is broken: {error.strerror or error}",
+            status=status_of(error),
+            connection=self,
+        )
+
+
+_CLOSED_ELSEWHERE = frozenset({errno.EBADF, errno.ENOTSOCK})
+"""The owner closed the public socket under us."""
+
+
+def _checked_size(max_bytes: int) -> int:
+    if not isinstance(max_bytes, int):
+        raise TypeError(f"max_bytes takes an int, not {max_bytes!r}")
+    if max_bytes < 1:
+        raise InvalidParameterError(f"max_bytes must be at least 1, not {max_bytes}")
+    return max_bytes
+
+
+def _octets(data: Octets) -> Octets:
+    """Make len() count octets."""
+    return data.cast("B") if type(data) is memoryview else data
+
+
+def _busy(call: str) -> SocketBusyError:
+    direction = "receiving from" if call.startswith("receive") else "sending to"
+    return SocketBusyError(
+        f"{call}() while another task is {direction} this connection; let one task do it,"
+        " or share a trio.Lock"
+    )

@@ -1,0 +1,133 @@
+"""Delivery: who gets an approved request.
+
+A queued accept wins, then the accept event, else the request is parked. This is the one
+place where that is decided, and it is a state machine without I/O: nothing here knows a
+socket, a clock or a task, so tests can walk it as they please.
+
+The rules:
+
+* Acceptors are served in the order in which they were queued, requests in the order in
+  which they were approved.
+* Nothing overtakes what is parked: while something is, a newcomer is parked behind it.
+* A request comes out at one place only: to one acceptor, to the event once, or out of
+  `drain` when the socket closes.
+
+Source: PFN_WSK_ACCEPT and PFN_WSK_ACCEPT_EVENT, remarks on precedence.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import OrderedDict, deque
+from typing import Final, Generic, TypeVar
+
+__all__ = ["Delivery", "Way"]
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Way(enum.Enum):
+    """Where `Delivery.place` has put a request that no acceptor was queued for."""
+
+    EVENT = "event"
+    """The caller indicates it to the accept event."""
+    PARKED = "parked"
+    """It waits in line."""
+
+
+class Delivery(Generic[A, R]):
+    """The queues of one listening socket: acceptors on one side, parked requests on the other.
+
+    Args:
+      max_parked: How many requests may be read ahead of anybody who wants them.
+    """
+
+    def __init__(self, max_parked: int) -> None:
+        self.max_parked: Final = max_parked
+        self.event_enabled = False
+        """Whether the accept event takes what no acceptor is queued for."""
+        self.permits: float = math.inf
+        """How many more requests the event may be given (``max_connections``)."""
+        self.parked_most = 0
+        """The most that were ever parked at once."""
+        self._acceptors: OrderedDict[A, None] = OrderedDict()
+        self._parked: deque[R] = deque()
+
+    @property
+    def parked(self) -> int:
+        """How many requests wait for somebody to take them."""
+        return len(self._parked)
+
+    @property
+    def acceptors(self) -> int:
+        """How many accepts are queued."""
+        return len(self._acceptors)
+
+    @property
+    def event_takes(self) -> bool:
+        """Whether the event would take a request now."""
+        return self.event_enabled and self.permits > 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody would take a request at once: worth asking the kernel."""
+        return bool(self._acceptors) or self.event_takes
+
+    @property
+    def room(self) -> bool:
+        """Whether a request that nobody takes could be parked."""
+        return len(self._parked) < self.max_parked
+
+    def queue(self, acceptor: A) -> R | None:
+        """Queue an acceptor, or give it what is parked first in line.
+
+        Returns:
+          The request that the acceptor has now, or None if it was queued.
+        """
+        if self._parked:
+            return self._parked.popleft()
+        self._acceptors[acceptor] = None
+        return None
+
+    def withdraw(self, acceptor: A) -> bool:
+        """Take a queued acceptor back; False if it has been served already."""
+        if acceptor not in self._acceptors:
+            return False
+        del self._acceptors[acceptor]
+        return True
+
+    def place(self, request: R) -> A | Way:
+        """Decide where an approved request goes, and put it there.
+
+        Returns:
+          The acceptor that has it now, or where it is instead. What goes to the event
+          has used up a permit.
+        """
+        if self._acceptors:
+            return self._acceptors.popitem(last=False)[0]
+        if not self._parked and self.event_takes:
+            self.permits -= 1
+            return Way.EVENT
+        self._parked.append(request)
+        self.parked_most = max(self.parked_most, len(self._parked))
+        return Way.PARKED
+
+    def unpark(self) -> R | None:
+        """Take out the request that is first in line, whoever asks; None if none is parked."""
+        return self._parked.popleft() if self._parked else None
+
+    def unpark_for_event(self) -> R | None:
+        """Take out the request that is first in line, if the event takes it."""
+        if not self._parked or not self.event_takes:
+            return None
+        self.permits -= 1
+        return self._parked.popleft()
+
+    def drain(self) -> tuple[list[A], list[R]]:
+        """Take everything out: the socket closes."""
+        acceptors, parked = list(self._acceptors), list(self._parked)
+        self._acceptors.clear()
+        self._parked.clear()
+        return acceptors, parked

@@ -1,0 +1,114 @@
+"""The dispatch tables: which function is called for which event.
+
+WSK_CLIENT_LISTEN_DISPATCH and WSK_CLIENT_CONNECTION_DISPATCH, as frozen values. A slot
+that is None has no callback, and its event can't be enabled.
+
+Source: WSK_CLIENT_LISTEN_DISPATCH, WSK_CLIENT_CONNECTION_DISPATCH.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ._errors import InvalidParameterError
+from ._status import EventMask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._connection import Connection
+    from ._status import Status
+
+__all__ = ["ConnectionDispatch", "ListenDispatch"]
+
+
+def _plain_function(owner: object, slot: attrs.Attribute[Any], callback: object) -> None:
+    if callback is None:
+        return
+    name = f"{type(owner).__name__}({slot.name}=...)"
+    if not callable(callback):
+        raise InvalidParameterError(f"{name} takes a function, not {callback!r}")
+    if inspect.iscoroutinefunction(callback):
+        raise InvalidParameterError(
+            f"{name} takes a plain function, not the async function {callback!r}: a callback"
+            " starts things and never waits; let it start a task: nursery.start_soon(...)"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionDispatch:
+    """The callbacks of one connection: plain functions that start things and never wait.
+
+    They run in the pump task of the listening block, one after the other, each
+    connection's in its own copy of the context in which the block was opened. One that
+    raises is reported, and its connection is reset.
+    """
+
+    receive: Callable[[Connection, bytes], Status | int | None] | None = attrs.field(
+        default=None, validator=_plain_function
+    )
+    """``receive(connection, data)``: octets have come; never empty.
+
+    Return None or `Status.SUCCESS` if all are taken, an ``int`` if that many are, or
+    `Status.DATA_NOT_ACCEPTED` if none are. After less than all nothing more is
+    indicated until `Connection.resume_receive` or a ``receive_some``, and then what was
+    left comes first. (WskReceiveEvent)
+    """
+
+    disconnect: Callable[[Connection, bool], object] | None = attrs.field(
+        default=None, validator=_plain_function
+    )
+    """``disconnect(connection, abortive)``: the peer has ended.
+
+    False: it sent FIN, after all the data before it; sending is still possible, and
+    `Connection.disconnect` finishes our side. True: it reset; the connection is closed
+    when the callback returns. Without this callback a connection whose peer has ended is
+    finished by itself, after what was queued has been sent. (WskDisconnectEvent)
+    """
+
+    send_backlog: Callable[[Connection, int], object] | None = attrs.field(
+        default=None, validator=_plain_function
+    )
+    """``send_backlog(connection, ideal)``: how many octets should be outstanding has changed.
+
+    More do not go faster, fewer leave the path idle. (WskSendBacklogEvent)
+    """
+
+    @property
+    def events(self) -> EventMask:
+        """The events that have a callback here."""
+        mask = EventMask(0)
+        if self.receive is not None:
+            mask |= EventMask.RECEIVE
+        if self.disconnect is not None:
+            mask |= EventMask.DISCONNECT
+        if self.send_backlog is not None:
+            mask |= EventMask.SEND_BACKLOG
+        return mask
+
+
+@attrs.frozen(kw_only=True)
+class ListenDispatch:
+    """The callbacks of one listening socket: plain functions that start things and never wait."""
+
+    accept: Callable[[Connection | None], ConnectionDispatch | Status | None] | None = attrs.field(
+        default=None, validator=_plain_function
+    )
+    """``accept(connection)``: a connection is established and no accept is queued for it.
+
+    Return a `ConnectionDispatch` to have its events, None or `Status.SUCCESS` to take it
+    without, or `Status.REQUEST_NOT_ACCEPTED` to have it reset. Its events are held back
+    until this has returned. Called once with None when the listening socket itself has
+    failed; what it returns then is ignored. (WskAcceptEvent)
+    """
+
+    drain: Callable[[Connection], object] | None = attrs.field(
+        default=None, validator=_plain_function
+    )
+    """``drain(connection)``: the server wants to end; finish what this connection is doing.
+
+    Called once for each event-driven connection that is open when the server drains.
+    """

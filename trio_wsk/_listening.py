@@ -1,0 +1,961 @@
+"""`ListeningSocket`, and the block that it lives in.
+
+It drives a transport, asks `_delivery.Delivery` where each request goes, and does it. The
+decisions are there, the I/O is in the transport, the callbacks run in the block's pump;
+what is left here is to connect them.
+
+accept(2) is called only while somebody wants a connection, and for `BATCH` connections in
+a row at most. What was read ahead of anybody who wants it is parked.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import random
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, final
+
+import outcome
+import trio
+
+from . import _records as records
+from ._backoff import Backoff
+from ._block import FAILED, Block, unwrapped
+from ._connection import Connection
+from ._delivery import Delivery, Way
+from ._dispatch import ConnectionDispatch, ListenDispatch
+from ._errors import (
+    ConnectionBrokenError,
+    ForcedClosedError,
+    InvalidParameterError,
+    OperationCancelledError,
+    SocketClosedError,
+    WouldBlockError,
+    WskError,
+)
+from ._events import CONNECTION_EVENTS
+from ._irp import Irp
+from ._statistics import ListeningCounters, ListeningStatistics
+from ._status import EventMask, Status
+from ._transport import NoDescriptorsError, PeerFaultError, Transport, TransportFailedError
+from .observers import LoggingObserver
+from .transports import PortableTransport
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    import os
+    import socket as stdlib_socket
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+    from ._addresses import Address
+    from ._transport import TransportRequest
+    from .observers import Observer
+
+__all__ = ["BATCH", "ListeningOptions", "ListeningSocket", "open_listening_socket"]
+
+BATCH: Final = 16
+"""How many connections are accepted in one turn at most. Measured: throughput is flat
+beyond it, and the lag that a flood of connections causes to other tasks grows with it."""
+
+DEFAULT_MAX_PARKED: Final = 128
+"""How many connections may wait here for somebody to take them. Only what one batch reads
+ahead gets parked as a rule, and each holds a descriptor."""
+
+NoDescriptorsPolicy = Literal["backoff", "shed", "raise"]
+
+_NO_DESCRIPTORS_POLICIES: Final = ("backoff", "shed", "raise")
+
+
+class ListeningOptions(TypedDict, total=False):
+    """The options of `open_listening_socket` that its siblings hand through."""
+
+    host: str | Sequence[str] | None
+    path: str | bytes | os.PathLike[str] | None
+    mode: int | None
+    sockets: Sequence[stdlib_socket.socket | trio.socket.SocketType | int] | None
+    transport: Transport | None
+    backlog: int | None
+    reuse_port: bool
+    socket_options: Sequence[tuple[int, int, int | bytes]]
+    context: object
+    max_parked: int
+    on_no_descriptors: NoDescriptorsPolicy
+    observers: Iterable[Observer]
+
+
+class _Mode(enum.Enum):
+    """What happens to new connections."""
+
+    DELIVER = "deliver"
+    PAUSE = "pause"
+    REFUSE = "refuse"
+
+
+class _State(enum.Enum):
+    """What has become of the listening socket."""
+
+    LISTENING = "listening"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class _Acceptor:
+    """Somebody who wants one connection: what to make it with, and whom to give it to."""
+
+    __slots__ = ("context", "dispatch")
+
+    def __init__(self, context: object, dispatch: ConnectionDispatch | None) -> None:
+        self.context = context
+        self.dispatch = dispatch
+
+    def give(self, connection: Connection) -> None:
+        """Take the connection."""
+        raise NotImplementedError
+
+    def fail(self, error: WskError) -> None:
+        """There will be none."""
+        raise NotImplementedError
+
+
+@final
+class ListeningSocket(trio.abc.Listener[Connection]):
+    """A socket that listens, made by `open_listening_socket`.
+
+    Connections leave it in one of two ways. Whoever wants the next one queues for it:
+    `accept` awaits it, `queue_accept` leaves an `Irp`. Or the accept event is enabled, and
+    the callback `ListenDispatch.accept` gets every connection that nobody is queued for.
+    With neither, connections wait in the kernel's backlog.
+
+    It is a `trio.abc.Listener`, so `trio.serve_listeners`, `trio.SSLListener` and what is
+    built on them take it. Unlike other listeners it lets several tasks accept at once;
+    they are served in order.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        dispatch: ListenDispatch,
+        context: object,
+        max_parked: int,
+        on_no_descriptors: NoDescriptorsPolicy,
+        observers: Iterable[Observer],
+    ) -> None:
+        """Made by `open_listening_socket`, never by you."""
+        self.context = context
+        """Whatever `open_listening_socket` was given; the library never looks at it."""
+        self._transport = transport
+        self._dispatch = dispatch
+        self._policy = on_no_descriptors
+        self._block = Block(self, observers)
+        self._delivery: Delivery[_Acceptor, TransportRequest] = Delivery(max_parked)
+        self._counters = ListeningCounters()
+        self._backoff = Backoff()
+        self._backing_off = False
+        self._shed_since_backoff = 0
+        self._state = _State.LISTENING
+        self._mode = _Mode.DELIVER
+        self._failure: OSError | None = None
+        self._connection_events = EventMask(0)
+        self._turn_posted = False
+        self._admit: Callable[[Connection], bool] | None = None
+        self._nursery: trio.Nursery
+
+    def __repr__(self) -> str:
+        where = ", ".join(str(address) for address in self.local_addresses)
+        return f"<ListeningSocket {self._state.value} on {where}>"
+
+    # --- Where it listens --------------------------------------------------------------
+
+    @property
+    def local_addresses(self) -> list[Address]:
+        """Where it listens; with the port that the kernel chose, if it was asked to."""
+        return list(self._transport.local_addresses)
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The first listening socket itself, for those who look at it; not yours to close.
+
+        Raises:
+          AttributeError: the transport has no sockets.
+        """
+        sockets = self._transport.public_sockets()
+        if not sockets:
+            raise AttributeError(f"{type(self._transport).__name__} has no sockets")
+        return sockets[0]
+
+    @property
+    def draining(self) -> trio.Event:
+        """Set when the server that this socket belongs to drains."""
+        return self._block.draining
+
+    # --- Accepting ---------------------------------------------------------------------
+
+    async def accept(
+        self, *, context: object = None, dispatch: ConnectionDispatch | None = None
+    ) -> Connection:
+        """Wait for the next connection and return it (WskAccept, awaited).
+
+        Any number of tasks may wait; they are served in the order in which they came. The
+        connection has no events enabled, whatever the listening socket has enabled.
+
+        Args:
+          context: Becomes ``connection.context``.
+          dispatch: The callbacks of the connection's events, for when they are enabled.
+
+        Raises:
+          SocketClosedError: the listening socket was closed, before or meanwhile.
+          ForcedClosedError: it has failed.
+
+        Always a checkpoint. If cancelled, no connection was taken: the next one in line
+        is still first in line.
+
+        Source: PFN_WSK_ACCEPT.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        acceptor = _TaskAcceptor(context, dispatch)
+        self._enqueue(acceptor)
+        if acceptor.connection is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return acceptor.connection
+        return await acceptor.wait(self._delivery)
+
+    def accept_nowait(
+        self, *, context: object = None, dispatch: ConnectionDispatch | None = None
+    ) -> Connection:
+        """Return a connection that is there already.
+
+        Raises:
+          WouldBlockError: none is there, or others are queued for it.
+          SocketClosedError, ForcedClosedError: as for `accept`.
+        """
+        acceptor = _TaskAcceptor(context, dispatch)
+        self._enqueue(acceptor)
+        if acceptor.connection is None:
+            self._delivery.withdraw(acceptor)
+            if acceptor.error is not None:
+                raise acceptor.error
+            raise WouldBlockError("no connection is waiting to be accepted")
+        return acceptor.connection
+
+    def queue_accept(
+        self,
+        *,
+        context: object = None,
+        dispatch: ConnectionDispatch | None = None,
+        on_completion: Callable[[Irp[Connection]], object] | None = None,
+    ) -> Irp[Connection]:
+        """Queue an accept and return at once (WskAccept).
+
+        Args:
+          context: Becomes ``connection.context``, and ``irp.context`` until then.
+          dispatch: The callbacks of the connection's events, for when they are enabled;
+            none of them is enabled by this.
+          on_completion: The completion routine: called in the pump, once, with the Irp.
+
+        Returns:
+          An `Irp` that completes with the connection; with `Status.CANCELLED` when it is
+          cancelled or the listening socket is closed, with `Status.FILE_FORCED_CLOSED`
+          when that fails.
+
+        Raises:
+          SocketClosedError, ForcedClosedError: as for `accept`; then there is no Irp.
+
+        Source: PFN_WSK_ACCEPT.
+        """
+        _in_trio("queue_accept")
+        acceptor = _IrpAcceptor(context, dispatch)
+        acceptor.irp = Irp(
+            withdraw=lambda _: self._delivery.withdraw(acceptor),
+            finished=self._completed,
+            context=context,
+            on_completion=on_completion,
+        )
+        self._enqueue(acceptor)
+        return acceptor.irp
+
+    def _enqueue(self, acceptor: _Acceptor) -> None:
+        """Serve the acceptor from what is there, or queue it."""
+        self._check_listening()
+        while True:
+            request = self._delivery.queue(acceptor)
+            if request is None:
+                break
+            if self._is_alive(request):
+                self._hand_over(acceptor, request)
+                return
+        if self._mode is _Mode.DELIVER and not self._backing_off and self._transport.has_more():
+            self._take_batch(indicate=False)
+
+    def _is_alive(self, request: TransportRequest) -> bool:
+        """See whether a parked request is still worth having; drop it if not."""
+        if not request.was_reset():
+            return True
+        self._drop(request, "reset-while-parked")
+        return False
+
+    def _check_listening(self) -> None:
+        if self._state is not _State.LISTENING:
+            raise self._why_not()
+
+    def _why_not(self) -> SocketClosedError | ForcedClosedError:
+        if self._state is _State.FAILED:
+            error = ForcedClosedError(f"the listening socket has failed: {self._failure}")
+            error.__cause__ = self._failure
+            return error
+        return SocketClosedError("the listening socket is closed")
+
+    def _completed(self, irp: Irp[Connection]) -> None:
+        self._block.post(lambda: self._run_completion(irp))
+
+    def _run_completion(self, irp: Irp[Connection]) -> None:
+        assert irp.on_completion is not None
+        connection = irp.information
+        context = self._block.context.copy()
+        try:
+            answer = self._block.call("on_completion", connection, context, irp.on_completion, irp)
+        except ConnectionBrokenError:
+            answer = FAILED
+        if answer is FAILED and connection is not None:
+            connection.abort()
+
+    # --- Events ------------------------------------------------------------------------
+
+    def enable_events(self, mask: EventMask) -> None:
+        """Enable events; what is parked is indicated, in the order in which it came.
+
+        Args:
+          mask: `EventMask.ACCEPT` has ``dispatch.accept`` called for connections that
+            nobody is queued for. The others are inherited by the connections that this
+            callback takes, as far as the dispatch that it returns has callbacks for them;
+            they can't be disabled here again, but on each connection.
+
+        Raises:
+          InvalidParameterError: `EventMask.ACCEPT` without ``dispatch.accept``.
+          SocketClosedError, ForcedClosedError: as for `accept`.
+
+        Source: SO_WSK_EVENT_CALLBACK.
+        """
+        _in_trio("enable_events")
+        self._check_listening()
+        if not mask or mask & ~(CONNECTION_EVENTS | EventMask.ACCEPT):
+            raise InvalidParameterError(f"{mask!r} are no events of a listening socket")
+        if mask & EventMask.ACCEPT and self._dispatch.accept is None:
+            raise InvalidParameterError(
+                f"{EventMask.ACCEPT!r} has no callback; give one:"
+                " open_listening_socket(..., dispatch=ListenDispatch(accept=...))"
+            )
+        self._connection_events |= mask & CONNECTION_EVENTS
+        if mask & EventMask.ACCEPT:
+            self._delivery.event_enabled = True
+            self._post_turn()
+
+    async def disable_event(self, event: EventMask) -> None:
+        """Disable the accept event; afterwards its callback does not run and will not.
+
+        Connections that nobody is queued for wait in the backlog again.
+
+        Raises:
+          InvalidParameterError: as for `disable_event_nowait`.
+
+        Always a checkpoint; the event is disabled even if it is cancelled.
+        """
+        self.disable_event_nowait(event)
+        await trio.lowlevel.checkpoint()
+
+    def disable_event_nowait(self, event: EventMask) -> Status:
+        """Disable the accept event.
+
+        Returns:
+          `Status.SUCCESS`, or `Status.EVENT_PENDING` inside the accept callback itself,
+          which is then its last call.
+
+        Raises:
+          InvalidParameterError: ``event`` is not `EventMask.ACCEPT` alone. Events that
+            connections inherit are disabled on each connection.
+        """
+        _in_trio("disable_event_nowait")
+        if event != EventMask.ACCEPT:
+            raise InvalidParameterError(
+                f"only {EventMask.ACCEPT!r} can be disabled on a listening socket, not {event!r};"
+                " events that connections inherit are disabled on each connection:"
+                " connection.disable_event(...)"
+            )
+        self._delivery.event_enabled = False
+        calling = self._block.calling
+        is_own = isinstance(calling, tuple) and calling[1] == "accept"
+        return Status.EVENT_PENDING if is_own else Status.SUCCESS
+
+    def _indicate(self, request: TransportRequest) -> None:
+        """In the pump: hand a connection to the accept event."""
+        connection = self._connect(request, None)
+        if self._admit is not None and self._admit(connection):
+            self._counters.to_event += 1
+            return
+        callback = self._dispatch.accept
+        assert callback is not None
+        try:
+            answer = connection._call_in_own_context("accept", callback)
+        except ConnectionBrokenError:
+            answer = None  # it came, and it went while it was being taken
+            connection.abort()
+        if answer is None or answer is Status.SUCCESS:
+            self._counters.to_event += 1
+        elif isinstance(answer, ConnectionDispatch):
+            self._counters.to_event += 1
+            connection._start_events(self._connection_events & answer.events, answer)
+        else:
+            self._not_accepted(connection, answer)
+
+    def _not_accepted(self, connection: Connection, answer: object) -> None:
+        if answer is not FAILED and answer is not Status.REQUEST_NOT_ACCEPTED:
+            nonsense = TypeError(
+                f"the accept callback returned {answer!r}: return a ConnectionDispatch (its"
+                " events), None or Status.SUCCESS (no events), or Status.REQUEST_NOT_ACCEPTED"
+            )
+            self._block.report_callback("accept", connection, nonsense)
+        connection.abort()
+        self._count_dropped(
+            connection.remote_address, "accept-failed" if answer is FAILED else "not-accepted"
+        )
+
+    # --- Pausing and refusing ----------------------------------------------------------
+
+    def pause(self) -> None:
+        """Take no new connections: they wait in the kernel's backlog, which fills.
+
+        What was parked before can still be accepted. Peers see connections that are
+        established and silent, and at last, on Linux, connection attempts that time out.
+        """
+        self._set_mode("pause", _Mode.PAUSE)
+
+    def resume(self) -> None:
+        """Back to normal after `pause` or `refuse`."""
+        self._set_mode("resume", _Mode.DELIVER)
+
+    def refuse(self) -> None:
+        """Reset every new connection, until `resume`.
+
+        Peers know at once that nobody is there for them. What was parked before can
+        still be accepted.
+
+        Source: SO_PAUSE_ACCEPT.
+        """
+        self._set_mode("refuse", _Mode.REFUSE)
+
+    def _set_mode(self, call: str, mode: _Mode) -> None:
+        _in_trio(call)
+        self._check_listening()
+        self._mode = mode
+        self._post_turn()
+
+    # --- The accept turn ---------------------------------------------------------------
+
+    def _on_edge(self) -> None:
+        """The transport has something; look at it, if anybody wants it."""
+        if self._mode is _Mode.REFUSE or self._delivery.wanted:
+            self._post_turn()
+
+    def _post_turn(self) -> None:
+        if not self._turn_posted and self._state is _State.LISTENING:
+            self._turn_posted = True
+            self._block.post(self._accept_turn)
+
+    def _accept_turn(self) -> None:
+        """In the pump: take what is wanted, one bounded batch, and come back for more."""
+        self._turn_posted = False
+        if self._state is not _State.LISTENING:
+            return
+        if self._mode is not _Mode.REFUSE:
+            self._indicate_parked()
+        if self._mode is _Mode.PAUSE or self._backing_off:
+            return
+        if self._mode is _Mode.REFUSE or self._delivery.wanted:
+            self._take_batch(indicate=True)
+            if self._transport.has_more():
+                self._on_edge()
+
+    def _indicate_parked(self) -> None:
+        for _ in range(BATCH):
+            request = self._delivery.unpark_for_event()
+            if request is None:
+                return
+            if self._is_alive(request):
+                self._indicate(request)
+            else:
+                self._delivery.permits += 1
+        self._post_turn()
+
+    def _take_batch(self, *, indicate: bool) -> None:
+        """Take up to `BATCH` requests from the transport, and each to its place.
+
+        Each is in its place before the next one is asked for, so an error in the middle
+        finds everything before it delivered.
+
+        Args:
+          indicate: Whether the accept event may be called: in the pump only.
+        """
+        for _ in range(BATCH):
+            if not self._takes_more(indicate=indicate):
+                return
+            try:
+                request = self._transport.next_request()
+            except PeerFaultError as fault:
+                self._ignore(fault.error)
+                continue
+            except NoDescriptorsError as shortage:
+                self._out_of_descriptors(shortage.error)
+                return
+            except TransportFailedError as failure:
+                self._fail(failure.error)
+                return
+            if request is None:
+                break
+            self._arrived(request)
+        self._recovered()
+
+    def _takes_more(self, *, indicate: bool) -> bool:
+        """Whether one more request has a place to go to."""
+        if self._state is not _State.LISTENING or self._mode is _Mode.PAUSE:
+            return False  # a callback has just said so
+        if self._mode is _Mode.REFUSE:
+            return indicate
+        delivery = self._delivery
+        if delivery.acceptors:
+            return True
+        if delivery.event_takes:
+            return indicate and not delivery.parked
+        return delivery.room
+
+    def _arrived(self, request: TransportRequest) -> None:
+        """Put a new request where it belongs."""
+        self._counters.accepted += 1
+        if self._block.observers.of(records.ConnectionAccepted):
+            self._block.tell(records.ConnectionAccepted, remote_address=request.remote_address)
+        if self._mode is _Mode.REFUSE:
+            self._drop(request, "refused")
+            return
+        place = self._delivery.place(request)
+        if place is Way.EVENT:
+            self._indicate(request)
+        elif isinstance(place, _Acceptor):
+            self._hand_over(place, request)
+
+    def _hand_over(self, acceptor: _Acceptor, request: TransportRequest) -> None:
+        connection = self._connect(request, acceptor.context)
+        if acceptor.dispatch is not None:
+            connection._prepare_events(acceptor.dispatch)
+        self._counters.to_accept += 1
+        acceptor.give(connection)
+
+    def _connect(self, request: TransportRequest, context: object) -> Connection:
+        channel = request.accept()
+        request.tune(channel)
+        return Connection(channel, request, self._block, context)
+
+    def _drop(self, request: TransportRequest, reason: str) -> None:
+        request.reset()
+        self._count_dropped(request.remote_address, reason)
+
+    def _count_dropped(self, remote_address: Address, reason: str) -> None:
+        self._counters.dropped[reason] += 1
+        self._block.tell(records.ConnectionDropped, remote_address=remote_address, reason=reason)
+
+    # --- When accepting fails ----------------------------------------------------------
+
+    def _ignore(self, error: OSError) -> None:
+        """One peer's fault: counted, and on to the next."""
+        name = self._count_error(error)
+        self._block.tell(records.AcceptErrorIgnored, errno_name=name)
+
+    def _count_error(self, error: OSError) -> str:
+        name = errno.errorcode.get(error.errno or 0, str(error.errno))
+        self._counters.accept_errors[name] += 1
+        return name
+
+    def _out_of_descriptors(self, error: OSError) -> None:
+        """No descriptor or no memory for another connection: do what the policy says."""
+        name = self._count_error(error)
+        if self._policy == "raise":
+            self._fail(error)
+            return
+        if not self._backoff.active:
+            self._counters.accept_backoffs += 1
+            self._block.tell(
+                records.AcceptBackoffStarted, errno_name=name, policy=self._policy
+            )
+        # Chance, not secrecy: it keeps several sockets from trying at the same moment.
+        wait = self._backoff.failed(trio.current_time(), random.random())  # noqa: S311
+        if self._policy == "shed" and self._shed_some():
+            self._post_turn()
+            return
+        self._backing_off = True
+        self._block.call_at(trio.current_time() + wait, self._try_again)
+
+    def _shed_some(self) -> bool:
+        """Reset peers that wait; False if there is no descriptor even for that."""
+        for _ in range(BATCH):
+            if not self._transport.shed():
+                return self._transport.keep_spare()
+            self._counters.shed += 1
+            self._shed_since_backoff += 1
+        return True
+
+    def _try_again(self) -> None:
+        self._backing_off = False
+        self._post_turn()
+
+    def _recovered(self) -> None:
+        """A batch has gone through without an error, so a bad time is over."""
+        if self._backoff.active:
+            recovery = self._backoff.worked(trio.current_time())
+            assert recovery is not None
+            self._block.tell(
+                records.AcceptBackoffEnded,
+                seconds=recovery.seconds,
+                attempts=recovery.attempts,
+                shed=self._shed_since_backoff,
+            )
+            self._shed_since_backoff = 0
+
+    def _fail(self, error: OSError) -> None:
+        """The listening socket itself has failed: tell everybody, once."""
+        if self._state is not _State.LISTENING:
+            return
+        event_was_enabled = self._delivery.event_enabled
+        self._failure = error
+        self._end(_State.FAILED, "failed")
+        self._block.tell(records.ListenerFailed, error=error)
+        self._block.post(lambda: self._indicate_failure(event_was_enabled))
+
+    def _indicate_failure(self, event_was_enabled: bool) -> None:
+        callback = self._dispatch.accept
+        if event_was_enabled and callback is not None:
+            self._block.call("accept", None, self._block.context.copy(), callback, None)
+        self._nursery.cancel_scope.cancel()
+
+    # --- Closing -----------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Stop listening, and end every request and Irp.
+
+        The kernel resets what is in its backlog, and what is parked is reset. Queued
+        Irps complete with `Status.CANCELLED`, tasks in `accept` get `SocketClosedError`;
+        their completion routines have run when this returns. Connections that were
+        delivered are not touched. Idempotent.
+
+        Always a checkpoint. If cancelled, the socket is closed all the same.
+
+        Source: PFN_WSK_CLOSE_SOCKET.
+        """
+        self._close()
+        await self._block.settle()
+
+    def _close(self) -> None:
+        self._end(_State.CLOSED, "closed")
+
+    def _end(self, state: _State, reason: str) -> None:
+        if self._state is not _State.LISTENING:
+            return
+        self._state = state
+        self._delivery.event_enabled = False
+        self._transport.close()
+        acceptors, parked = self._delivery.drain()
+        for request in parked:
+            self._drop(request, reason)
+        for acceptor in acceptors:
+            acceptor.fail(self._why_not())
+
+    def statistics(self) -> ListeningStatistics:
+        """Return what was counted since the socket was opened, and what is true now."""
+        return self._counters.picture(
+            parked=self._delivery.parked,
+            parked_most=self._delivery.parked_most,
+            queued_accepts=self._delivery.acceptors,
+            queue_depth=(
+                self._transport.queue_depth() if self._state is _State.LISTENING else None
+            ),
+        )
+
+    # --- For the block and the server --------------------------------------------------
+
+    def _listen(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        readiness = self._transport.pump_readiness(nursery.start_soon)
+        self._block.start(nursery, readiness)
+        self._transport.edge = self._on_edge
+        if self._policy == "shed":
+            self._transport.keep_spare()
+        self._transport.listen(readiness)
+
+    def _serve(self, admit: Callable[[Connection], bool], max_connections: float) -> None:
+        """For a server: have every connection admitted, and no more at once than that.
+
+        Args:
+          admit: Called in the pump with each connection that the accept event would get;
+            True if that is all, False to go on with the accept callback.
+          max_connections: How many permits there are; one is taken before each accept.
+        """
+        self._admit = admit
+        self._delivery.permits = max_connections
+        self._delivery.event_enabled = True
+        self._connection_events = CONNECTION_EVENTS
+        self._post_turn()
+
+    def _return_permit(self) -> None:
+        """For a server: a connection has ended, so another one may come."""
+        self._delivery.permits += 1
+        if self._delivery.permits == 1:
+            self._post_turn()
+
+    def _take_backlog(self) -> None:
+        """For a server, in the pump: take what the kernel has accepted already.
+
+        Bounded, so that peers who keep coming can't keep a server from ending.
+        """
+        self._turn_posted = True
+        depth = self._transport.queue_depth()
+        for _ in range(1 + (BATCH if depth is None else depth[0] // BATCH)):
+            self._accept_turn()
+            if not self._transport.has_more():
+                break
+
+
+class _TaskAcceptor(_Acceptor):
+    """A task in `ListeningSocket.accept`."""
+
+    __slots__ = ("_task", "connection", "error")
+
+    def __init__(self, context: object, dispatch: ConnectionDispatch | None) -> None:
+        super().__init__(context, dispatch)
+        self._task: trio.lowlevel.Task | None = None
+        self.connection: Connection | None = None
+        self.error: WskError | None = None
+
+    def give(self, connection: Connection) -> None:
+        """Wake the task with its connection, or have it there when it comes to look."""
+        if self._task is None:
+            self.connection = connection
+        else:
+            trio.lowlevel.reschedule(self._task, outcome.Value(connection))
+
+    def fail(self, error: WskError) -> None:
+        """Wake the task with the error."""
+        if self._task is None:
+            self.error = error
+        else:
+            trio.lowlevel.reschedule(self._task, outcome.Error(error))
+
+    async def wait(self, delivery: Delivery[_Acceptor, TransportRequest]) -> Connection:
+        """Park until the connection comes.
+
+        Once it has been given, the task is scheduled, and Trio doesn't ask any more whether
+        it may be cancelled: either nothing was taken, or it is returned.
+        """
+        if self.error is not None:
+            raise self.error
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            delivery.withdraw(self)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._task = trio.lowlevel.current_task()
+        connection: Connection = await trio.lowlevel.wait_task_rescheduled(abort)
+        return connection
+
+
+class _IrpAcceptor(_Acceptor):
+    """An accept that was queued with `ListeningSocket.queue_accept`."""
+
+    __slots__ = ("irp",)
+
+    irp: Irp[Connection]
+
+    def give(self, connection: Connection) -> None:
+        """Complete the Irp with its connection."""
+        self.irp._complete(connection)
+
+    def fail(self, error: WskError) -> None:
+        """Complete the Irp without."""
+        if isinstance(error, SocketClosedError):
+            self.irp._fail(OperationCancelledError("the listening socket was closed"))
+        else:
+            self.irp._fail(error)
+
+
+def _in_trio(call: str) -> None:
+    """Refuse calls from other threads, which would race with the pump."""
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{call}() was called from outside the Trio run;"
+            f" from a thread, write trio.from_thread.run_sync(listening.{call})"
+        ) from None
+
+
+@asynccontextmanager
+async def open_listening_socket(
+    port: int | None = None,
+    *,
+    host: str | Sequence[str] | None = None,
+    path: str | bytes | os.PathLike[str] | None = None,
+    mode: int | None = None,
+    sockets: Sequence[stdlib_socket.socket | trio.socket.SocketType | int] | None = None,
+    transport: Transport | None = None,
+    backlog: int | None = None,
+    reuse_port: bool = False,
+    socket_options: Sequence[tuple[int, int, int | bytes]] = (),
+    context: object = None,
+    dispatch: ListenDispatch | None = None,
+    max_parked: int = DEFAULT_MAX_PARKED,
+    on_no_descriptors: NoDescriptorsPolicy = "backoff",
+    observers: Iterable[Observer] = (),
+) -> AsyncIterator[ListeningSocket]:
+    """Open a socket that listens for as long as the block lasts.
+
+    Leaving the block closes it, resets the connections that have events, and waits for
+    the block's own tasks. Connections that were awaited are whoever's took them, and
+    outlive it.
+
+    Args:
+      port: The TCP port, 0 to 65535; 0 has the kernel choose one, the same for all hosts
+        and both families.
+      host: A name or an address, or several; None for every address of the machine.
+      path: Instead of a port, a Unix socket's path; ``"\\0name"`` is an abstract one. What
+        a dead process left there is replaced; a socket that somebody listens on is not.
+      mode: The permissions of ``path``, such as ``0o660``.
+      sockets: Instead of a port, sockets or descriptors that are bound already, such as
+        those of `listen_fds`; they belong to the listening socket from then on.
+      transport: Instead of a port, anyone's `Transport`.
+      backlog: How many connections the kernel keeps for us; the largest it allows by default.
+      reuse_port: Share the port with other processes that say so, too (SO_REUSEPORT).
+      socket_options: Triples for ``setsockopt``, set before bind.
+      context: Becomes ``listening.context``.
+      dispatch: The callbacks of the listening socket's events.
+      max_parked: How many accepted connections may wait for somebody to take them; 0 never
+        takes one from the kernel that nobody wants.
+      on_no_descriptors: When there is no descriptor or no memory for another connection:
+        ``"backoff"`` waits, longer each time, while peers wait in the backlog;
+        ``"shed"`` resets them with a descriptor set aside for that; ``"raise"`` has the
+        listening socket fail.
+      observers: Called with what happens; see `trio_wsk.observers`. A
+        `trio_wsk.observers.LoggingObserver` among them replaces the default one.
+
+    Raises:
+      InvalidParameterError: an argument is wrong; the message shows a right call.
+      BindError: the address can't be had.
+      OSError: out of the block, if the listening socket has failed meanwhile. The body is
+        cancelled then.
+
+    The body's exceptions come out as they are, not in a group, unless the listening
+    socket has failed as well.
+    """
+    if on_no_descriptors not in _NO_DESCRIPTORS_POLICIES:
+        raise InvalidParameterError(
+            f"on_no_descriptors is one of {_NO_DESCRIPTORS_POLICIES}, not {on_no_descriptors!r}"
+        )
+    if not isinstance(max_parked, int) or max_parked < 0:
+        raise InvalidParameterError(f"max_parked is a count, 0 or more, not {max_parked!r}")
+    if dispatch is not None and not isinstance(dispatch, ListenDispatch):
+        raise InvalidParameterError(
+            f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}"
+        )
+    observers = list(observers)
+    if not any(isinstance(observer, LoggingObserver) for observer in observers):
+        observers.append(LoggingObserver())
+    listening = ListeningSocket(
+        _transport_of(
+            port=port,
+            path=path,
+            sockets=sockets,
+            transport=transport,
+            tcp={
+                "host": host,
+                "reuse_port": reuse_port,
+                "socket_options": socket_options,
+            },
+            mode=mode,
+            backlog=backlog,
+        ),
+        dispatch=dispatch or ListenDispatch(),
+        context=context,
+        max_parked=max_parked,
+        on_no_descriptors=on_no_descriptors,
+        observers=observers,
+    )
+    await listening._transport.bind()
+    async with _block_of(listening):
+        yield listening
+
+
+def _transport_of(
+    *,
+    port: int | None,
+    path: str | bytes | os.PathLike[str] | None,
+    sockets: Sequence[stdlib_socket.socket | trio.socket.SocketType | int] | None,
+    transport: Transport | None,
+    tcp: dict[str, Any],
+    mode: int | None,
+    backlog: int | None,
+) -> Transport:
+    """Make the transport for the one place that was named, or say that there are more."""
+    places = {"port": port, "path": path, "sockets": sockets, "transport": transport}
+    named = [name for name, place in places.items() if place is not None]
+    if len(named) != 1:
+        what = " and ".join(f"{name}={places[name]!r}" for name in named) or "none of them"
+        raise InvalidParameterError(
+            f"name one place to listen at: a port, path=, sockets= or transport=; not {what}"
+        )
+    idle = {name: value for name, value in tcp.items() if value} if port is None else {}
+    if mode is not None and path is None:
+        idle["mode"] = mode
+    if backlog is not None and transport is not None:
+        idle["backlog"] = backlog
+    if idle:
+        raise InvalidParameterError(f"{named[0]}= doesn't go with {', '.join(idle)}")
+    if port is not None:
+        return PortableTransport.tcp(port, backlog=backlog, **tcp)
+    if path is not None:
+        return PortableTransport.unix(path, mode=mode, backlog=backlog)
+    if sockets is not None:
+        return PortableTransport.adopt(sockets, backlog=backlog)
+    assert transport is not None
+    return transport
+
+
+@asynccontextmanager
+async def _block_of(listening: ListeningSocket) -> AsyncIterator[None]:
+    """Run a listening socket's block: its tasks, its end, and whose errors come out."""
+    error: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                listening._listen(nursery)
+                yield
+            finally:
+                listening._close()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        error = unwrapped(group)
+    finally:
+        listening._close()
+        listening._block.finish()
+    raise_both(listening._failure, error)
+
+
+def raise_both(failure: BaseException | None, error: BaseException | None) -> None:
+    """Raise the listening socket's failure, the body's error, or both as a group.
+
+    That the body found the socket failed, too, is no news.
+    """
+    if failure is None or error is None or isinstance(error, ForcedClosedError):
+        lone = failure or error
+        if lone is not None:
+            raise lone
+        return
+    raise BaseExceptionGroup("the listening socket failed, and the body too", [failure, error])

@@ -1,0 +1,438 @@
+"""Waiting for channels: many waiters, one Trio wait.
+
+Theory of operation
+-------------------
+Trio arms a descriptor for one wake-up at a time, so a task that waits for a socket
+costs Trio an ``epoll_ctl`` and its bookkeeping at every wait. Here a channel is
+registered once, edge-triggered, in an epoll of our own; that epoll is itself a
+descriptor, and one task waits for it on Trio. When it is readable, ``poll()`` tells
+each `Watch` which of its edges have come.
+
+There are two drivers of the same mechanism. Connections that tasks await share one
+epoll per Trio run, driven by a system task that runs no user code: it reschedules
+tasks. A listening block has an epoll of its own, driven by the block's pump, which
+is also where its callbacks run.
+
+The rules of edge triggering, each of which cost a hang or a lost wake-up once:
+
+* An edge is told once. Whoever was told reads until the kernel has no more, or
+  remembers that there is more and comes back by itself (a bounded drain is requeued).
+* After a short read the channel is known to be drained, and the next receive may
+  wait without asking the kernel first. An edge that arrives while nobody waits
+  clears that knowledge, or the next receive would sleep beside its data.
+* Data and the peer's FIN may share one edge. After an edge that says the peer has
+  ended nothing counts as drained: read until the end shows.
+* Registering reports what is true already, so "the kernel had nothing, register,
+  park" loses nothing, provided that nothing is awaited in between.
+
+Where there is no epoll, and for a waiter who is alone in its run (a second epoll
+only adds a pass to it), Trio's own waits serve: level-triggered, so nothing is
+ever taken for drained there.
+
+Source: epoll(7), "Questions and answers"; epoll_ctl(2).
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+from outcome import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = [
+    "ENDED",
+    "READ",
+    "WRITE",
+    "EpollReadiness",
+    "Readiness",
+    "Sink",
+    "TrioReadiness",
+    "Watch",
+    "open_pump_readiness",
+    "task_readiness",
+]
+
+# epoll's own bits, so that nothing is translated on the way from the kernel.
+READ: Final = 0x001
+WRITE: Final = 0x004
+ENDED: Final = 0x008 | 0x010 | 0x2000
+"""The peer has finished sending or is gone: EPOLLERR, EPOLLHUP or EPOLLRDHUP."""
+
+EVENTS_PER_POLL: Final = 64
+"""A bound on one turn; what is left over keeps the epoll readable."""
+
+HAVE_EPOLL = sys.platform == "linux" and hasattr(select, "epoll")
+"""Whether readiness is edge-triggered here. Trio's own waits serve everywhere."""
+
+_WOKEN: Final = Value(None)
+
+
+class Descriptor(Protocol):
+    """What has a descriptor to wait for."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+
+class Sink(Protocol):
+    """Who is told of edges that no task waits for."""
+
+    def on_edges(self, edges: int) -> None:
+        """Take note; never runs user code."""
+
+
+class Watch:
+    """One channel's edges, and who waits for them."""
+
+    __slots__ = ("direct", "drained", "ended", "fd", "home", "interest", "reader", "sink", "writer")
+
+    def __init__(self, fd: int, sink: Sink | None = None) -> None:
+        self.fd = fd
+        """The channel's descriptor, or -1 for a channel that has none."""
+        self.sink = sink
+        self.home: Readiness | None = None
+        """Where edges come from; None while nothing is armed."""
+        self.interest = 0
+        """The edges that ``home`` has been asked for."""
+        self.reader: trio.lowlevel.Task | None = None
+        self.writer: trio.lowlevel.Task | None = None
+        self.direct = 0
+        """How many tasks wait for the descriptor straight on Trio."""
+        self.drained = False
+        """The kernel is known to have nothing to read until the next edge."""
+        self.ended = False
+        """An edge said that the peer has ended; nothing counts as drained any more."""
+
+    def read_short(self) -> None:
+        """Say that a read got less than it asked for, so nothing is left."""
+        if self.home is not None and self.home.edge_triggered and not self.ended:
+            self.drained = True
+
+    def close(self) -> None:
+        """Report nothing more; the tasks that wait look again and find the channel closed.
+
+        Call it before the channel is closed: the number of a closed descriptor is given
+        to the next one that is opened.
+        """
+        self.sink = None
+        if self.direct:
+            trio.lowlevel.notify_closing(self.fd)
+        if self.home is not None:
+            self.home.disarm(self)
+
+    async def wait_on_trio(self, edge: int) -> None:
+        """Wait with Trio's own waits; returns when the watch is being closed, too."""
+        self.direct += 1
+        try:
+            if edge == READ:
+                await trio.lowlevel.wait_readable(self.fd)
+            else:
+                await trio.lowlevel.wait_writable(self.fd)
+        except trio.ClosedResourceError:
+            pass  # close() says so
+        finally:
+            self.direct -= 1
+
+    def notify(self, edges: int) -> None:
+        """Wake who waits for these edges; what nobody waits for goes to the sink."""
+        if edges & ENDED:
+            self.ended = True
+            edges |= READ | WRITE
+        if edges & READ:
+            self.drained = False
+            if self.reader is not None:
+                trio.lowlevel.reschedule(self.reader, _WOKEN)
+                self.reader = None
+                edges &= ~READ
+        if edges & WRITE and self.writer is not None:
+            trio.lowlevel.reschedule(self.writer, _WOKEN)
+            self.writer = None
+            edges &= ~WRITE
+        if edges and self.sink is not None:
+            self.sink.on_edges(edges)
+
+
+class Readiness(ABC):
+    """Tells watches about edges, and parks tasks until one comes."""
+
+    edge_triggered: bool = True
+    """Whether an edge is told once. If not, ``arm`` again after each."""
+
+    @abstractmethod
+    def arm(self, watch: Watch, edges: int) -> None:
+        """Report these edges of ``watch`` from now on, and what is true already."""
+
+    @abstractmethod
+    def disarm(self, watch: Watch) -> None:
+        """Report nothing more, and wake the tasks that wait, who look again."""
+
+    def rearm(self, watch: Watch, edges: int) -> None:
+        """Like `arm`, and report once more what is true now, though its edge has passed."""
+        self.arm(watch, edges)
+
+    async def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> None:
+        """Park the current task until ``edge`` comes, or the watch is closed.
+
+        With ``passed``, the edge may have been told before: what is true now counts too.
+        A wake-up says "look again", no more. Always a checkpoint; cancelling it leaves
+        the watch as it was.
+        """
+        home = watch.home or self
+        if passed:
+            home.rearm(watch, edge)
+        else:
+            home.arm(watch, edge)
+        await _park(watch, edge)
+
+    async def park(self) -> None:
+        """Wait for an edge or for `wake`. For the one task that drives this readiness."""
+        raise RuntimeError(f"{type(self).__name__} is not driven by a pump")
+
+    def wake(self) -> None:  # noqa: B027 - a readiness whose driver never parks has nobody to wake
+        """Return the driver from `park`; does nothing while it is not parked there."""
+
+    def poll(self) -> None:  # noqa: B027 - only a readiness that collects edges has some to tell
+        """Tell the watches about the edges that have come; bounded."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let every watch go. Tasks that wait look again and find another home."""
+
+
+async def _park(watch: Watch, edge: int) -> None:
+    task = trio.lowlevel.current_task()
+
+    if edge == READ:
+        watch.reader = task
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            watch.reader = None
+            return trio.lowlevel.Abort.SUCCEEDED
+    else:
+        watch.writer = task
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            watch.writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+    await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class EpollReadiness(Readiness):
+    """An edge-triggered epoll, waited for through its own descriptor."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._fd = self._epoll.fileno()
+        self._watches: dict[int, Watch] = {}
+        self._parked = False
+        self._lone = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the epoll is gone; nothing can be armed any more."""
+        return self._epoll.closed
+
+    def arm(self, watch: Watch, edges: int) -> None:
+        """Register with the kernel, once; a repeated call costs one comparison."""
+        wanted = watch.interest | edges
+        if watch.home is self and wanted == watch.interest:
+            return
+        flags = wanted | select.EPOLLRDHUP | select.EPOLLET
+        if watch.home is self:
+            self._epoll.modify(watch.fd, flags)
+        else:
+            self._epoll.register(watch.fd, flags)
+            self._watches[watch.fd] = watch
+            watch.home = self
+        watch.interest = wanted
+
+    def rearm(self, watch: Watch, edges: int) -> None:
+        """Have the kernel look again: changing an entry reports what is true."""
+        if watch.home is self:
+            watch.interest |= edges
+            self._epoll.modify(watch.fd, watch.interest | select.EPOLLRDHUP | select.EPOLLET)
+        else:
+            self.arm(watch, edges)
+
+    def disarm(self, watch: Watch) -> None:
+        """Take the descriptor out of the kernel's set."""
+        # The owner may have closed the descriptor behind our back (through
+        # `Connection.socket`). Then the kernel has forgotten it already, and its number
+        # may be another channel's by now.
+        if self._watches.get(watch.fd) is watch:
+            del self._watches[watch.fd]
+            try:
+                self._epoll.unregister(watch.fd)
+            except OSError:
+                pass
+        self._release(watch)
+
+    @staticmethod
+    def _release(watch: Watch) -> None:
+        watch.home = None
+        watch.interest = 0
+        watch.drained = False
+        watch.notify(READ | WRITE)
+
+    async def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> None:
+        """Park in the epoll, or straight on Trio while there is nobody else to share it with."""
+        if watch.home is None and not self._watches and not self._lone:
+            self._lone = True
+            try:
+                await watch.wait_on_trio(edge)
+            finally:
+                self._lone = False
+        else:
+            await super().wait(watch, edge, passed=passed)
+
+    async def park(self) -> None:
+        """Wait until the epoll has events or somebody calls `wake`."""
+        self._parked = True
+        try:
+            await trio.lowlevel.wait_readable(self._fd)
+        except trio.ClosedResourceError:
+            pass  # wake() says so
+        finally:
+            self._parked = False
+
+    def wake(self) -> None:
+        """Return the driver from `park`.
+
+        Trio's "this descriptor is about to close" is its one way to end somebody
+        else's wait without a cancel scope, which would cost ten times as much at
+        each wait. We don't close it; the next wait registers it again.
+        """
+        if self._parked:
+            self._parked = False
+            trio.lowlevel.notify_closing(self._fd)
+
+    def poll(self) -> None:
+        """Tell the watches what the kernel has for them, `EVENTS_PER_POLL` at most."""
+        watches = self._watches
+        for fd, events in self._epoll.poll(0, EVENTS_PER_POLL):
+            # An earlier notification of this turn may have closed this one.
+            watch = watches.get(fd)
+            if watch is not None:
+                watch.notify(events)
+
+    def close(self) -> None:
+        """Close the epoll; whoever waited through it looks again elsewhere."""
+        self._epoll.close()
+        watches, self._watches = self._watches, {}
+        for watch in watches.values():
+            self._release(watch)
+
+
+class TrioReadiness(Readiness):
+    """Trio's own waits: level-triggered, one task per armed watch.
+
+    Args:
+      start_soon: Starts the task that waits for an armed edge (a nursery's method).
+        None where only tasks wait, which wait by themselves.
+    """
+
+    edge_triggered = False
+
+    def __init__(
+        self, start_soon: Callable[[Callable[..., Awaitable[object]], Watch, int], object] | None
+    ) -> None:
+        self._start_soon = start_soon
+        self._armed: set[Watch] = set()
+        self._driver: trio.lowlevel.Task | None = None
+
+    def arm(self, watch: Watch, edges: int) -> None:
+        """Start a task that reports the edge, once."""
+        if self._start_soon is None:
+            raise RuntimeError("this readiness serves tasks that wait by themselves")
+        watch.home = self
+        self._armed.add(watch)
+        for edge in (READ, WRITE):
+            if edges & edge and not watch.interest & edge:
+                watch.interest |= edge
+                self._start_soon(self._report, watch, edge)
+
+    async def _report(self, watch: Watch, edge: int) -> None:
+        if watch.home is self:
+            await watch.wait_on_trio(edge)
+        if watch.home is self:
+            watch.interest &= ~edge
+            watch.notify(edge)
+
+    def disarm(self, watch: Watch) -> None:
+        """End the tasks that wait for this descriptor."""
+        self._armed.discard(watch)
+        watch.home = None
+        watch.interest = 0
+        if watch.direct:
+            trio.lowlevel.notify_closing(watch.fd)
+        watch.notify(READ | WRITE)
+
+    async def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> None:
+        """Wait on Trio, or through the block that the channel reports to."""
+        if watch.home is not None:
+            await super().wait(watch, edge, passed=passed)
+        else:
+            await watch.wait_on_trio(edge)
+
+    async def park(self) -> None:
+        """Wait for `wake`; the reporting tasks' notifications end in one."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._driver = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._driver = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def wake(self) -> None:
+        """Return the driver from `park`."""
+        if self._driver is not None:
+            trio.lowlevel.reschedule(self._driver, _WOKEN)
+            self._driver = None
+
+    def close(self) -> None:
+        """Let every watch go."""
+        for watch in list(self._armed):
+            self.disarm(watch)
+
+
+def open_pump_readiness(
+    start_soon: Callable[[Callable[..., Awaitable[object]], Watch, int], object],
+) -> Readiness:
+    """Make the readiness of one listening block, which the block's pump drives and closes."""
+    return EpollReadiness() if HAVE_EPOLL else TrioReadiness(start_soon)
+
+
+_of_this_run: trio.lowlevel.RunVar[Readiness] = trio.lowlevel.RunVar("trio_wsk.readiness")
+
+
+def task_readiness() -> Readiness:
+    """Return the readiness that awaited connections of this Trio run share."""
+    readiness = _of_this_run.get(None)
+    if readiness is None:
+        readiness = TrioReadiness(None)
+        if HAVE_EPOLL:
+            readiness = EpollReadiness()
+            trio.lowlevel.spawn_system_task(
+                _dispatch, readiness, name="trio_wsk: readiness of awaited connections"
+            )
+        _of_this_run.set(readiness)
+    return readiness
+
+
+async def _dispatch(readiness: EpollReadiness) -> None:
+    try:
+        while True:
+            await readiness.park()
+            readiness.poll()
+    finally:
+        # The run is ending. Whoever still waits (another system task) goes on with Trio's waits.
+        _of_this_run.set(TrioReadiness(None))
+        readiness.close()

@@ -1,0 +1,172 @@
+"""What happened, as frozen records for observers.
+
+A record is made only when somebody observes its kind; counters are kept always. No
+record holds a connection, a payload or anything else that keeps things alive: it can be
+stored, compared and sent away.
+
+`at` is seconds on Trio's clock (``trio.current_time()``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from ._addresses import Address
+
+__all__ = [
+    "AcceptBackoffEnded",
+    "AcceptBackoffStarted",
+    "AcceptErrorIgnored",
+    "CallbackFailed",
+    "ConnectionAccepted",
+    "ConnectionDropped",
+    "ConnectionEnded",
+    "DrainFinished",
+    "DrainStarted",
+    "HandlerFailed",
+    "HandshakeFailed",
+    "ListenerFailed",
+    "PeerLeft",
+    "Record",
+]
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """Something that happened to a listening socket or to what came through it."""
+
+    at: float
+    """When, in seconds on Trio's clock."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionAccepted(Record):
+    """The transport handed over a connection; where it goes is not said yet."""
+
+    remote_address: Address
+    """The peer, as accept gave it."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionDropped(Record):
+    """An accepted connection was closed without being delivered to anybody."""
+
+    remote_address: Address
+    """The peer."""
+    reason: str
+    """A slug, as in ``statistics().dropped``: ``refused``, ``not-accepted``, …"""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionEnded(Record):
+    """A delivered connection was closed on our side."""
+
+    remote_address: Address
+    """The peer."""
+
+
+@attrs.frozen(kw_only=True)
+class AcceptErrorIgnored(Record):
+    """Accepting one connection failed by its peer's or the network's fault; we went on."""
+
+    errno_name: str
+    """Such as ``ECONNABORTED``; accept(2) says what each means."""
+
+
+@attrs.frozen(kw_only=True)
+class AcceptBackoffStarted(Record):
+    """The machine is out of descriptors or memory. Peers wait in the kernel's backlog meanwhile.
+
+    Told once, when it starts, however often accepting is tried in vain. What to do:
+    raise the limit (``ulimit -n``), or limit what is open at once (``max_connections``).
+    """
+
+    errno_name: str
+    """``EMFILE`` (this process), ``ENFILE`` (the machine), ``ENOMEM`` or ``ENOBUFS``."""
+    policy: str
+    """``backoff`` or ``shed``."""
+
+
+@attrs.frozen(kw_only=True)
+class AcceptBackoffEnded(Record):
+    """Accepting works again."""
+
+    seconds: float
+    """How long it did not, in seconds."""
+    attempts: int
+    """How often accepting was tried in vain."""
+    shed: int
+    """How many peers were reset meanwhile, under the policy ``shed``."""
+
+
+@attrs.frozen(kw_only=True)
+class ListenerFailed(Record):
+    """The listening socket itself has failed and takes no more connections."""
+
+    error: BaseException
+    """What the operating system said."""
+
+
+@attrs.frozen(kw_only=True)
+class CallbackFailed(Record):
+    """A callback raised, or returned what means nothing. What it concerned was ended."""
+
+    callback: str
+    """``accept``, ``receive``, ``disconnect``, ``send_backlog``, ``drain`` or ``on_completion``."""
+    error: BaseException
+    """What it raised, or a `TypeError` or `ValueError` that names what it returned."""
+    remote_address: Address | None
+    """The peer of the connection that was reset for it; None if it concerned none."""
+
+
+@attrs.frozen(kw_only=True)
+class HandlerFailed(Record):
+    """A handler crashed. Its connection was reset; nothing else noticed."""
+
+    error: BaseException
+    """What it raised, without the parts that are no crash."""
+    remote_address: Address
+    """The peer whose connection was reset."""
+
+
+@attrs.frozen(kw_only=True)
+class PeerLeft(Record):
+    """A handler ended because its own peer went away: no crash."""
+
+    remote_address: Address
+    """The peer."""
+
+
+@attrs.frozen(kw_only=True)
+class HandshakeFailed(Record):
+    """A TLS handshake did not succeed; no handler was started."""
+
+    remote_address: Address
+    """The peer."""
+    reason: str
+    """``timeout``, ``peer-left`` or ``protocol``."""
+    error: BaseException | None
+    """What the handshake raised; None when it ran out of time."""
+
+
+@attrs.frozen(kw_only=True)
+class DrainStarted(Record):
+    """The server closed its listening socket and told its connections to finish."""
+
+    open_connections: int
+    """How many were open."""
+    grace: float
+    """How many seconds they were given."""
+
+
+@attrs.frozen(kw_only=True)
+class DrainFinished(Record):
+    """No connection of the server is left."""
+
+    finished: int
+    """How many ended by themselves."""
+    reset: int
+    """How many were still open when the grace ran out."""

@@ -1,0 +1,644 @@
+"""Servers: a task per connection (`serve`), or callbacks (`serve_events`).
+
+A server is a listening socket whose accept event starts a handler, and the care around
+it: one connection's trouble stays its own, no more are open at once than there are
+permits, TLS is shaken hands over under a deadline, and ending is orderly.
+
+Two nurseries, handlers outside and the listening block inside: closing the listening
+socket can't touch a handler, and cancelling the handlers can't touch who drains.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import ssl
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
+
+import trio
+
+from . import _records as records
+from ._block import unwrapped
+from ._connection import Connection
+from ._dispatch import ListenDispatch
+from ._errors import (
+    ConnectionBrokenError,
+    InvalidDeviceStateError,
+    InvalidParameterError,
+    SocketBusyError,
+)
+from ._listening import ListeningSocket, open_listening_socket
+from ._statistics import DrainReport, ServerStatistics
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from typing_extensions import Unpack
+
+    from ._addresses import Address
+    from ._block import Block
+    from ._listening import ListeningOptions
+
+    PlainHandler = Callable[[Connection], Awaitable[object]]
+    TLSHandler = Callable[[trio.SSLStream[Connection]], Awaitable[object]]
+
+__all__ = ["Server", "open_server", "serve", "serve_events"]
+
+DEFAULT_GRACE: Final = 30.0
+"""Seconds that open connections are given to finish when a server drains."""
+
+DEFAULT_HANDSHAKE_TIMEOUT: Final = 30.0
+"""Seconds for a TLS handshake: anyio's; hypercorn and asyncio give 60, Ranch 5."""
+
+CLOSE_NOTIFY_TIMEOUT: Final = 5.0
+"""Seconds for saying good-bye over TLS, after the handler has returned."""
+
+LINGER_TIMEOUT: Final = 2.0
+"""Seconds for the peer to read our last answer, if it sent more than the handler read.
+Half of nginx's ``lingering_timeout``: a handler's slot is held meanwhile."""
+
+OnHandlerError = Literal["report", "raise"]
+
+
+class Server:
+    """A running server, made by `open_server`, `serve` and `serve_events`."""
+
+    def __init__(
+        self,
+        *,
+        handler: Callable[[Any], Awaitable[object]] | None,
+        ssl_context: ssl.SSLContext | None,
+        handshake_timeout: float,
+        max_connections: float,
+        grace: float,
+        on_handler_error: OnHandlerError,
+    ) -> None:
+        """Made by `open_server`, never by you."""
+        self.listening: ListeningSocket
+        """The listening socket: pause it, refuse with it, look at its statistics."""
+        self._handler = handler
+        self._ssl_context = ssl_context
+        self._handshake_timeout = handshake_timeout
+        self._max_connections = max_connections
+        self._grace = grace
+        self._raise_errors = on_handler_error == "raise"
+        self._task_name = f"trio_wsk: {_name_of(handler)}"
+        self._handlers: trio.Nursery
+        self._block: Block
+        self._open = 0
+        self._open_most = 0
+        self._served = 0
+        self._handler_failures = 0
+        self._peers_left = 0
+        self._handshake_failures: Counter[str] = Counter()
+        self._draining = False
+        self._none_open: trio.Event | None = None
+        self._over = trio.Event()
+
+    def __repr__(self) -> str:
+        where = ", ".join(str(address) for address in self.local_addresses)
+        return f"<Server on {where}, {self._open} open connections>"
+
+    @property
+    def local_addresses(self) -> list[Address]:
+        """Where it listens; with the port that the kernel chose, if it was asked to."""
+        return self.listening.local_addresses
+
+    def statistics(self) -> ServerStatistics:
+        """Return what was counted since the server was opened, and what is true now."""
+        return ServerStatistics(
+            listening=self.listening.statistics(),
+            open_connections=self._open,
+            open_most=self._open_most,
+            served=self._served,
+            handler_failures=self._handler_failures,
+            peers_left=self._peers_left,
+            handshake_failures=MappingProxyType(dict(self._handshake_failures)),
+        )
+
+    # --- Ending ------------------------------------------------------------------------
+
+    async def drain(self, *, grace: float | None = None) -> DrainReport:
+        """Stop admitting, let open connections finish, then reset the rest.
+
+        What the kernel has accepted already is still taken; then the listening socket is
+        closed, so that new peers are refused by the kernel. Every connection is told:
+        ``connection.draining`` is set, and ``ListenDispatch.drain`` called for those that
+        are event-driven. When the grace has run out, the handlers that are left are
+        cancelled and the connections reset. Then `serve` returns.
+
+        Args:
+          grace: Seconds on Trio's clock that open connections are given; by default what
+            the server was opened with. ``0`` resets them at once; ``math.inf`` waits for
+            as long as they take.
+
+        Returns:
+          How many connections finished and how many were reset; they add up to
+          ``statistics().open_connections`` at the call, and what was taken since.
+
+        Raises:
+          SocketBusyError: another task is draining this server, or has. (Yours.)
+          InvalidParameterError: a grace below zero.
+
+        Always a checkpoint. If cancelled, what is still open is reset.
+        """
+        grace = self._grace if grace is None else _checked_seconds("grace", grace)
+        if self._draining:
+            raise SocketBusyError("drain() while another task drains this server; once is enough")
+        self._draining = True
+        try:
+            return await self._drain(grace)
+        finally:
+            self.abort()
+
+    async def _drain(self, grace: float) -> DrainReport:
+        self._block.post(self.listening._take_backlog)
+        await self._block.settle()
+        await self.listening.aclose()
+        were_open = self._open
+        self._block.tell(records.DrainStarted, open_connections=were_open, grace=grace)
+        self._block.draining.set()
+        self._tell_event_driven()
+        with trio.move_on_after(grace):
+            await self._wait_none_open()
+        left = self._open
+        self._reset_all()
+        await self._wait_none_open()
+        report = DrainReport(finished=were_open - left, reset=left)
+        self._block.tell(records.DrainFinished, finished=report.finished, reset=report.reset)
+        return report
+
+    def _tell_event_driven(self) -> None:
+        callback = self.listening._dispatch.drain
+        if callback is not None:
+            for connection in list(self._block.event_driven):
+                self._block.post(functools.partial(connection._event_side().tell_drain, callback))
+
+    async def _finish(self) -> None:
+        """Drain, or wait until whoever drains already has."""
+        if self._draining:
+            await self._over.wait()
+        else:
+            await self.drain()
+
+    def abort(self) -> None:
+        """End at once: close the listening socket, cancel handlers, reset connections.
+
+        Returns before the handlers have ended; leaving the server's block, or the return
+        of `serve`, waits for them. Idempotent.
+        """
+        self.listening._close()
+        self._reset_all()
+        self._over.set()
+
+    def _reset_all(self) -> None:
+        self._handlers.cancel_scope.cancel()
+        for connection in list(self._block.event_driven):
+            connection.abort()
+
+    async def _wait_none_open(self) -> None:
+        while self._open:
+            if self._none_open is None:
+                self._none_open = trio.Event()
+            await self._none_open.wait()
+
+    # --- Connections -------------------------------------------------------------------
+
+    def _start(self, listening: ListeningSocket, handlers: trio.Nursery) -> None:
+        self.listening = listening
+        self._block = listening._block
+        self._handlers = handlers
+        admit = self._admit_event_driven if self._handler is None else self._admit_to_handler
+        listening._serve(admit, self._max_connections)
+
+    def _opened(self) -> None:
+        self._open += 1
+        if self._open > self._open_most:
+            self._open_most = self._open
+
+    def _ended(self) -> None:
+        self._open -= 1
+        self._served += 1
+        if not self._open and self._none_open is not None:
+            self._none_open.set()
+            self._none_open = None
+        self.listening._return_permit()
+
+    def _admit_event_driven(self, connection: Connection) -> bool:
+        connection._on_end = self._event_driven_ended
+        self._opened()
+        return False
+
+    def _event_driven_ended(self, connection: Connection) -> None:
+        if self._block.observers.of(records.ConnectionEnded):
+            self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
+        self._ended()
+
+    def _admit_to_handler(self, connection: Connection) -> bool:
+        self._opened()
+        try:
+            self._handlers.start_soon(self._handle, connection, name=self._task_name)
+        except RuntimeError:  # a handler's error is ending the server at this moment
+            connection.abort()
+            self._ended()
+        return True
+
+    async def _handle(self, connection: Connection) -> None:
+        """One connection's task: its handler, and whatever comes of it."""
+        try:
+            connection._linger = LINGER_TIMEOUT
+            if self._ssl_context is None:
+                assert self._handler is not None
+                await self._handler(connection)
+            else:
+                await self._handle_tls(connection, self._ssl_context)
+            if not connection._close_unless_unread():
+                await connection.aclose()
+        except BaseException as error:
+            connection.abort()
+            self._handler_raised(connection, error)
+        finally:
+            connection.abort()
+            if self._block.observers.of(records.ConnectionEnded):
+                self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
+            self._ended()
+
+    async def _handle_tls(self, connection: Connection, context: ssl.SSLContext) -> None:
+        assert self._handler is not None
+        stream = trio.SSLStream(connection, context, server_side=True)
+        if await self._shake_hands(stream):
+            await self._handler(stream)
+            with trio.move_on_after(CLOSE_NOTIFY_TIMEOUT):
+                await stream.aclose()
+
+    async def _shake_hands(self, stream: trio.SSLStream[Connection]) -> bool:
+        """Do the TLS handshake; its failure is a count, not a crash."""
+        error: Exception | None = None
+        with trio.move_on_after(self._handshake_timeout):
+            try:
+                await stream.do_handshake()
+            except trio.BrokenResourceError as broken:
+                error = broken
+            else:
+                return True
+        reason = _why_no_handshake(stream.transport_stream, error)
+        self._handshake_failures[reason] += 1
+        self._block.tell(
+            records.HandshakeFailed,
+            remote_address=stream.transport_stream.remote_address,
+            reason=reason,
+            error=error,
+        )
+        return False
+
+    def _handler_raised(self, connection: Connection, error: BaseException) -> None:
+        """Report what is a crash, forget what is only the peer's going, and raise the rest."""
+        crash, rest = _split(connection, error)
+        if crash is None and rest is None:
+            self._peers_left += 1
+            self._block.tell(records.PeerLeft, remote_address=connection.remote_address)
+        if crash is not None:
+            self._handler_failures += 1
+            self._block.tell(
+                records.HandlerFailed, error=crash, remote_address=connection.remote_address
+            )
+            if self._raise_errors:
+                raise error
+        if rest is not None:
+            raise rest
+
+
+def _split(
+    connection: Connection, error: BaseException
+) -> tuple[BaseException | None, BaseException | None]:
+    """Part what a handler raised into its crash and what has to go on.
+
+    Cancellation, Ctrl-C and their like go on. That this connection's peer has gone is
+    neither, also inside a group.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        if not isinstance(error, Exception):
+            return None, error
+        return (None if _is_peer_gone(connection, error) else error), None
+    crash, rest = error.split(Exception)
+    if crash is not None:
+        _, crash = crash.split(
+            lambda each: not isinstance(each, BaseExceptionGroup)
+            and _is_peer_gone(connection, each)
+        )
+    return crash, rest
+
+
+def _is_peer_gone(connection: Connection, error: BaseException) -> bool:
+    """Whether an error says that this connection's own peer went away.
+
+    A layer above (TLS, a protocol library) says so in its own words, raised from ours.
+    """
+    if not isinstance(error, (trio.BrokenResourceError, OSError)):
+        return False
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionBrokenError) and cause.connection is connection:
+            return True
+        if _is_ragged_end(cause):
+            return connection._peer_ended
+        cause = cause.__cause__
+    return False
+
+
+def _is_ragged_end(error: BaseException) -> bool:
+    """Whether TLS may be complaining that the connection ended without a close_notify."""
+    return isinstance(error, ssl.SSLError)
+
+
+def _why_no_handshake(connection: Connection, error: Exception | None) -> str:
+    if error is None:
+        return "timeout"
+    return "peer-left" if _is_peer_gone(connection, error) else "protocol"
+
+
+def _name_of(handler: object) -> str:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return getattr(handler, "__qualname__", repr(handler))
+
+
+def _checked_seconds(name: str, seconds: float) -> float:
+    if not seconds >= 0:  # NaN neither
+        raise InvalidParameterError(f"{name} is a time in seconds, 0 or more, not {seconds!r}")
+    return seconds
+
+
+def _checked_server(
+    handler: Callable[[Any], Awaitable[object]] | None,
+    *,
+    max_connections: int | None,
+    ssl_context: ssl.SSLContext | None,
+    handshake_timeout: float,
+    grace: float,
+    on_handler_error: OnHandlerError,
+) -> Server:
+    """Make a server, or say which argument is wrong."""
+    if handler is not None and not callable(handler):
+        raise InvalidParameterError(
+            f"the handler is an async function that takes a connection, not {handler!r}"
+        )
+    if max_connections is not None and (
+        not isinstance(max_connections, int) or max_connections < 1
+    ):
+        raise InvalidParameterError(
+            f"max_connections is a count, 1 or more, or None for no limit, not {max_connections!r}"
+        )
+    if on_handler_error not in ("report", "raise"):
+        raise InvalidParameterError(
+            f"on_handler_error is 'report' or 'raise', not {on_handler_error!r}"
+        )
+    return Server(
+        handler=handler,
+        ssl_context=ssl_context,
+        handshake_timeout=_checked_seconds("handshake_timeout", handshake_timeout),
+        max_connections=math.inf if max_connections is None else max_connections,
+        grace=_checked_seconds("grace", grace),
+        on_handler_error=on_handler_error,
+    )
+
+
+@asynccontextmanager
+async def _run(
+    server: Server,
+    port: int | None,
+    dispatch: ListenDispatch | None,
+    options: ListeningOptions,
+) -> AsyncIterator[Server]:
+    """Run a server for as long as the block lasts; leaving it normally drains."""
+    if server._max_connections is not math.inf:
+        # What is read ahead of a permit would be a connection beyond the limit.
+        options = {**options, "max_parked": 0}
+    lone: BaseException
+    try:
+        async with (
+            trio.open_nursery() as outer,
+            open_listening_socket(port, dispatch=dispatch, **options) as listening,
+        ):
+            handlers = await outer.start(_hold_nursery)
+            server._start(listening, handlers)
+            try:
+                yield server
+                if not server._over.is_set():
+                    await server._finish()
+            finally:
+                server.abort()
+        return
+    except BaseExceptionGroup as group:
+        lone = unwrapped(group)
+    raise lone
+
+
+async def _hold_nursery(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """Keep a nursery open for handlers, with a cancel scope of their own."""
+    async with trio.open_nursery() as handlers:
+        task_status.started(handlers)
+        await trio.sleep_forever()
+
+
+@overload
+def open_server(
+    handler: PlainHandler,
+    port: int | None = None,
+    *,
+    ssl_context: None = None,
+    handshake_timeout: float = ...,
+    max_connections: int | None = ...,
+    grace: float = ...,
+    on_handler_error: OnHandlerError = ...,
+    **options: Unpack[ListeningOptions],
+) -> AbstractAsyncContextManager[Server]: ...
+
+
+@overload
+def open_server(
+    handler: TLSHandler,
+    port: int | None = None,
+    *,
+    ssl_context: ssl.SSLContext,
+    handshake_timeout: float = ...,
+    max_connections: int | None = ...,
+    grace: float = ...,
+    on_handler_error: OnHandlerError = ...,
+    **options: Unpack[ListeningOptions],
+) -> AbstractAsyncContextManager[Server]: ...
+
+
+def open_server(
+    handler: Callable[[Any], Awaitable[object]],
+    port: int | None = None,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+    max_connections: int | None = None,
+    grace: float = DEFAULT_GRACE,
+    on_handler_error: OnHandlerError = "report",
+    **options: Unpack[ListeningOptions],
+) -> AbstractAsyncContextManager[Server]:
+    """Serve for as long as the block lasts, a task per connection.
+
+    Leaving the block normally drains the server with its ``grace``; leaving it by an
+    exception, or cancelled, aborts it. Otherwise as `serve`, which takes the same arguments.
+
+    Returns:
+      An async context manager that gives the `Server`.
+    """
+    server = _checked_server(
+        handler,
+        max_connections=max_connections,
+        ssl_context=ssl_context,
+        handshake_timeout=handshake_timeout,
+        grace=grace,
+        on_handler_error=on_handler_error,
+    )
+    return _run(server, port, None, options)
+
+
+@overload
+async def serve(
+    handler: PlainHandler,
+    port: int | None = None,
+    *,
+    ssl_context: None = None,
+    handshake_timeout: float = ...,
+    max_connections: int | None = ...,
+    grace: float = ...,
+    on_handler_error: OnHandlerError = ...,
+    task_status: trio.TaskStatus[Server] = ...,
+    **options: Unpack[ListeningOptions],
+) -> None: ...
+
+
+@overload
+async def serve(
+    handler: TLSHandler,
+    port: int | None = None,
+    *,
+    ssl_context: ssl.SSLContext,
+    handshake_timeout: float = ...,
+    max_connections: int | None = ...,
+    grace: float = ...,
+    on_handler_error: OnHandlerError = ...,
+    task_status: trio.TaskStatus[Server] = ...,
+    **options: Unpack[ListeningOptions],
+) -> None: ...
+
+
+async def serve(
+    handler: Callable[[Any], Awaitable[object]],
+    port: int | None = None,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+    max_connections: int | None = None,
+    grace: float = DEFAULT_GRACE,
+    on_handler_error: OnHandlerError = "report",
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[ListeningOptions],
+) -> None:
+    """Listen, and run ``handler(connection)`` in a task of its own for each connection.
+
+    Args:
+      handler: An async function. It is given a `Connection`, or with ``ssl_context`` a
+        ``trio.SSLStream`` over one that has shaken hands.
+      port: As for `open_listening_socket`, and so are all ``options`` (``host``, ``path``,
+        ``sockets``, ``backlog``, ``observers``, …).
+      ssl_context: Speak TLS. The handshake is done before the handler is started; its
+        failure is a count in ``statistics()``, not a crash.
+      handshake_timeout: Seconds on Trio's clock for that.
+      max_connections: How many connections may be open at once. The permit is taken before
+        accept and given back when the handler has ended; further peers wait in the
+        kernel's backlog.
+      grace: Seconds that a drain gives open connections, unless it says otherwise.
+      on_handler_error: A handler that crashes ends its own connection, with a reset, and
+        is reported to the observers. With ``"raise"`` the server then ends with its
+        exception, as a nursery would.
+      task_status: For ``nursery.start(trio_wsk.serve, ...)``, which returns the `Server`
+        when it listens.
+
+    Returns when the server has been drained or aborted; cancelling it aborts.
+
+    Raises:
+      InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
+
+    Resource handling: when the handler returns, its connection is closed. Input that it
+    left unread doesn't cost the peer the answer: then the connection lingers, FIN first,
+    until the peer has finished or a short time has passed.
+
+    Error handling: that a connection's own peer goes away is no crash, also inside an
+    exception group. Cancellation, `KeyboardInterrupt` and `SystemExit` go on.
+    """
+    server = _checked_server(
+        handler,
+        max_connections=max_connections,
+        ssl_context=ssl_context,
+        handshake_timeout=handshake_timeout,
+        grace=grace,
+        on_handler_error=on_handler_error,
+    )
+    await _serve_until_over(server, port, None, options, task_status)
+
+
+async def serve_events(
+    dispatch: ListenDispatch,
+    port: int | None = None,
+    *,
+    max_connections: int | None = None,
+    grace: float = DEFAULT_GRACE,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[ListeningOptions],
+) -> None:
+    """Listen, and have callbacks called: no task per connection.
+
+    All events are enabled: ``dispatch.accept`` is called for each connection, and the
+    callbacks of the `ConnectionDispatch` that it returns for what happens on it.
+
+    Args:
+      dispatch: The callbacks. ``accept`` is needed; ``drain`` is called for each connection
+        when the server drains.
+      port, max_connections, grace, task_status, options: as for `serve`. A permit is given
+        back when its connection has been closed.
+
+    Returns when the server has been drained or aborted; cancelling it aborts.
+
+    Raises:
+      InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
+    """
+    if not isinstance(dispatch, ListenDispatch) or dispatch.accept is None:
+        raise InvalidParameterError(
+            f"serve_events takes ListenDispatch(accept=...) with an accept callback, not {dispatch!r}"
+        )
+    server = _checked_server(
+        None,
+        max_connections=max_connections,
+        ssl_context=None,
+        handshake_timeout=DEFAULT_HANDSHAKE_TIMEOUT,
+        grace=grace,
+        on_handler_error="report",
+    )
+    await _serve_until_over(server, port, dispatch, options, task_status)
+
+
+async def _serve_until_over(
+    server: Server,
+    port: int | None,
+    dispatch: ListenDispatch | None,
+    options: ListeningOptions,
+    task_status: trio.TaskStatus[Server],
+) -> None:
+    async with _run(server, port, dispatch, options):
+        task_status.started(server)
+        await server._over.wait()

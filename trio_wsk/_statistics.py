@@ -1,0 +1,131 @@
+"""Counters of a listening socket, and the frozen picture that `statistics()` gives of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DrainReport", "ListeningCounters", "ListeningStatistics", "ServerStatistics"]
+
+
+@attrs.frozen(kw_only=True)
+class ListeningStatistics:
+    """What a listening socket has counted since it was opened.
+
+    Every connection that the transport handed over is in exactly one place:
+    ``accepted == sum(delivered.values()) + parked + sum(dropped.values())``.
+    """
+
+    accepted: int
+    """Connections that the transport has handed over."""
+    delivered: Mapping[str, int]
+    """Of these, delivered by way: ``accept`` (awaited or queued) and ``event``."""
+    parked: int
+    """Of these, waiting now for somebody to take them."""
+    parked_most: int
+    """The most that were parked at once."""
+    dropped: Mapping[str, int]
+    """Of these, closed without being delivered, by reason.
+
+    ``refused`` (by `ListeningSocket.refuse`), ``not-accepted`` (by the accept callback),
+    ``accept-failed`` (it raised), ``reset-while-parked`` (the peer left), ``closed`` (parked
+    when the listening socket closed).
+    """
+    queued_accepts: int
+    """Accepts that wait now for a connection."""
+    accept_errors: Mapping[str, int]
+    """Failed calls of accept by errno name, such as ``ECONNABORTED`` or ``EMFILE``."""
+    accept_backoffs: int
+    """How often the machine ran out of descriptors or memory."""
+    shed: int
+    """Peers that were reset before they were accepted, for want of a descriptor."""
+    backlog: int | None
+    """Connections that wait now in the kernel for accept; None where it can't tell (Linux can)."""
+    backlog_limit: int | None
+    """How many may wait there."""
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatistics:
+    """What a server has counted since it was opened."""
+
+    listening: ListeningStatistics
+    """The counts of its listening socket."""
+    open_connections: int
+    """Connections that are open now: their handler runs, or they are event-driven."""
+    open_most: int
+    """The most that were open at once."""
+    served: int
+    """Connections that were open, and have ended."""
+    handler_failures: int
+    """Of these, ended because their handler crashed."""
+    peers_left: int
+    """Of these, ended because the peer went away and their handler let the error through."""
+    handshake_failures: Mapping[str, int]
+    """Of these, ended before their handler was started, by reason.
+
+    ``timeout``, ``peer-left`` or ``protocol``.
+    """
+
+
+@attrs.frozen(kw_only=True)
+class DrainReport:
+    """How the connections ended that were open when a drain began."""
+
+    finished: int
+    """By themselves, within the grace."""
+    reset: int
+    """By us, when the grace had run out."""
+
+
+class ListeningCounters:
+    """The running counts. Plain integers, always on."""
+
+    __slots__ = (
+        "accept_backoffs",
+        "accept_errors",
+        "accepted",
+        "dropped",
+        "shed",
+        "to_accept",
+        "to_event",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.to_accept = 0
+        self.to_event = 0
+        self.dropped: Counter[str] = Counter()
+        self.accept_errors: Counter[str] = Counter()
+        self.accept_backoffs = 0
+        self.shed = 0
+
+    def picture(
+        self,
+        *,
+        parked: int,
+        parked_most: int,
+        queued_accepts: int,
+        queue_depth: tuple[int, int] | None,
+    ) -> ListeningStatistics:
+        """Freeze the counts, together with what is true now."""
+        backlog, backlog_limit = (None, None) if queue_depth is None else queue_depth
+        return ListeningStatistics(
+            accepted=self.accepted,
+            delivered=MappingProxyType({"accept": self.to_accept, "event": self.to_event}),
+            parked=parked,
+            parked_most=parked_most,
+            dropped=MappingProxyType(dict(self.dropped)),
+            queued_accepts=queued_accepts,
+            accept_errors=MappingProxyType(dict(self.accept_errors)),
+            accept_backoffs=self.accept_backoffs,
+            shed=self.shed,
+            backlog=backlog,
+            backlog_limit=backlog_limit,
+        )

@@ -1,0 +1,156 @@
+"""Observers: who is told what happened.
+
+An observer is called with a frozen record. Nothing in this package logs by itself: the
+log line is one observer, `LoggingObserver`, and it is there by default for what an
+operator must see.
+
+An observer that needs only some kinds of record says so in its attribute ``records``;
+records that nobody observes are never made.
+
+Source: the "telemetry as contract" of Ranch and Thousand Island; RFC 5424 has the levels.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+from . import _records as records
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from ._records import Record
+
+__all__ = ["LoggingObserver", "Observer", "Observers"]
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Anything that can be called with a record: a function will do.
+
+    It runs where the thing happened, so it must be quick, must not wait and must not call
+    back into the listening socket. What it raises is logged, and it is not called again.
+    If it has an attribute ``records`` (a collection of record classes), it is told of
+    those alone.
+    """
+
+    def __call__(self, record: Record, /) -> object:
+        """Take note of the record."""
+
+
+class Observers:
+    """The observers of one listening block, sorted by what they want to know."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = list(observers)
+        self._by_kind: dict[type[Record], tuple[Observer, ...]] = {}
+
+    def of(self, kind: type[Record]) -> tuple[Observer, ...]:
+        """Return who wants records of this kind: empty means, don't make one."""
+        found = self._by_kind.get(kind)
+        if found is None:
+            found = tuple(each for each in self._observers if _wants(each, kind))
+            self._by_kind[kind] = found
+        return found
+
+    def tell(self, record: Record) -> None:
+        """Hand a record to everybody who wants its kind."""
+        for observer in self.of(type(record)):
+            try:
+                observer(record)
+            except Exception:
+                _log.exception("the observer %r failed and is not called again", observer)
+                self._observers.remove(observer)
+                self._by_kind.clear()
+
+
+def _wants(observer: Observer, kind: type[Record]) -> bool:
+    wanted: Collection[type[Record]] | None = getattr(observer, "records", None)
+    return wanted is None or kind in wanted
+
+
+_log = logging.getLogger("trio_wsk")
+
+REPEAT_SECONDS: Final = 5.0
+"""How long an equal line is held back. Short enough to see that it goes on, long
+enough that a flood of the same trouble doesn't fill a disk."""
+
+
+class LoggingObserver:
+    """Writes what an operator must see to `logging`, and no flood of it.
+
+    Lines of one kind come at most once in `repeat_seconds`; the next one says how many
+    were held back. Everything else that happens is in ``statistics()``.
+
+    Args:
+      logger: Where to; the logger ``trio_wsk`` by default.
+      repeat_seconds: Seconds on Trio's clock.
+    """
+
+    records: Final = frozenset(
+        {
+            records.AcceptBackoffEnded,
+            records.AcceptBackoffStarted,
+            records.CallbackFailed,
+            records.HandlerFailed,
+            records.ListenerFailed,
+        }
+    )
+
+    def __init__(
+        self, logger: logging.Logger | None = None, *, repeat_seconds: float = REPEAT_SECONDS
+    ) -> None:
+        self._logger = _log if logger is None else logger
+        self._repeat_seconds = repeat_seconds
+        self._last: dict[object, float] = {}
+        self._held_back: dict[object, int] = {}
+
+    def __call__(self, record: Record) -> None:
+        """Write the record as one line, if its kind has not just been written."""
+        level, text, error = _line(record)
+        kind = (type(record), type(error))
+        last = self._last.get(kind)
+        if last is not None and record.at - last < self._repeat_seconds:
+            self._held_back[kind] = self._held_back.get(kind, 0) + 1
+            return
+        self._last[kind] = record.at
+        held_back = self._held_back.pop(kind, 0)
+        if held_back:
+            text += f" (and {held_back} more of this kind since the last such line)"
+        self._logger.log(level, "%s", text, exc_info=error)
+
+
+def _line(record: Record) -> tuple[int, str, BaseException | None]:
+    """Decide how a record reads: level, text, and the exception whose traceback belongs to it."""
+    if isinstance(record, records.AcceptBackoffStarted):
+        return (
+            logging.WARNING,
+            f"accepting failed with {record.errno_name}; {_BACKOFF_POLICIES[record.policy]}",
+            None,
+        )
+    if isinstance(record, records.AcceptBackoffEnded):
+        shed = f", {record.shed} peers were reset" if record.shed else ""
+        return (
+            logging.WARNING,
+            f"accepting works again after {record.seconds:.1f} s and {record.attempts} attempts{shed}",
+            None,
+        )
+    if isinstance(record, records.HandlerFailed):
+        return (
+            logging.ERROR,
+            f"the handler of {record.remote_address} failed; its connection was reset",
+            record.error,
+        )
+    if isinstance(record, records.CallbackFailed):
+        whose = f" of {record.remote_address}" if record.remote_address is not None else ""
+        return logging.ERROR, f"the {record.callback} callback{whose} failed", record.error
+    if isinstance(record, records.ListenerFailed):
+        return logging.ERROR, "the listening socket failed and is closed", record.error
+    return logging.INFO, str(record), None
+
+
+_BACKOFF_POLICIES: Final = {
+    "backoff": "peers wait in the backlog until there are descriptors again",
+    "shed": "peers are reset until there are descriptors again",
+}

@@ -1,0 +1,95 @@
+"""What the three ways to come by listening sockets have in common.
+
+A *place* is where to listen: a TCP port, a Unix path, or sockets that exist. It makes the
+sockets, sets them listening and takes back what it left in the world. It accepts nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final, TypeGuard
+
+from trio_wsk._errors import InvalidParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from trio_wsk._addresses import Address
+
+__all__ = ["DEFAULT_BACKLOG", "Bound", "Place", "checked_backlog", "close_all", "whole_number"]
+
+DEFAULT_BACKLOG: Final = 0xFFFF
+"""As long as can be: the kernel cuts it down to its own limit (``net.core.somaxconn``).
+
+A short queue breaks healthy servers in a burst. A long one gives up no back-pressure that a
+short one had: to the peer, "connected and not served" and "not connected" look alike. More
+than 16 bits wrap around on some systems (golang/go #5030). Trio argues the same way.
+"""
+
+
+class Bound:
+    """One bound socket, with what accepting from it has to know."""
+
+    __slots__ = ("address", "family", "kind", "proto", "socket", "tuned")
+
+    def __init__(self, sock: socket.socket, address: Address, *, tuned: bool) -> None:
+        self.socket = sock
+        self.address = address
+        """Where it is bound; for a Unix socket that is where its peers find it."""
+        # Plain integers: reading the properties of `socket.socket` makes an enum each time.
+        self.family = int(sock.family)
+        self.kind = int(sock.type)
+        self.proto = sock.proto
+        self.tuned = tuned
+        """Whether the connections accepted from it need no `tune`."""
+
+
+class Place(ABC):
+    """Where to listen."""
+
+    @abstractmethod
+    async def bind(self) -> Sequence[Bound]:
+        """Make the sockets, non-blocking and bound. Always a checkpoint.
+
+        Raises:
+          BindError: an address can't be had; nothing is left behind.
+        """
+
+    @abstractmethod
+    def listen(self) -> None:
+        """Set the sockets listening.
+
+        Raises:
+          BindError: somebody else was faster.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the sockets, bound or not, and leave no trace. Never raises, idempotent."""
+
+
+def close_all(sockets: Iterable[socket.socket]) -> None:
+    """Close them, each of them."""
+    for sock in sockets:
+        try:
+            sock.close()
+        except OSError:
+            pass  # EBADF: somebody has closed the descriptor behind our back
+
+
+def checked_backlog(backlog: object) -> int:
+    """Return the backlog to ask the kernel for."""
+    if backlog is None:
+        return DEFAULT_BACKLOG
+    if not whole_number(backlog) or backlog < 0:
+        raise InvalidParameterError(
+            f"backlog={backlog!r} is no count of connections; write backlog=128, "
+            f"or leave it out for as many as the system allows"
+        )
+    return min(backlog, DEFAULT_BACKLOG)
+
+
+def whole_number(value: object) -> TypeGuard[int]:
+    """Whether it is an `int`, and not a `bool`, which is a mistake wherever a number is meant."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,58 @@
+"""What the kernel tells about a TCP socket, and only about one: ``struct tcp_info``.
+
+Linux only. The fields up to ``tcpi_snd_cwnd`` have stood where they are since Linux 2.6
+(``linux/tcp.h``); eight single octets come first, then 32-bit numbers.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import _socket
+
+__all__ = ["congestion_window", "queue_of"]
+
+_MSS: Final = 16
+_UNACKED: Final = 24
+_CWND: Final = 80
+_SIZE: Final = _CWND + 4
+_TWO_NUMBERS: Final = struct.Struct("=II")
+_NUMBER: Final = struct.Struct("=I")
+
+
+def queue_of(listening: _socket.socket) -> tuple[int, int] | None:
+    """Return how many connections wait for accept, and how many may; None if unknown.
+
+    For a listening socket the kernel has two fields tell something else than their names
+    say: ``tcpi_unacked`` is the length of the accept queue, ``tcpi_sacked`` its maximum
+    (``tcp_get_info``, net/ipv4/tcp.c).
+    """
+    info = _tcp_info(listening)
+    if info is None:
+        return None
+    waiting, maximum = _TWO_NUMBERS.unpack_from(info, _UNACKED)
+    return waiting, maximum
+
+
+def congestion_window(connection: _socket.socket) -> int | None:
+    """Return how many octets TCP would have in flight now; None if unknown."""
+    info = _tcp_info(connection)
+    if info is None:
+        return None
+    (segments,) = _NUMBER.unpack_from(info, _CWND)
+    (octets,) = _NUMBER.unpack_from(info, _MSS)
+    return int(segments * octets)
+
+
+def _tcp_info(sock: _socket.socket) -> bytes | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+    except OSError:  # a Unix socket (EOPNOTSUPP), or a closed one (EBADF)
+        return None
+    return info if len(info) == _SIZE else None

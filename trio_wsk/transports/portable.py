@@ -1,0 +1,308 @@
+"""Connection requests from listening sockets, by accept(2), on every system.
+
+The kernel has answered the handshake before we see anything: a request here is a
+connection that nobody has read from.
+
+Accepting is what a busy server does most, so `PortableTransport.next_request` is short. It
+takes from the listening sockets in turn, and asks each until the kernel says that it has no
+more (EAGAIN); only then is the socket waited for. So "ready" is a deque of sockets that may
+have something, every socket starts in it (an adopted one may have a queue already), and an
+edge puts it back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_wsk._errors import InvalidDeviceStateError, SocketClosedError
+from trio_wsk._readiness import READ, Watch
+from trio_wsk._transport import NoDescriptorsError, PeerFaultError, Transport
+
+from ._accept_errors import failure_of
+from ._accepted import PortableRequest
+from ._adopting import AdoptedPlace
+from ._binding import TcpPlace
+from ._spare import SpareDescriptor
+from ._tcp_info import queue_of
+from ._unix import UnixPlace
+
+if TYPE_CHECKING:
+    import os
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from trio_wsk._addresses import Address
+    from trio_wsk._readiness import Readiness
+
+    from ._places import Bound, Place
+
+__all__: list[str] = []  # PortableTransport's home is trio_wsk.transports
+
+
+class _Source:
+    """One listening socket, and whether it may have something."""
+
+    __slots__ = ("accept", "bound", "is_ready", "transport", "watch")
+
+    def __init__(self, transport: PortableTransport, bound: Bound) -> None:
+        self.transport = transport
+        self.bound = bound
+        # accept4 and nothing else: a descriptor and the peer's address. What accept() adds is a
+        # socket.socket, 2.6 µs, which nobody needs. All Pythons of today have it, PyPy too.
+        self.accept: Callable[[], tuple[int, Any]] = bound.socket._accept  # type: ignore[attr-defined] # typeshed has what is public
+        self.watch = Watch(bound.socket.fileno(), self)
+        self.is_ready = False
+
+    def on_edges(self, edges: int) -> None:  # noqa: ARG002 - errors show in accept, too
+        """Take note that there may be something."""
+        if not self.is_ready:
+            self.transport._has_become_ready(self)
+            self.transport.edge()
+
+
+class PortableTransport(Transport):
+    """TCP and Unix listening sockets, as every system has them.
+
+    Make one with `tcp`, `unix` or `adopt`. What can be known to be wrong without asking the
+    system is told there; the rest is told by ``bind`` and ``listen``, as `BindError`.
+
+    Its requests are accepted connections. ``silence()`` resets, since the handshake is over by
+    then.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._sources: list[_Source] = []
+        self._ready: deque[_Source] = deque()
+        self._readiness: Readiness
+        self._is_listening = False
+        self._is_closed = False
+        self._public: tuple[trio.socket.SocketType, ...] | None = None
+        self._spare = SpareDescriptor()
+        self._keeps_spare = False
+
+    @classmethod
+    def tcp(
+        cls,
+        port: int,
+        *,
+        host: str | Sequence[str] | None = None,
+        backlog: int | None = None,
+        reuse_port: bool = False,
+        socket_options: Sequence[tuple[int, int, int | bytes]] = (),
+    ) -> PortableTransport:
+        """Listen on a TCP port.
+
+        Args:
+          port: 0 takes any that is free, the same one on all addresses.
+          host: A name or an IP address, or several; a link-local address with its
+            interface, ``fe80::1%eth0``. None takes all addresses of this machine, IPv4 and
+            IPv6. If a name stands for both and the machine has only one of them, that
+            is enough.
+          backlog: How many connections may wait in the kernel; without it, as many as the
+            system allows.
+          reuse_port: Share the port with other processes that say so too (SO_REUSEPORT); the
+            kernel deals the connections out.
+          socket_options: What ``setsockopt()`` is to be called with before the socket is bound,
+            after our own options; those of IPPROTO_IPV6 on IPv6 sockets only.
+
+        Raises:
+          InvalidParameterError: An argument is wrong. (Yours.)
+        """
+        place = TcpPlace(
+            port, host, backlog=backlog, reuse_port=reuse_port, socket_options=socket_options
+        )
+        return cls(place)
+
+    @classmethod
+    def unix(
+        cls,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        *,
+        mode: int | None = None,
+        backlog: int | None = None,
+    ) -> PortableTransport:
+        r"""Listen on a Unix socket.
+
+        The path appears when the socket listens, and goes when it is closed, unless somebody
+        else has put theirs there. A socket that a crashed server has left is
+        replaced. One that somebody listens on is not, and no other file ever is.
+
+        Args:
+          path: The socket's file, or ``"\0name"`` in Linux's abstract namespace.
+          mode: The file's permissions, such as ``0o660``: who may write, may connect. Without
+            it, what the umask gives.
+          backlog: How many connections may wait in the kernel; without it, as many as the
+            system allows.
+
+        Raises:
+          InvalidParameterError: An argument is wrong, or the path too long. (Yours.)
+        """
+        return cls(UnixPlace(path, mode=mode, backlog=backlog))
+
+    @classmethod
+    def adopt(
+        cls,
+        sockets: Sequence[socket.socket | trio.socket.SocketType | int],
+        *,
+        backlog: int | None = None,
+    ) -> PortableTransport:
+        """Listen on sockets that exist, bound or listening already.
+
+        They are the transport's from here on, whatever happens: it closes them, at once if it
+        raises. A Trio socket is empty afterwards. Unix paths are not removed.
+
+        Args:
+          sockets: Sockets, Trio sockets, or numbers of descriptors, such as `listen_fds` gives.
+          backlog: How many connections may wait in the kernel, for those that don't
+            listen yet.
+
+        Raises:
+          InvalidParameterError: One is no bound stream socket; the message says which. (Yours.)
+        """
+        return cls(AdoptedPlace(sockets, backlog=backlog))
+
+    def __repr__(self) -> str:
+        addresses = ", ".join(str(address) for address in self.local_addresses)
+        return f"<PortableTransport on {addresses or 'nothing yet'}>"
+
+    async def bind(self) -> None:
+        """Take the addresses. No request appears yet.
+
+        Always a checkpoint. If it fails or is cancelled, the transport is closed.
+        """
+        if self._sources:
+            raise InvalidDeviceStateError("this transport is bound already")
+        self._check_open()
+        try:
+            bound = await self._place.bind()
+        except BaseException:
+            self.close()
+            raise
+        self._check_open()
+        self._sources = [_Source(self, each) for each in bound]
+
+    def listen(self, readiness: Readiness) -> None:
+        """From now on requests appear.
+
+        Raises:
+          BindError: Somebody else was faster, between bind and here.
+        """
+        self._check_open()
+        if self._is_listening or not self._sources:
+            raise InvalidDeviceStateError("a transport listens once, after it is bound")
+        self._is_listening = True
+        self._readiness = readiness
+        try:
+            self._place.listen()
+            for source in self._sources:
+                self._has_become_ready(source)
+                readiness.arm(source.watch, READ)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            self._place.close()  # it may have been closed while it was being bound
+            raise SocketClosedError("this transport is closed")
+
+    @property
+    def local_addresses(self) -> Sequence[Address]:
+        """The addresses that are bound."""
+        return [source.bound.address for source in self._sources]
+
+    def _has_become_ready(self, source: _Source) -> None:
+        source.is_ready = True
+        self._ready.append(source)
+
+    def next_request(self) -> PortableRequest | None:
+        """Accept a connection from the next socket that has one."""
+        ready = self._ready
+        while ready:
+            source = ready[0]
+            try:
+                fd, peer = source.accept()
+            except BlockingIOError:
+                ready.popleft()
+                source.is_ready = False
+                # For an edge-triggered readiness this is one comparison.
+                self._readiness.arm(source.watch, READ)
+            except OSError as error:
+                ready.rotate(-1)
+                failure = failure_of(error)
+                if failure is None:
+                    raise
+                raise failure from error
+            else:
+                ready.rotate(-1)
+                return PortableRequest(source.bound, fd, peer)
+        return None
+
+    def has_more(self) -> bool:
+        """Whether a socket has not said yet that it has no more."""
+        return bool(self._ready)
+
+    def keep_spare(self) -> bool:
+        """Set a descriptor aside for `shed`; False if there is none to be had."""
+        self._keeps_spare = True
+        return self._spare.keep()
+
+    def shed(self) -> bool:
+        """Reset the oldest waiting connection, in the room of the descriptor set aside.
+
+        Returns:
+          False if nothing could be shed: nobody waits, or there is no spare, because
+          `keep_spare` was not called or another thread has taken its place.
+        """
+        if not self._keeps_spare or not self._spare.keep():
+            return False
+        self._spare.give_up()
+        try:
+            request = self.next_request()
+            if request is not None:
+                request.reset()
+        except PeerFaultError:
+            return True  # it has left the queue by itself
+        except (NoDescriptorsError, OSError):
+            return False  # the next accept will say so, to whoever can do something about it
+        else:
+            return request is not None
+        finally:
+            self._spare.keep()
+
+    def queue_depth(self) -> tuple[int, int] | None:
+        """How many connections wait in the kernel, and how many may: Linux, TCP; else None."""
+        if not self._is_listening:
+            return None
+        depths = [queue_of(source.bound.socket) for source in self._sources]
+        known = [depth for depth in depths if depth is not None]
+        if not known or len(known) < len(depths):
+            return None
+        return sum(waiting for waiting, _ in known), sum(maximum for _, maximum in known)
+
+    def public_sockets(self) -> Sequence[trio.socket.SocketType]:
+        """The listening sockets, for those who look at them; they stay the transport's."""
+        if self._public is None:
+            self._public = tuple(
+                trio.socket.from_stdlib_socket(source.bound.socket) for source in self._sources
+            )
+        return self._public
+
+    def close(self) -> None:
+        """Stop listening; the kernel resets what it has queued. Never raises, idempotent."""
+        self._is_closed = True
+        self._ready.clear()
+        for source in self._sources:
+            source.watch.close()
+        # Somebody may wait on a public socket, which only Trio can tell that it is closed.
+        public, self._public = self._public, ()
+        for sock in public or ():
+            if sock.fileno() >= 0:
+                trio.lowlevel.notify_closing(sock)
+        self._place.close()
+        self._spare.give_up()
+        self._keeps_spare = False
