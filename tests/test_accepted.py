@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from trio_wsk._transport import Channel
+
     from .portable_peers import Owner
 
 
@@ -110,14 +112,21 @@ async def test_accepted_channel_is_non_blocking_and_not_for_children(owner: Owne
         channel.close()
 
 
+def fill(channel: Channel) -> None:
+    """Send until the kernel takes no more."""
+    try:
+        while True:
+            channel.send(bytes(1 << 20))
+    except BlockingIOError:
+        pass
+
+
 async def test_abort_drops_what_is_unsent_and_resets(owner: Owner) -> None:
     """A peer that does not read gets its reset at once, not after the data."""
     with connect(owner) as peer:
         request = await owner.request()
         channel = request.accept()
-        with pytest.raises(BlockingIOError):
-            while True:
-                channel.send(bytes(1 << 20))
+        fill(channel)
 
         request.abort(channel)
 
@@ -171,7 +180,7 @@ REPORTED = {
 @pytest.mark.parametrize(("gone", "deeds"), REPORTED.values(), ids=REPORTED)
 @pytest.mark.parametrize("when", ["before accept", "after accept"])
 async def test_only_a_reset_is_a_reset(
-    when: str, gone: bool, deeds: list[Callable[[socket.socket], None]], owner: Owner
+    *, when: str, gone: bool, deeds: list[Callable[[socket.socket], None]], owner: Owner
 ) -> None:
     """
     A reset is seen beside unread data and after a FIN; a FIN alone, or after data, is none.
@@ -200,6 +209,15 @@ async def test_only_a_reset_is_a_reset(
             assert b"data" == channel.recv(10)
 
         request.reset()
+
+
+async def test_connection_that_the_kernel_has_let_go_of_was_reset(owner: Owner) -> None:
+    """If not even its error can be asked for, there is nobody to deliver."""
+    with connect(owner):
+        request = await owner.request()
+        request.accept().close()
+
+        assert request.was_reset()
 
 
 # --- Addresses ----------------------------------------------------------------------------------

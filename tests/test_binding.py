@@ -50,10 +50,10 @@ class Resolver(trio.abc.HostnameResolver):
     def __init__(self, names: dict[str, Sequence[str]]) -> None:
         self._names = names
 
-    async def getaddrinfo(  # type: ignore[override] # Trio passes positional arguments only
+    async def getaddrinfo(
         self,
         host: bytes | None,
-        port: int | None,
+        port: bytes | str | int | None,
         family: int = 0,
         type: int = 0,  # noqa: A002 - its name in Trio
         proto: int = 0,
@@ -69,7 +69,9 @@ class Resolver(trio.abc.HostnameResolver):
             found += socket.getaddrinfo(each, port, family, type, proto, flags)
         return found
 
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+    async def getnameinfo(
+        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
+    ) -> tuple[str, str]:
         """Nobody asks."""
         raise NotImplementedError
 
@@ -416,7 +418,9 @@ async def test_host_that_can_not_be_a_name_is_named() -> None:
     """What can't even be asked for in the DNS does not come as a UnicodeError."""
     host = "ü" * 100
 
-    with pytest.raises(BindError, match=f"cannot listen on {host}:8000: no name of a host") as caught:
+    with pytest.raises(
+        BindError, match=f"cannot listen on {host}:8000: no name of a host"
+    ) as caught:
         await PortableTransport.tcp(8000, host=host).bind()
 
     assert Status.NOT_FOUND is caught.value.status
@@ -515,7 +519,8 @@ async def test_port_can_be_shared_if_all_say_so() -> None:
 async def test_port_is_not_shared_with_who_did_not_say_so() -> None:
     """reuse_port is no way to take somebody's port; the message says what is missing."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        transport = PortableTransport.tcp(port, host="127.0.0.1", reuse_port=True)
+
         with pytest.raises(BindError, match="must set SO_REUSEPORT too"):
-            await PortableTransport.tcp(
-                taken.getsockname()[1], host="127.0.0.1", reuse_port=True
-            ).bind()
+            await transport.bind()

@@ -21,7 +21,6 @@ from trio_wsk.transports import PortableTransport
 
 from .portable_peers import (
     PATIENCE,
-    await_readable,
     connected,
     fate_of,
     no_more_descriptors,
@@ -152,7 +151,7 @@ async def test_socket_without_connections_does_not_hide_another() -> None:
 
 def fail_once(transport: PortableTransport, code: int) -> None:
     """Let the next accept fail, and the one after it be real."""
-    (source,) = transport._sources
+    (source,) = transport._sources  # noqa: SLF001 - the real thing, to be wrapped
     accept = source.accept
 
     def fail() -> Any:
@@ -218,8 +217,7 @@ async def test_shedding_resets_the_oldest_with_the_descriptor_set_aside(owner: O
             with pytest.raises(NoDescriptorsError):
                 owner.transport.next_request()
 
-            for waiting, peer in enumerate(peers):
-                assert (len(peers) - waiting, 0xFFFF) >= (owner.transport.queue_depth() or (0, 0))
+            for peer in peers:
                 assert owner.transport.shed()
                 assert "reset" == fate_of(peer)
 
@@ -342,7 +340,10 @@ async def test_public_sockets_are_the_listening_ones() -> None:
 
 async def test_who_waits_on_a_public_socket_is_told_that_it_closes() -> None:
     """Closing under a task that waits wakes it, as Trio's own sockets do."""
-    async with owning(PortableTransport.tcp(0, host="127.0.0.1")) as owner, trio.open_nursery() as n:
+    async with (
+        owning(PortableTransport.tcp(0, host="127.0.0.1")) as owner,
+        trio.open_nursery() as n,
+    ):
 
         async def wait() -> None:
             with pytest.raises(trio.ClosedResourceError):
@@ -399,7 +400,7 @@ async def test_closed_transport_has_nothing(owner: Owner) -> None:
 
 
 @pytest.mark.parametrize("is_bound", [False, True])
-async def test_transport_that_never_listened_closes_without_a_trace(is_bound: bool) -> None:
+async def test_transport_that_never_listened_closes_without_a_trace(*, is_bound: bool) -> None:
     """Nothing is left open, in whichever state it was."""
     before = open_descriptors()
     transport = PortableTransport.tcp(0)
@@ -457,10 +458,38 @@ async def test_closed_transport_stays_closed() -> None:
         bound.listen(task_readiness())
 
 
+class SlowResolver(trio.abc.HostnameResolver):
+    """A resolver that answers when it is told to."""
+
+    def __init__(self, may_answer: trio.Event) -> None:
+        self._may_answer = may_answer
+
+    async def getaddrinfo(
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - its name in Trio
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Any]:
+        """Wait, and find ourselves."""
+        await self._may_answer.wait()
+        return [*socket.getaddrinfo("127.0.0.1", port, type=type, flags=flags)]
+
+    async def getnameinfo(
+        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
+    ) -> tuple[str, str]:
+        """Nobody asks."""
+        raise NotImplementedError
+
+
 async def test_closing_while_binding_leaves_nothing() -> None:
     """What bind gets after the close is given back."""
     before = open_descriptors()
-    transport = PortableTransport.tcp(0, host="127.0.0.1")
+    closed = trio.Event()
+    trio.socket.set_custom_hostname_resolver(SlowResolver(closed))
+    transport = PortableTransport.tcp(0, host="slow")
 
     async def bind() -> None:
         with pytest.raises(SocketClosedError):
@@ -468,8 +497,9 @@ async def test_closing_while_binding_leaves_nothing() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bind)
-        await trio.testing.wait_all_tasks_blocked(0)
+        await trio.testing.wait_all_tasks_blocked()
         transport.close()
+        closed.set()
 
     assert before == open_descriptors()
 
@@ -493,7 +523,6 @@ async def test_sources_wait_for_a_connection_that_comes_later(owner: Owner) -> N
     assert None is owner.transport.next_request()
     with connected(owner.address) as peer:
         await owner.edge()
-        await_readable(owner.transport._sources[0].bound.socket)
         request = owner.transport.next_request()
 
         assert request is not None

@@ -52,12 +52,14 @@ def test_connection_that_was_queued_before_inherits_nothing() -> None:
     The copy is made when the handshake ends, so that a socket that listens already
     can't be tuned for those who wait.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        with socket.create_connection(listening.getsockname(), PATIENCE):
-            await_readable(listening)
-            tune(listening)
-            with listening.accept()[0] as accepted:
-                assert TUNED != options_of(accepted)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname(), PATIENCE),
+    ):
+        await_readable(listening)
+        tune(listening)
+        with listening.accept()[0] as accepted:
+            assert TUNED != options_of(accepted)
 
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=lambda f: f.name)

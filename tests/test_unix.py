@@ -1,11 +1,14 @@
 """Listening on a Unix path."""
 
+# ruff: noqa: ASYNC240 - files of the test's own, which block nobody
+
 from __future__ import annotations
 
 import errno
 import os
 import socket
 import stat
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +116,22 @@ def test_abstract_name_has_no_mode() -> None:
     """A mode that could not be kept is refused."""
     with pytest.raises(InvalidParameterError, match="mode=0o660 needs a file"):
         PortableTransport.unix("\0name", mode=0o660)
+
+
+def test_abstract_name_is_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere such a name would make a strange file, or nothing at all."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+
+    with pytest.raises(InvalidParameterError, match="is an abstract name, which only Linux has"):
+        PortableTransport.unix("\0name")
+
+
+def test_path_is_refused_where_there_are_no_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python on Windows says so at once."""
+    monkeypatch.delattr(socket, "AF_UNIX")
+
+    with pytest.raises(InvalidParameterError, match="path='x' can't be had: no Unix sockets"):
+        PortableTransport.unix("x")
 
 
 def test_wrong_backlog_is_refused() -> None:
@@ -390,6 +409,22 @@ async def test_file_that_appears_between_bind_and_listen_is_not_replaced(path: P
 
     assert "precious" == path.read_text()
     assert [path] == list(path.parent.iterdir())
+
+
+async def test_temporary_name_that_somebody_has_removed_is_an_error(path: Path) -> None:
+    """A socket that can't get its name doesn't go on listening without one."""
+    readiness = task_readiness()
+    before = open_descriptors()
+    transport = PortableTransport.unix(path)
+    await transport.bind()
+    (temporary,) = path.parent.iterdir()
+    temporary.unlink()
+
+    with pytest.raises(BindError, match=f"cannot listen on unix:{path}: No such file"):
+        transport.listen(readiness)
+
+    assert [] == list(path.parent.iterdir())
+    assert before == open_descriptors()
 
 
 # --- What the machine refuses -----------------------------------------------------------------

@@ -25,7 +25,7 @@ from ._errors import (
 )
 from ._events import ACTIVE, IDLE, WAITING, ConnectionEvents
 from ._readiness import READ, WRITE, task_readiness
-from ._status import EventMask, Status, status_of
+from ._status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ._irp import Irp
     from ._listening import ListeningSocket
     from ._readiness import Watch
+    from ._status import EventMask, Status
     from ._transport import Channel, TransportRequest
 
     Octets = bytes | bytearray | memoryview
@@ -228,11 +229,12 @@ class Connection(trio.abc.HalfCloseableStream):
         watch = self._watch
         if watch is not None and watch.drained:
             return None
-        channel = self._open_channel()
+        if self._channel is None:
+            raise self._closed_here()
         if self._broken is not None:
             raise self._translated(self._broken)
         try:
-            data = channel.recv(size)
+            data = self._channel.recv(size)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -316,11 +318,12 @@ class Connection(trio.abc.HalfCloseableStream):
 
     def _send_now(self, data: Octets, flags: int = 0) -> int:
         """Have the kernel take what it can; 0 if it can't take anything now."""
-        channel = self._open_for_sending()
+        if self._channel is None or self._eof_sent:
+            self._open_for_sending()  # says which
         if self._broken is not None:
             raise self._translated(self._broken)
         try:
-            return channel.send(data, flags)
+            return self._channel.send(data, flags)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -496,9 +499,18 @@ class Connection(trio.abc.HalfCloseableStream):
         if watch is not None and watch.drained:
             return False
         try:
-            return bool(self._open_channel().recv(1, socket.MSG_PEEK))
-        except OSError:
+            return bool(self._peek_now())
+        except ConnectionBrokenError:
             return False
+
+    def _peek_now(self) -> bytes | None:
+        """Look at the next octet without taking it; None if there is none, b"" after FIN."""
+        try:
+            return self._open_channel().recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
 
     # --- Events ------------------------------------------------------------------------
 
@@ -518,7 +530,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
         Source: SO_WSK_EVENT_CALLBACK.
         """
-        self._event_side().enable(mask, dispatch)
+        self._event_side().enable(int(mask), dispatch)
 
     async def disable_event(self, event: EventMask) -> None:
         """Disable one event; afterwards its callback does not run and will not.
@@ -541,7 +553,7 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           InvalidParameterError: not exactly one event.
         """
-        return self._event_side().disable(event)
+        return self._event_side().disable(int(event))
 
     def resume_receive(self) -> None:
         """Indicate data again, after a callback took less than all of it.
@@ -594,17 +606,10 @@ class Connection(trio.abc.HalfCloseableStream):
         """Keep the callbacks for when events are enabled."""
         self._event_side().dispatch = dispatch
 
-    def _start_events(self, mask: EventMask, dispatch: ConnectionDispatch) -> None:
-        """In the pump: the accept callback has returned, so events may come."""
-        if self._channel is not None:
-            self._event_side().start(mask, dispatch)
-
-    def _call_in_own_context(self, name: str, callback: Callable[[Connection], object]) -> object:
-        """In the pump: run a callback of the listening socket that is about this connection."""
-        return self._event_side().call(name, callback)
 
     def _event_side(self) -> ConnectionEvents:
-        self._open_channel()
+        if self._channel is None:
+            raise self._closed_here()
         if self._events is None:
             self._events = ConnectionEvents(self, self._block)
         return self._events
@@ -624,8 +629,11 @@ class Connection(trio.abc.HalfCloseableStream):
 
     def _open_channel(self) -> Channel:
         if self._channel is None:
-            raise SocketClosedError(f"this side has closed the connection with {self.remote_address}")
+            raise self._closed_here()
         return self._channel
+
+    def _closed_here(self) -> SocketClosedError:
+        return SocketClosedError(f"this side has closed the connection with {self.remote_address}")
 
     def _open_for_sending(self) -> Channel:
         if self._eof_sent:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ._errors import InvalidParameterError
-from ._status import EventMask
+from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,17 +77,19 @@ class ConnectionDispatch:
     More do not go faster, fewer leave the path idle. (WskSendBacklogEvent)
     """
 
+    mask: int = attrs.field(init=False, repr=False, eq=False)
+    """The bits of `events`, as a plain int: flags are too slow for each connection."""
+
+    @mask.default
+    def _(self) -> int:
+        mask = RECEIVE if self.receive is not None else 0
+        mask |= DISCONNECT if self.disconnect is not None else 0
+        return mask | (SEND_BACKLOG if self.send_backlog is not None else 0)
+
     @property
     def events(self) -> EventMask:
         """The events that have a callback here."""
-        mask = EventMask(0)
-        if self.receive is not None:
-            mask |= EventMask.RECEIVE
-        if self.disconnect is not None:
-            mask |= EventMask.DISCONNECT
-        if self.send_backlog is not None:
-            mask |= EventMask.SEND_BACKLOG
-        return mask
+        return EventMask(self.mask)
 
 
 @attrs.frozen(kw_only=True)

@@ -35,7 +35,7 @@ from ._errors import (
 )
 from ._irp import Irp
 from ._readiness import ENDED, READ, WRITE
-from ._status import EventMask, Status
+from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     Octets = bytes | bytearray | memoryview
 
-__all__ = ["ACTIVE", "IDLE", "LINGER_SECONDS", "WAITING", "ConnectionEvents"]
+__all__ = ["ACTIVE", "CONNECTION_EVENTS", "IDLE", "LINGER_SECONDS", "WAITING", "ConnectionEvents"]
 
 IDLE: Final = 0
 """No task is sending."""
@@ -65,7 +65,7 @@ LINGER_SECONDS: Final = 5.0
 """How long a peer may be silent after our FIN before the connection is reset, in seconds
 on Trio's clock: nginx's default for the same thing (``lingering_timeout``)."""
 
-CONNECTION_EVENTS: Final = EventMask.RECEIVE | EventMask.DISCONNECT | EventMask.SEND_BACKLOG
+CONNECTION_EVENTS: Final = RECEIVE | DISCONNECT | SEND_BACKLOG
 """The events that a connection has."""
 
 _MORE: Final = getattr(socket, "MSG_MORE", 0)
@@ -112,7 +112,7 @@ class ConnectionEvents:
         self._connection = connection
         self._block = block
         self._context = block.context.copy()
-        self._enabled = EventMask(0)
+        self._enabled = 0
         self._due = READ
         self._posted = False
         self._paused = False
@@ -131,31 +131,34 @@ class ConnectionEvents:
 
     # --- Enabling and disabling --------------------------------------------------------
 
-    def enable(self, mask: EventMask, dispatch: ConnectionDispatch | None) -> None:
+    def enable(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
         """Enable events; what has come already is indicated in the next turn."""
         self._accept_mask(mask, dispatch)
         self._schedule(READ)
 
-    def start(self, mask: EventMask, dispatch: ConnectionDispatch) -> None:
+    def start(self, mask: int, dispatch: ConnectionDispatch) -> None:
         """Enable events from within the pump, and take the first turn at once."""
         self.dispatch = dispatch
-        if mask:
-            self._accept_mask(mask, dispatch)
+        if self._connection.closed:
+            return
+        self._enabled |= mask
         if self._enabled:
+            self._belong_to_block()
             self._turn()
 
-    def _accept_mask(self, mask: EventMask, dispatch: ConnectionDispatch | None) -> None:
+    def _accept_mask(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
         self._require_pump()
         if not mask or mask & ~CONNECTION_EVENTS:
             raise InvalidParameterError(
-                f"{mask!r} are no events of a connection; enable any of {CONNECTION_EVENTS!r}"
+                f"{EventMask(mask)!r} are no events of a connection; enable any of"
+                f" {EventMask(CONNECTION_EVENTS)!r}"
             )
         callbacks = dispatch or self.dispatch
-        missing = mask if callbacks is None else mask & ~callbacks.events
+        missing = mask if callbacks is None else mask & ~callbacks.mask
         if missing:
             slot = _slot(missing)
             raise InvalidParameterError(
-                f"{missing!r} has no callback; give one:"
+                f"{EventMask(missing)!r} has no callback; give one:"
                 f" enable_events(..., ConnectionDispatch({slot}=...))"
             )
         self.dispatch = callbacks
@@ -172,11 +175,11 @@ class ConnectionEvents:
         if not self._enabled and not self.unsent:
             self._block.event_driven.discard(self._connection)
 
-    def disable(self, event: EventMask) -> Status:
+    def disable(self, event: int) -> Status:
         """Disable one event."""
         if event not in _SLOTS:
             raise InvalidParameterError(
-                f"{event!r} is not exactly one event of a connection; disable them one at a time"
+                f"{EventMask(event)!r} is not exactly one event of a connection; disable them one at a time"
             )
         self._enabled &= ~event
         self._may_leave_block()
@@ -201,14 +204,14 @@ class ConnectionEvents:
     def _turn(self) -> None:
         """In the pump: do what is due, bounded."""
         self._posted = False
-        if self._connection.closed:
+        if self._connection._channel is None:
             return
         due, self._due = self._due, 0
         try:
             if due & WRITE:
                 self._flush()
                 self._tell_backlog()
-            if due & (READ | ENDED) and not self._connection.closed:
+            if due & (READ | ENDED) and self._connection._channel is not None:
                 self._due |= self._indicate(due)
         except ConnectionBrokenError:
             self._tell_reset()
@@ -221,32 +224,26 @@ class ConnectionEvents:
         for _ in range(READS_PER_TURN):
             if connection._receiving:
                 return READ
-            if not self._reading:
+            if self._paused or not (self._enabled & RECEIVE or self._lingering):
                 self._look_for_end(due)
                 return READ
-            asked_in_vain = self._indicate_once()
-            if connection.closed:
+            nothing_left = self._indicate_once()
+            if connection._channel is None:
                 return 0
-            if asked_in_vain:
+            if nothing_left:
                 self._arm(READ)
                 return 0
         self._schedule(READ)
         return 0
 
     @property
-    def _reading(self) -> bool:
-        """Whether data may be read now: somebody takes it, or it is thrown away after our FIN."""
-        if self._paused:
-            return False
-        return bool(self._enabled & EventMask.RECEIVE) or self._lingering
-
-    @property
     def _lingering(self) -> bool:
-        return self._heard_at is not None and not self._has(EventMask.RECEIVE)
+        """Whether what comes is thrown away: after our FIN, without a receive callback."""
+        return self._heard_at is not None and not self._has(RECEIVE)
 
-    def _has(self, event: EventMask) -> bool:
+    def _has(self, event: int) -> bool:
         """Whether there is a callback for an event, enabled or not."""
-        return self.dispatch is not None and bool(self.dispatch.events & event)
+        return self.dispatch is not None and bool(self.dispatch.mask & event)
 
     def _indicate_once(self) -> bool:
         """Read and indicate once; True if there was nothing, or nothing is left."""
@@ -263,7 +260,7 @@ class ConnectionEvents:
             return True
         if self._heard_at is not None:
             self._heard_at = trio.current_time()
-        if self._enabled & EventMask.RECEIVE:
+        if self._enabled & RECEIVE:
             self._receive(data)
         if came_back or len(data) == RECEIVE_SIZE:
             return False
@@ -343,16 +340,14 @@ class ConnectionEvents:
         connection = self._connection
         if due & ENDED and connection._request.was_reset():
             raise connection._translated(ConnectionResetError(errno.ECONNRESET, "reset by peer"))
-        if self.held or not self._enabled & EventMask.DISCONNECT:
+        if self.held or not self._enabled & DISCONNECT:
             return
         if not connection._eof_received:
-            try:
-                connection._eof_received = connection._open_channel().recv(1, socket.MSG_PEEK) == b""
-            except BlockingIOError:
+            found = connection._peek_now()
+            if found is None:
                 self._arm(READ)
                 return
-            except OSError as error:
-                raise connection._translated(error) from error
+            connection._eof_received = not found
         if connection._eof_received:
             self._tell_fin()
 
@@ -362,7 +357,7 @@ class ConnectionEvents:
             return
         dispatch = self.dispatch
         if dispatch is not None and dispatch.disconnect is not None:
-            if not self._enabled & EventMask.DISCONNECT:
+            if not self._enabled & DISCONNECT:
                 return  # told when it is enabled again
             self._end_told = True
             if self.call("disconnect", dispatch.disconnect, False) is FAILED:
@@ -378,7 +373,7 @@ class ConnectionEvents:
         dispatch = self.dispatch
         if not self._end_told and dispatch is not None and dispatch.disconnect is not None:
             self._end_told = True
-            if self._enabled & EventMask.DISCONNECT:
+            if self._enabled & DISCONNECT:
                 # That it tries to answer all the same is nothing to report.
                 with suppress(ConnectionBrokenError):
                     self.call("disconnect", dispatch.disconnect, True)
@@ -421,9 +416,10 @@ class ConnectionEvents:
             raise SocketClosedError(
                 f"this side has finished sending to {connection.remote_address} (disconnect)"
             )
-        connection._open_for_sending()
-        self._require_pump()
+        if self._block.ended:
+            self._require_pump()
         if self.unsent or connection._sending:
+            connection._open_for_sending()
             return 0
         return connection._send_now(data)
 
@@ -474,9 +470,10 @@ class ConnectionEvents:
         self._may_leave_block()
 
     def _withdraw(self, irp: Irp[int]) -> bool:
-        for unsent in self._queue or ():
+        queue = self._queue or deque()
+        for unsent in queue:
             if unsent.irp is irp and len(unsent.view) == unsent.size:
-                self._queue.remove(unsent)
+                queue.remove(unsent)
                 self.unsent -= unsent.size
                 if not self.unsent:
                     self._schedule(WRITE)
@@ -500,7 +497,7 @@ class ConnectionEvents:
 
     def _tell_backlog(self) -> None:
         """Say how much should be outstanding, if that has changed."""
-        if self._connection.closed or not self._enabled & EventMask.SEND_BACKLOG:
+        if self._connection.closed or not self._enabled & SEND_BACKLOG:
             return
         ideal = self._connection.ideal_send_backlog
         if ideal == self._ideal:
@@ -568,7 +565,7 @@ class ConnectionEvents:
     def ended(self) -> None:
         """The connection has let go of its channel: nothing is sent or indicated any more."""
         self._block.event_driven.discard(self._connection)
-        self._enabled = EventMask(0)
+        self._enabled = 0
         self.held = b""
         self._drop_queue()
 
@@ -614,11 +611,11 @@ class ConnectionEvents:
 
 
 _SLOTS: Final = {
-    EventMask.RECEIVE: "receive",
-    EventMask.DISCONNECT: "disconnect",
-    EventMask.SEND_BACKLOG: "send_backlog",
+    RECEIVE: "receive",
+    DISCONNECT: "disconnect",
+    SEND_BACKLOG: "send_backlog",
 }
 
 
-def _slot(mask: EventMask) -> str:
+def _slot(mask: int) -> str:
     return next(slot for event, slot in _SLOTS.items() if mask & event)

@@ -29,8 +29,6 @@ __all__ = ["Irp"]
 
 T = TypeVar("T")
 
-_WOKEN = outcome.Value(None)
-
 
 @final
 class Irp(Generic[T]):
@@ -156,6 +154,6 @@ class Irp(Generic[T]):
         self._status = status
         waiters, self._waiters = self._waiters, []
         for task in waiters:
-            trio.lowlevel.reschedule(task, _WOKEN)
+            trio.lowlevel.reschedule(task)
         if self.on_completion is not None:
             self._finished(self)

@@ -38,7 +38,7 @@ from ._errors import (
 from ._events import CONNECTION_EVENTS
 from ._irp import Irp
 from ._statistics import ListeningCounters, ListeningStatistics
-from ._status import EventMask, Status
+from ._status import ACCEPT, EventMask, Status
 from ._transport import NoDescriptorsError, PeerFaultError, Transport, TransportFailedError
 from .observers import LoggingObserver
 from .transports import PortableTransport
@@ -160,7 +160,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._state = _State.LISTENING
         self._mode = _Mode.DELIVER
         self._failure: OSError | None = None
-        self._connection_events = EventMask(0)
+        self._connection_events = 0
         self._turn_posted = False
         self._admit: Callable[[Connection], bool] | None = None
         self._nursery: trio.Nursery
@@ -342,15 +342,16 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """
         _in_trio("enable_events")
         self._check_listening()
-        if not mask or mask & ~(CONNECTION_EVENTS | EventMask.ACCEPT):
+        bits = int(mask)
+        if not bits or bits & ~(CONNECTION_EVENTS | ACCEPT):
             raise InvalidParameterError(f"{mask!r} are no events of a listening socket")
-        if mask & EventMask.ACCEPT and self._dispatch.accept is None:
+        if bits & ACCEPT and self._dispatch.accept is None:
             raise InvalidParameterError(
                 f"{EventMask.ACCEPT!r} has no callback; give one:"
                 " open_listening_socket(..., dispatch=ListenDispatch(accept=...))"
             )
-        self._connection_events |= mask & CONNECTION_EVENTS
-        if mask & EventMask.ACCEPT:
+        self._connection_events |= bits & CONNECTION_EVENTS
+        if bits & ACCEPT:
             self._delivery.event_enabled = True
             self._post_turn()
 
@@ -398,8 +399,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return
         callback = self._dispatch.accept
         assert callback is not None
+        events = connection._event_side()
         try:
-            answer = connection._call_in_own_context("accept", callback)
+            answer = events.call("accept", callback)
         except ConnectionBrokenError:
             answer = None  # it came, and it went while it was being taken
             connection.abort()
@@ -407,7 +409,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             self._counters.to_event += 1
         elif isinstance(answer, ConnectionDispatch):
             self._counters.to_event += 1
-            connection._start_events(self._connection_events & answer.events, answer)
+            events.start(self._connection_events & answer.mask, answer)
         else:
             self._not_accepted(connection, answer)
 

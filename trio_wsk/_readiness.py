@@ -40,7 +40,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
-from outcome import Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -69,8 +68,6 @@ EVENTS_PER_POLL: Final = 64
 
 HAVE_EPOLL = sys.platform == "linux" and hasattr(select, "epoll")
 """Whether readiness is edge-triggered here. Trio's own waits serve everywhere."""
-
-_WOKEN: Final = Value(None)
 
 
 class Descriptor(Protocol):
@@ -147,11 +144,11 @@ class Watch:
         if edges & READ:
             self.drained = False
             if self.reader is not None:
-                trio.lowlevel.reschedule(self.reader, _WOKEN)
+                trio.lowlevel.reschedule(self.reader)
                 self.reader = None
                 edges &= ~READ
         if edges & WRITE and self.writer is not None:
-            trio.lowlevel.reschedule(self.writer, _WOKEN)
+            trio.lowlevel.reschedule(self.writer)
             self.writer = None
             edges &= ~WRITE
         if edges and self.sink is not None:
@@ -394,7 +391,7 @@ class TrioReadiness(Readiness):
     def wake(self) -> None:
         """Return the driver from `park`."""
         if self._driver is not None:
-            trio.lowlevel.reschedule(self._driver, _WOKEN)
+            trio.lowlevel.reschedule(self._driver)
             self._driver = None
 
     def close(self) -> None:

@@ -148,6 +148,14 @@ class EventMask(IntFlag):
     """A connection is established (a listening socket)."""
 
 
+# The same bits as plain ints, for what is done for each connection and each indication:
+# one operation on flags takes as long as a system call.
+SEND_BACKLOG: Final = int(EventMask.SEND_BACKLOG)
+RECEIVE: Final = int(EventMask.RECEIVE)
+DISCONNECT: Final = int(EventMask.DISCONNECT)
+ACCEPT: Final = int(EventMask.ACCEPT)
+
+
 def status_of(error: OSError) -> Status:
     """Translate the operating system's error; the result is always an error.
 

@@ -90,7 +90,7 @@ class UnixPlace(Place):
             raise
         except OSError as error:
             self.close()
-            raise self._failure(error) from error
+            raise self._failure(error, self._hint(error)) from error
         return [Bound(sock, self._address, tuned=True)]
 
     def _bind_beside(self, sock: socket.socket) -> None:
@@ -106,8 +106,7 @@ class UnixPlace(Place):
 
     def listen(self) -> None:
         """Listen, and then give the socket its name."""
-        if self._socket is None:
-            return
+        assert self._socket is not None, "bind comes first"
         try:
             self._socket.listen(self._backlog)
             if self._file is not None:
@@ -163,13 +162,16 @@ class UnixPlace(Place):
             "somebody seems to listen there (`ss -lxp` shows who): stop it, or choose another path",
         )
 
+    def _hint(self, error: OSError) -> str:
+        if error.errno == errno.ENOENT:
+            return "its directory does not exist"
+        if error.errno == errno.EACCES:
+            return "listening there makes a file, so its directory has to be writable"
+        if self._is_abstract and error.errno == errno.EADDRINUSE:
+            return "somebody listens there (`ss -lxp` shows who): stop it, or choose another name"
+        return ""
+
     def _failure(self, error: OSError, hint: str = "") -> BindError:
-        if not hint and self._is_abstract and error.errno == errno.EADDRINUSE:
-            hint = "somebody listens there (`ss -lxp` shows who): stop it, or choose another name"
-        if not hint and error.errno == errno.ENOENT:
-            hint = "its directory does not exist"
-        if not hint and error.errno == errno.EACCES:
-            hint = "listening there makes a file, so its directory has to be writable"
         return BindError.from_oserror(error, str(self._address), hint)
 
 

@@ -1,0 +1,25 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trio_wsk import _readiness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(params=["epoll", "trio"])
+def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """
+    The way in which channels are waited for: once over our own epoll, once over Trio's
+    waits. Every module that does I/O asks for it: ``pytestmark = usefixtures("readiness")``.
+    """
+    kind: str = request.param
+    if kind == "epoll" and not _readiness.HAVE_EPOLL:
+        pytest.skip("this system has no epoll")
+    monkeypatch.setattr(_readiness, "HAVE_EPOLL", kind == "epoll")
+    yield kind
