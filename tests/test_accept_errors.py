@@ -6,10 +6,10 @@ import errno
 
 import pytest
 
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError
+from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
 from trio_wsk.transports._accept_errors import failure_of
 
-# accept(2), release 6.9 of the man pages: ERRORS, and "Error handling" under VERSIONS.
+# accept(2): "Error handling", and what ERRORS says about the connection.
 PEERS = [
     errno.ECONNABORTED,
     errno.EHOSTDOWN,
@@ -66,15 +66,20 @@ def test_scarcity_says_try_again_later(code: int) -> None:
 
 @pytest.mark.parametrize("code", OURS, ids=name_of)
 def test_broken_listening_socket_is_nobody_elses_fault(code: int) -> None:
-    """An error that says our socket is wrong is raised as it is."""
-    assert None is failure_of(oserror(code))
+    """An error that says our socket is wrong ends the listening."""
+    error = oserror(code)
+
+    failure = failure_of(error)
+
+    assert isinstance(failure, TransportFailedError)
+    assert error is failure.error
 
 
 def test_unknown_error_is_not_spun_on() -> None:
     """An error that nobody has thought of ends the listening; it is never retried."""
-    assert None is failure_of(oserror(errno.EXDEV))
+    assert isinstance(failure_of(oserror(errno.EXDEV)), TransportFailedError)
 
 
 def test_error_without_a_number_is_unknown() -> None:
-    """An OSError that somebody made by hand is raised as it is."""
-    assert None is failure_of(OSError("no number"))
+    """An OSError that somebody made by hand ends the listening."""
+    assert isinstance(failure_of(OSError("no number")), TransportFailedError)

@@ -16,7 +16,7 @@ import trio.testing
 import trio_wsk.transports
 from trio_wsk._errors import InvalidDeviceStateError, SocketClosedError
 from trio_wsk._readiness import EpollReadiness, task_readiness
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError
+from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
 from trio_wsk.transports import PortableTransport
 
 from .portable_peers import (
@@ -176,13 +176,13 @@ async def test_fault_of_one_peer_is_told_and_the_next_is_fine(owner: Owner) -> N
 
 
 async def test_listening_socket_that_fails_says_so(owner: Owner) -> None:
-    """A socket that listens no more is nobody else's fault: the system's error, as it is."""
+    """A socket that listens no more is nobody else's fault: the transport has failed."""
     owner.transport.public_sockets()[0].shutdown(socket.SHUT_RDWR)
 
-    with pytest.raises(OSError, match="Invalid argument") as caught:
+    with pytest.raises(TransportFailedError, match="Invalid argument") as caught:
         owner.transport.next_request()
 
-    assert errno.EINVAL == caught.value.errno
+    assert errno.EINVAL == caught.value.error.errno
 
 
 async def test_without_descriptors_the_connection_waits(owner: Owner) -> None:
@@ -290,7 +290,7 @@ async def test_failure_of_the_listening_socket_is_not_sheds_to_tell(owner: Owner
 
     assert not owner.transport.shed()
 
-    with pytest.raises(OSError, match="Invalid argument"):
+    with pytest.raises(TransportFailedError, match="Invalid argument"):
         owner.transport.next_request()
 
 

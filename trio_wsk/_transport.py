@@ -17,7 +17,8 @@ To make your own, subclass `Transport` and `TransportRequest` and hand the trans
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from ._readiness import open_pump_readiness
 
@@ -38,6 +39,7 @@ __all__ = [
     "Transport",
     "TransportFailedError",
     "TransportRequest",
+    "next_serial_number",
 ]
 
 
@@ -71,6 +73,10 @@ class Channel(Protocol):
 
     def fileno(self) -> int:
         """The descriptor, or -1 for a channel that has none, and after ``close``."""
+
+
+next_serial_number: Final = count(1).__next__
+"""Number a request, whatever its transport; no number comes twice in a process."""
 
 
 class PeerFaultError(Exception):
@@ -120,7 +126,10 @@ class TransportRequest(ABC):
     @property
     @abstractmethod
     def local_address(self) -> Address:
-        """Where the peer connected to."""
+        """Where the peer connected to.
+
+        It may have to be asked for: look before the channel is closed.
+        """
 
     @property
     @abstractmethod
@@ -195,12 +204,18 @@ class Transport(ABC):
         """Take the addresses. No request appears yet.
 
         Raises:
-          BindError: an address can't be had. What was taken is given back.
+          BindError: an address can't be had. The transport is closed then, as it is
+            when this is cancelled.
         """
 
     @abstractmethod
     def listen(self, readiness: Readiness) -> None:
-        """From now on requests appear; ``readiness`` is the owner's pump's."""
+        """From now on requests appear; ``readiness`` is the owner's pump's.
+
+        Raises:
+          BindError: somebody was faster between `bind` and here: on Linux two sockets may
+            be bound to one port, and the second to listen is told. The transport is closed.
+        """
 
     @property
     @abstractmethod
@@ -229,7 +244,8 @@ class Transport(ABC):
         """Out of descriptors: reset the oldest waiting request with the one set aside.
 
         Returns:
-          False if nothing could be shed: no spare descriptor, or nobody waits.
+          False if nothing could be shed: no spare descriptor, nobody waits, or the
+          transport has failed, which the next `next_request` says.
         """
         return False
 

@@ -27,13 +27,13 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError
+from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
 
 __all__ = ["failure_of"]
 
 _FAILURE_BY_NAME: Final[dict[str, type[PeerFaultError | NoDescriptorsError]]] = {
     # The peer's: it left before it was accepted.
-    "ECONNABORTED": PeerFaultError,  # BSD, macOS; Linux only says so for a few protocols
+    "ECONNABORTED": PeerFaultError,  # POSIX, BSD, macOS; Linux hands the dead connection over
     "EPROTO": PeerFaultError,  # SVR4's word for ECONNABORTED
     "ECONNRESET": PeerFaultError,  # Windows' word for it
     "ENETRESET": PeerFaultError,
@@ -70,7 +70,6 @@ _FAILURE_BY_ERRNO: Final = {
 }
 
 
-def failure_of(error: OSError) -> PeerFaultError | NoDescriptorsError | None:
-    """Return what to raise ``from error``; None if it is to be raised as it is."""
-    failure = _FAILURE_BY_ERRNO.get(error.errno or 0)
-    return None if failure is None else failure(error)
+def failure_of(error: OSError) -> PeerFaultError | NoDescriptorsError | TransportFailedError:
+    """Return what to raise ``from error``."""
+    return _FAILURE_BY_ERRNO.get(error.errno or 0, TransportFailedError)(error)

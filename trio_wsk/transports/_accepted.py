@@ -16,14 +16,13 @@ import _socket
 import socket
 import struct
 import sys
-from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from trio_wsk._addresses import Address
 from trio_wsk._readiness import Watch
-from trio_wsk._transport import TransportRequest
+from trio_wsk._transport import TransportRequest, next_serial_number
 
 from ._tcp_info import congestion_window
 from ._tuning import tune
@@ -46,9 +45,6 @@ grown only for who reads), so the bound is met only by who sends faster than we 
 
 _INET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
 
-_serial_numbers = count(1)
-
-
 class PortableRequest(TransportRequest):
     """An accepted connection, waiting for its answer."""
 
@@ -64,7 +60,7 @@ class PortableRequest(TransportRequest):
         self._local: Address | None = None
         self._remote: Address | None = None
         self._was_reset = False
-        self.serial_number = next(_serial_numbers)
+        self.serial_number = next_serial_number()
 
     def __repr__(self) -> str:
         return f"<PortableRequest {self.serial_number} from {self.remote_address}>"

@@ -1,7 +1,7 @@
 """What the kernel tells about a TCP socket, and only about one: ``struct tcp_info``.
 
-Linux only. The fields up to ``tcpi_snd_cwnd`` have stood where they are since Linux 2.6
-(``linux/tcp.h``); eight single octets come first, then 32-bit numbers.
+Linux only. The struct is part of its user-space API (``linux/tcp.h``): fields are added at the
+end and never move. Eight single octets come first, then 32-bit numbers.
 """
 
 from __future__ import annotations

@@ -19,7 +19,12 @@ import trio
 
 from trio_wsk._errors import InvalidDeviceStateError, SocketClosedError
 from trio_wsk._readiness import READ, Watch
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError, Transport
+from trio_wsk._transport import (
+    NoDescriptorsError,
+    PeerFaultError,
+    Transport,
+    TransportFailedError,
+)
 
 from ._accept_errors import failure_of
 from ._accepted import PortableRequest
@@ -233,10 +238,7 @@ class PortableTransport(Transport):
                 self._readiness.arm(source.watch, READ)
             except OSError as error:
                 ready.rotate(-1)
-                failure = failure_of(error)
-                if failure is None:
-                    raise
-                raise failure from error
+                raise failure_of(error) from error
             else:
                 ready.rotate(-1)
                 return PortableRequest(source.bound, fd, peer)
@@ -267,7 +269,7 @@ class PortableTransport(Transport):
                 request.reset()
         except PeerFaultError:
             return True  # it has left the queue by itself
-        except (NoDescriptorsError, OSError):
+        except (NoDescriptorsError, TransportFailedError):
             return False  # the next accept will say so, to whoever can do something about it
         else:
             return request is not None
