@@ -52,10 +52,22 @@ intersphinx_mapping = {
     "outcome": ("https://outcome.readthedocs.io/en/latest", "inventories/outcome.txt"),
 }
 
+NOT_MADE_BY_CALLING = {
+    "trio_wsk.Connection",
+    "trio_wsk.Irp",
+    "trio_wsk.ListeningSocket",
+    "trio_wsk.Server",
+    "trio_wsk.observers.Observer",
+    "trio_wsk.transports.Channel",
+    "trio_wsk.transports.PortableTransport",
+}
+IMPORTED_AS = {"stdlib_socket.socket": "socket.socket"}
+
 
 def setup(app: Sphinx) -> None:
     """Correct what autodoc and napoleon make of our sources."""
     app.connect("builder-inited", find_attribute_docstrings)
+    app.connect("autodoc-process-signature", hide_signature)
     app.connect("autodoc-process-docstring", keep_colons, priority=499)  # napoleon listens at 500
     app.connect("missing-reference", qualify_bare_name, priority=499)  # as does intersphinx
 
@@ -63,19 +75,25 @@ def setup(app: Sphinx) -> None:
 def find_attribute_docstrings(_app: Sphinx) -> None:
     """Let autodoc find the docstrings of attributes in the private modules.
 
-    It reads them from the source of the module that a class calls its own, and that is the
+    It reads them from the source of the module that a class calls its own, and that is a
     public one, which only imports it.
     """
-    for found in pkgutil.walk_packages(trio_wsk.__path__, prefix="trio_wsk."):
-        source = ModuleAnalyzer.for_module(found.name)
-        source.analyze()
-        package, _, _ = found.name.rpartition(".")
-        while package:
-            public = ModuleAnalyzer.for_module(package)
-            public.analyze()
-            public.attr_docs.update(source.attr_docs)
-            public.tagorder.update(source.tagorder)
-            package, _, _ = package.rpartition(".")
+    below = [found.name for found in pkgutil.walk_packages(trio_wsk.__path__, prefix="trio_wsk.")]
+    public = [ModuleAnalyzer.for_module(name) for name in ("trio_wsk", *below) if "._" not in name]
+    for module in public:
+        module.analyze()
+    for name in below:
+        if "._" in name:
+            private = ModuleAnalyzer.for_module(name)
+            private.analyze()
+            for module in public:
+                module.attr_docs.update(private.attr_docs)
+                module.tagorder.update(private.tagorder)
+
+
+def hide_signature(_app: Sphinx, _what: str, name: str, *_: object) -> tuple[str, None] | None:
+    """Show no constructor where the class is nothing that users make by calling it."""
+    return ("", None) if name in NOT_MADE_BY_CALLING else None
 
 
 def keep_colons(_app: Sphinx, what: str, *rest: object) -> None:
@@ -89,14 +107,22 @@ def keep_colons(_app: Sphinx, what: str, *rest: object) -> None:
         lines[:0] = ["..", ""]
 
 
-def qualify_bare_name(_app: Sphinx, env: BuildEnvironment, node: Element, _text: Element) -> None:
-    """Write a bare name of another project in full, if that is the one thing it can mean.
+def qualify_bare_name(
+    app: Sphinx, env: BuildEnvironment, node: Element, text: Element
+) -> Element | None:
+    """Find what a bare name means, of ours or of another project, if it can mean one thing only.
 
     What a module imports for its annotations only, autodoc can't resolve: `Outcome` stays
     `Outcome`, where the inventory has `outcome.Outcome`.
     """
-    bare = node["reftarget"]
-    listed = {name for names in InventoryAdapter(env).main_inventory.values() for name in names}
-    qualified = [name for name in listed if name.endswith(f".{bare}")]
-    if "." not in bare and len(qualified) == 1:
-        node["reftarget"] = qualified[0]
+    bare = IMPORTED_AS.get(node["reftarget"], node["reftarget"])
+    ours = env.domains.python_domain
+    others = InventoryAdapter(env).main_inventory.values()
+    listed = {*ours.objects, *(name for names in others for name in names)}
+    qualified = [name for name in listed if name == bare or name.endswith(f".{bare}")]
+    if len(qualified) != 1:
+        return None
+    node["reftarget"] = qualified[0]
+    if qualified[0] not in ours.objects:
+        return None  # intersphinx is next, and finds it
+    return ours.resolve_xref(env, node["refdoc"], app.builder, "obj", qualified[0], node, text)

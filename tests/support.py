@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
 
+from trio_wsk.transports import PortableTransport
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_wsk import Address
+    from trio_wsk.transports._accepted import PortableRequest
+    from trio_wsk.transports._places import Place
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: on, zero seconds."""
@@ -40,3 +47,59 @@ def reset(client: trio.SocketStream) -> None:
 def open_descriptors() -> int:
     """How many descriptors this process has open."""
     return len(os.listdir("/proc/self/fd")) - 1  # not counting listdir's own
+
+
+PATIENCE = 10
+"""Seconds after which what a test waits for has failed to come."""
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what another task or another process does, and nobody announces."""
+    with trio.fail_after(PATIENCE):
+        while not condition():
+            await trio.sleep(0.001)
+
+
+async def fate_of(client: trio.SocketStream) -> str:
+    """Read to the end, and say which one it was: ``fin`` or ``reset``."""
+    with trio.fail_after(PATIENCE):
+        try:
+            while await client.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            return "reset"
+    return "fin"
+
+
+async def read_to_end(client: trio.abc.ReceiveStream) -> bytes:
+    """Read everything up to FIN."""
+    received = bytearray()
+    with trio.fail_after(PATIENCE):
+        while data := await client.receive_some():
+            received += data
+    return bytes(received)
+
+
+class FaultyTransport(PortableTransport):
+    """The real one, which first fails as it is told to, and counts how often it is asked."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.faults: deque[Exception | None] = deque()
+        """What the next requests are instead; None lets one through."""
+        self.asked = 0
+        """How often the next request was asked for while there might be one."""
+
+    def next_request(self) -> PortableRequest | None:
+        """Fail, or do what the real one does."""
+        if self.has_more():
+            self.asked += 1
+        if self.faults:
+            fault = self.faults.popleft()
+            if fault is not None:
+                raise fault
+        return super().next_request()
+
+    def has_more(self) -> bool:
+        """Whether a fault is left, or the real one has more."""
+        return bool(self.faults) or super().has_more()

@@ -60,8 +60,7 @@ __all__ = [
     "transports",
 ]
 
-for _name in __all__:
-    _public = globals()[_name]
-    if getattr(_public, "__module__", "").startswith("trio_wsk._"):
-        _public.__module__ = __name__
-del _name, _public
+# So that tracebacks and documentation name the place to import them from.
+for _name in sorted({*__all__} - {"observers", "transports"}):
+    globals()[_name].__module__ = __name__
+del _name

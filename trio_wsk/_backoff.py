@@ -39,6 +39,7 @@ class Backoff:
     def __init__(self) -> None:
         self._since: float | None = None
         self._attempts = 0
+        self._next_wait = FIRST_SECONDS
 
     @property
     def active(self) -> bool:
@@ -54,7 +55,8 @@ class Backoff:
         """
         if self._since is None:
             self._since = now
-        wait = min(FIRST_SECONDS * GROWTH**self._attempts, LONGEST_SECONDS)
+        wait = self._next_wait
+        self._next_wait = min(wait * GROWTH, LONGEST_SECONDS)
         self._attempts += 1
         return wait * (1 + JITTER * (2 * chance - 1))
 
@@ -65,4 +67,5 @@ class Backoff:
         recovery = Recovery(seconds=now - self._since, attempts=self._attempts)
         self._since = None
         self._attempts = 0
+        self._next_wait = FIRST_SECONDS
         return recovery

@@ -16,7 +16,7 @@ import heapq
 import sys
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -30,7 +30,7 @@ from .observers import Observers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ._addresses import Address
+    from ._connection import Connection
     from ._listening import ListeningSocket
     from ._readiness import Readiness
     from ._records import Record
@@ -40,17 +40,6 @@ __all__ = ["FAILED", "Block", "unwrapped"]
 
 WORK_PER_TURN: Final = 64
 """How much posted work the pump does before other tasks have their turn."""
-
-
-class EventDriven(Protocol):
-    """What the block knows of a connection."""
-
-    @property
-    def remote_address(self) -> Address:
-        """The peer."""
-
-    def abort(self) -> None:
-        """Reset it and be done."""
 
 
 class _Failed:
@@ -66,14 +55,14 @@ class Block:
     def __init__(self, listening: ListeningSocket, observers: Iterable[Observer]) -> None:
         self.listening: Final = listening
         """Whose block this is."""
-        self.context = contextvars.copy_context()
+        self.context: Final = contextvars.copy_context()
         """The context that the block was opened in; each connection's callbacks have a copy."""
-        self.observers = Observers(observers)
-        self.draining = trio.Event()
+        self.observers: Final = Observers(observers)
+        self.draining: Final = trio.Event()
         """Set when the server wants its connections to finish."""
-        self.event_driven: set[EventDriven] = set()
+        self.event_driven: set[Connection] = set()
         """The open connections that have events: nobody else holds them."""
-        self.ended = False
+        self.ended: bool = False
         """The block has been left: nothing posted is done any more."""
         self.calling: object = None
         """Which callback is running now, if any: the object and the name of the event."""
@@ -82,6 +71,7 @@ class Block:
         self._work: deque[Callable[[], object]] = deque()
         self._parked = False
         self._running = False
+        self._started = False
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_order = count()
         self._timer_scope: trio.CancelScope | None = None
@@ -90,6 +80,7 @@ class Block:
         """Start the pump."""
         self._nursery = nursery
         self.readiness = readiness
+        self._started = True
         nursery.start_soon(self.run, name="trio_wsk: pump")
 
     def post(self, work: Callable[[], object]) -> None:
@@ -129,6 +120,7 @@ class Block:
             self.post(settled.set)
             await settled.wait()
         else:
+            self._work_off()
             await trio.lowlevel.checkpoint()
 
     def finish(self) -> None:
@@ -137,14 +129,21 @@ class Block:
         For after the pump has ended, cancelled perhaps: a completion routine is called
         on every path.
         """
-        for connection in list(self.event_driven):
-            connection.abort()
-        self._work_off()
-        self.ended = True
-        self.readiness.close()
+        try:
+            for connection in list(self.event_driven):
+                connection.abort()
+            # From here on nothing can be queued, so that routines which go on for ever end.
+            self.ended = True
+            while self._work:
+                self._work_off()
+        finally:
+            self.ended = True
+            if self._started:
+                self.readiness.close()
 
     def _work_off(self) -> None:
-        while self._work:
+        """Do what is posted now, and not what that posts: a routine may do so for ever."""
+        for _ in range(len(self._work)):
             self._work.popleft()()
 
     def call_at(self, when: float, callback: Callable[[], object]) -> None:
@@ -153,6 +152,8 @@ class Block:
         There is no cancelling: what comes too late finds nothing to do. One task serves
         all timers, since a cancel scope for each wait would cost more than the wait.
         """
+        if self.ended:
+            return
         timers = self._timers
         heapq.heappush(timers, (when, next(self._timer_order), callback))
         if len(timers) == 1:
@@ -173,7 +174,7 @@ class Block:
     def call(
         self,
         name: str,
-        concerns: EventDriven | None,
+        concerns: Connection | None,
         context: contextvars.Context,
         callback: Callable[..., object],
         *arguments: object,
@@ -199,7 +200,7 @@ class Block:
             self.calling = outer
 
     def report_callback(
-        self, name: str, concerns: EventDriven | None, error: BaseException
+        self, name: str, concerns: Connection | None, error: BaseException
     ) -> None:
         """Tell the observers that a callback raised or returned nonsense."""
         if self.observers.of(records.CallbackFailed):
@@ -214,8 +215,6 @@ class Block:
         """Make a record, if anybody observes its kind."""
         if self.observers.of(kind):
             self.observers.tell(kind(at=trio.current_time(), **fields))
-
-
 
 
 def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:

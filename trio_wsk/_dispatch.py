@@ -82,6 +82,7 @@ class ConnectionDispatch:
 
     @mask.default
     def _(self) -> int:
+        """Compute it, once."""
         mask = RECEIVE if self.receive is not None else 0
         mask |= DISCONNECT if self.disconnect is not None else 0
         return mask | (SEND_BACKLOG if self.send_backlog is not None else 0)

@@ -126,7 +126,7 @@ class ConnectionBrokenError(WskError, trio.BrokenResourceError):
       message: What happened, to whom.
       status: `Status.CONNECTION_RESET` (the default): it was cut off;
         `Status.CONNECTION_DISCONNECTED`: it had ended before; `Status.CONNECTION_ABORTED`:
-        it died before it could be used; or whatever else `status_of` made of it.
+        it died before it could be used; or whatever else the operating system's error means.
       connection: The connection that broke. This is how a server tells the going of a
         handler's own peer, which is no crash, from that of another connection's. It does
         not travel in a pickle.
@@ -176,7 +176,7 @@ class BindError(WskError, OSError):
 
     Args:
       message: What could not be done, on which address, and why.
-      status: What `status_of` makes of the operating system's error.
+      status: What the operating system's error means.
       code: The operating system's number, for ``errno``.
       reason: The operating system's words, for ``strerror``.
     """

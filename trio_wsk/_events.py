@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ._block import FAILED
+from ._dispatch import ConnectionDispatch
 from ._errors import (
     ConnectionBrokenError,
     InvalidDeviceStateError,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from ._block import Block
     from ._connection import Connection
-    from ._dispatch import ConnectionDispatch
 
     Octets = bytes | bytearray | memoryview
 
@@ -54,6 +54,11 @@ WAITING: Final = 1
 """A task's ``send_all`` stands in line behind what was queued before it."""
 ACTIVE: Final = 2
 """A task's ``send_all`` is sending; what is queued now stands in line behind it."""
+
+GRACEFUL: Final = False
+"""The peer has sent FIN."""
+ABORTIVE: Final = True
+"""The peer has reset the connection."""
 
 RECEIVE_SIZE: Final = 65536
 """How much is read for one indication at most, in octets."""
@@ -73,9 +78,9 @@ _MORE: Final = getattr(socket, "MSG_MORE", 0)
 
 
 class _Unsent:
-    """One piece of the send queue."""
+    """One piece of the send queue, or a task's place in it."""
 
-    __slots__ = ("irp", "size", "view")
+    __slots__ = ("irp", "size", "turn", "view")
 
     def __init__(self, data: Octets, irp: Irp[int] | None, size: int) -> None:
         self.view = memoryview(data)
@@ -83,6 +88,8 @@ class _Unsent:
         self.irp = irp
         self.size = size
         """How much it was at first, in octets."""
+        self.turn: trio.Event | None = None
+        """Set when the queue has come to the task that stands in line here."""
 
 
 class ConnectionEvents:
@@ -101,7 +108,6 @@ class ConnectionEvents:
         "_paused",
         "_posted",
         "_queue",
-        "_reset_told",
         "_sent_waiters",
         "dispatch",
         "held",
@@ -148,6 +154,11 @@ class ConnectionEvents:
 
     def _accept_mask(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
         self._require_pump()
+        if dispatch is not None and not isinstance(dispatch, ConnectionDispatch):
+            raise InvalidParameterError(
+                "enable_events takes the callbacks as ConnectionDispatch(receive=...),"
+                f" not {dispatch!r}"
+            )
         if not mask or mask & ~CONNECTION_EVENTS:
             raise InvalidParameterError(
                 f"{EventMask(mask)!r} are no events of a connection; enable any of"
@@ -179,7 +190,8 @@ class ConnectionEvents:
         """Disable one event."""
         if event not in _SLOTS:
             raise InvalidParameterError(
-                f"{EventMask(event)!r} is not exactly one event of a connection; disable them one at a time"
+                f"{EventMask(event)!r} is not exactly one event of a connection;"
+                " disable them one at a time"
             )
         self._enabled &= ~event
         self._may_leave_block()
@@ -195,6 +207,11 @@ class ConnectionEvents:
             edges |= READ
         self._schedule(edges)
 
+    def broken(self) -> None:
+        """The connection has turned out to be broken; whoever has events is told in its turn."""
+        if self._enabled or self.unsent:
+            self._schedule(ENDED)
+
     def _schedule(self, due: int) -> None:
         self._due |= due
         if not self._posted and not self._block.ended:
@@ -207,6 +224,9 @@ class ConnectionEvents:
         if self._connection._channel is None:
             return
         due, self._due = self._due, 0
+        if self._connection._broken is not None:
+            self._tell_reset()
+            return
         try:
             if due & WRITE:
                 self._flush()
@@ -274,16 +294,19 @@ class ConnectionEvents:
         dispatch = self.dispatch
         assert dispatch is not None
         assert dispatch.receive is not None
+        self._paused = True  # until all is taken; that the callback resumes by itself counts
         answer = self.call("receive", dispatch.receive, data)
         if answer is None or answer is Status.SUCCESS:
-            return
-        if answer is FAILED:
+            self._paused = False
+        elif answer is FAILED:
             self._connection.abort()
-        elif answer is Status.DATA_NOT_ACCEPTED or answer == 0 and type(answer) is int:
+        elif answer is Status.DATA_NOT_ACCEPTED:
             self._refuse(data)
-        elif type(answer) is int and 0 < answer <= len(data):
+        elif type(answer) is int and 0 <= answer <= len(data):
             if answer < len(data):
                 self._refuse(data[answer:])
+            else:
+                self._paused = False
         else:
             self._nonsense(
                 "receive",
@@ -292,9 +315,8 @@ class ConnectionEvents:
             )
 
     def _refuse(self, rest: bytes) -> None:
-        # What the callback did itself counts: it may have closed, or resumed already.
-        self.held = rest + self.held
-        self._paused = True
+        if not self._connection.closed:
+            self.held = rest + self.held
 
     def resume(self) -> None:
         """Indicate again."""
@@ -312,8 +334,7 @@ class ConnectionEvents:
     def take_held(self, size: int) -> bytes:
         """Give a task what was held back; the event goes on after it."""
         data, self.held = self.held[:size], self.held[size:]
-        if not self.held:
-            self._paused = False
+        self._paused = False
         return data
 
     def task_received(self) -> None:
@@ -323,8 +344,28 @@ class ConnectionEvents:
 
     def task_sent(self) -> None:
         """A task has finished sending: what was queued meanwhile is next."""
-        if (self.unsent or self._fin_wanted) and not self._connection.closed:
-            self._schedule(WRITE)
+        if self._connection.closed:
+            return
+        if not self._block.ended:
+            if self._queue is not None or self._fin_wanted:
+                self._schedule(WRITE)
+        elif self._fin_wanted:
+            with suppress(ConnectionBrokenError):
+                self._send_fin()
+
+    async def wait_turn(self) -> None:
+        """Stand in line: wait until what is queued now has been sent, and not what comes after."""
+        queue = self._queue
+        assert queue is not None
+        place = _Unsent(b"", None, 0)
+        place.turn = trio.Event()
+        queue.append(place)
+        try:
+            await place.turn.wait()
+        except BaseException:
+            if place in queue:
+                queue.remove(place)
+            raise
 
     async def wait_sent(self) -> None:
         """Wait until everything that is queued has been sent. A checkpoint, or it has been."""
@@ -340,15 +381,17 @@ class ConnectionEvents:
         connection = self._connection
         if due & ENDED and connection._request.was_reset():
             raise connection._translated(ConnectionResetError(errno.ECONNRESET, "reset by peer"))
-        if self.held or not self._enabled & DISCONNECT:
+        if not self._enabled:
             return
         if not connection._eof_received:
             found = connection._peek_now()
-            if found is None:
-                self._arm(READ)
-                return
-            connection._eof_received = not found
-        if connection._eof_received:
+            watch = connection._watched()
+            readiness = watch.home or self._block.readiness
+            # Unread data keeps a channel readable: only of an edge can one still hear then.
+            if found is None or readiness.edge_triggered:
+                readiness.arm(watch, READ)
+            connection._eof_received = found == b""
+        if connection._eof_received and self._enabled & DISCONNECT and not self.held:
             self._tell_fin()
 
     def _tell_fin(self) -> None:
@@ -360,7 +403,7 @@ class ConnectionEvents:
             if not self._enabled & DISCONNECT:
                 return  # told when it is enabled again
             self._end_told = True
-            if self.call("disconnect", dispatch.disconnect, False) is FAILED:
+            if self.call("disconnect", dispatch.disconnect, GRACEFUL) is FAILED:
                 self._connection.abort()
         else:
             self._end_told = True
@@ -376,11 +419,13 @@ class ConnectionEvents:
             if self._enabled & DISCONNECT:
                 # That it tries to answer all the same is nothing to report.
                 with suppress(ConnectionBrokenError):
-                    self.call("disconnect", dispatch.disconnect, True)
+                    self.call("disconnect", dispatch.disconnect, ABORTIVE)
         if self._enabled:
+            connection._lost = True
             connection.abort()
         else:
             self._drop_queue()  # the task that awaits this connection finds out by itself
+            self._may_leave_block()
 
     # --- Sending -----------------------------------------------------------------------
 
@@ -447,6 +492,11 @@ class ConnectionEvents:
             return
         while queue:
             first = queue[0]
+            if first.turn is not None:
+                queue.popleft()
+                connection._sending = ACTIVE
+                first.turn.set()
+                return
             more = _MORE if self._fin_wanted and len(queue) == 1 else 0
             taken = connection._send_now(first.view, more) if first.view else 0
             self.unsent -= taken
@@ -519,7 +569,8 @@ class ConnectionEvents:
                     f"this side has finished sending to {connection.remote_address}, so it"
                     " can't send more data"
                 )
-            return
+            if self._fin_wanted:
+                return
         if data:
             self._require_pump()
         sent = 0
@@ -537,10 +588,8 @@ class ConnectionEvents:
         if connection._eof_received and self._enabled:
             connection.close()
             return
-        if connection._eof_sent:
-            return
         connection._shut_down_sending()
-        if self._enabled:
+        if self._enabled and self._heard_at is None:
             self._heard_at = trio.current_time()
             self._block.call_at(self._heard_at + LINGER_SECONDS, self._linger)
             self._schedule(READ)
@@ -575,6 +624,8 @@ class ConnectionEvents:
         for unsent in queue or ():
             if unsent.irp is not None:
                 unsent.irp._fail(self._why_unsent())
+            if unsent.turn is not None:
+                unsent.turn.set()
         if self._sent_waiters is not None:
             self._sent_waiters.set()
             self._sent_waiters = None
@@ -606,7 +657,8 @@ class ConnectionEvents:
         )
 
     def _nonsense(self, name: str, what: str) -> None:
-        self._block.report_callback(name, self._connection, TypeError(f"the {name} callback {what}"))
+        nonsense = TypeError(f"the {name} callback {what}")
+        self._block.report_callback(name, self._connection, nonsense)
         self._connection.abort()
 
 

@@ -12,7 +12,7 @@ Source: "Using IRPs with Winsock Kernel Functions"; PFN_WSK_ACCEPT.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import outcome
 import trio
@@ -43,11 +43,11 @@ class Irp(Generic[T]):
         "_error",
         "_finished",
         "_information",
+        "_on_completion",
         "_status",
         "_waiters",
         "_withdraw",
         "context",
-        "on_completion",
     )
 
     def __init__(
@@ -72,12 +72,17 @@ class Irp(Generic[T]):
         self._information: T | None = None
         self._error: WskError | None = None
         self._waiters: list[trio.lowlevel.Task] = []
-        self.context = context
+        self.context: object = context
         """Whatever the caller gave; the library never looks at it."""
-        self.on_completion = on_completion
+        self._on_completion = on_completion
 
     def __repr__(self) -> str:
         return f"<Irp {self._status.name}: {self._information!r}>"
+
+    @property
+    def on_completion(self) -> Callable[[Irp[T]], object] | None:
+        """The completion routine that was given with the operation, if any."""
+        return self._on_completion
 
     @property
     def status(self) -> Status:
@@ -102,6 +107,7 @@ class Irp(Generic[T]):
             return outcome.Error(self._error)
         return outcome.Value(self._information)  # type: ignore[arg-type]  # success brings a T
 
+    @trio.lowlevel.enable_ki_protection
     async def wait(self) -> Outcome[T]:
         """Wait for the completion and return its outcome, without raising it.
 
@@ -123,13 +129,18 @@ class Irp(Generic[T]):
         assert completed is not None
         return completed
 
+    @trio.lowlevel.enable_ki_protection
     def cancel(self) -> bool:
         """Take the operation back, if it is still queued (IoCancelIrp).
 
         Returns:
           True if it was; it has then completed with `Status.CANCELLED`. False if it had
           completed already: what it completed with is the caller's all the same.
+
+        Raises:
+          RuntimeError: called from outside the Trio run.
         """
+        trio.lowlevel.current_task()
         if self._status is not Status.PENDING or not self._withdraw(self):
             return False
         return self._fail(OperationCancelledError("the operation was cancelled by Irp.cancel()"))
@@ -152,8 +163,14 @@ class Irp(Generic[T]):
 
     def _end(self, status: Status) -> None:
         self._status = status
+        # What it could be taken back from refers to it: no cycle shall keep what it brought alive.
+        self._withdraw = _withdraw_nothing
         waiters, self._waiters = self._waiters, []
         for task in waiters:
             trio.lowlevel.reschedule(task)
-        if self.on_completion is not None:
+        if self._on_completion is not None:
             self._finished(self)
+
+
+def _withdraw_nothing(_: Irp[Any]) -> bool:
+    return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import inspect
 import random
 import sys
 from contextlib import asynccontextmanager
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from ._transport import TransportRequest
     from .observers import Observer
 
-__all__ = ["BATCH", "ListeningOptions", "ListeningSocket", "open_listening_socket"]
+__all__ = ["BATCH", "ListeningOptions", "ListeningSocket", "in_trio", "open_listening_socket"]
 
 BATCH: Final = 16
 """How many connections are accepted in one turn at most. Measured: throughput is flat
@@ -146,7 +147,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         observers: Iterable[Observer],
     ) -> None:
         """Made by `open_listening_socket`, never by you."""
-        self.context = context
+        self.context: object = context
         """Whatever `open_listening_socket` was given; the library never looks at it."""
         self._transport = transport
         self._dispatch = dispatch
@@ -182,8 +183,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Raises:
           AttributeError: the transport has no sockets.
+          SocketClosedError, ForcedClosedError: as for `accept`.
         """
         sockets = self._transport.public_sockets()
+        self._check_listening()
         if not sockets:
             raise AttributeError(f"{type(self._transport).__name__} has no sockets")
         return sockets[0]
@@ -195,6 +198,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     # --- Accepting ---------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def accept(
         self, *, context: object = None, dispatch: ConnectionDispatch | None = None
     ) -> Connection:
@@ -224,6 +228,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return acceptor.connection
         return await acceptor.wait(self._delivery)
 
+    @trio.lowlevel.enable_ki_protection
     def accept_nowait(
         self, *, context: object = None, dispatch: ConnectionDispatch | None = None
     ) -> Connection:
@@ -233,6 +238,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
           WouldBlockError: none is there, or others are queued for it.
           SocketClosedError, ForcedClosedError: as for `accept`.
         """
+        in_trio("listening.accept_nowait")
         acceptor = _TaskAcceptor(context, dispatch)
         self._enqueue(acceptor)
         if acceptor.connection is None:
@@ -242,6 +248,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             raise WouldBlockError("no connection is waiting to be accepted")
         return acceptor.connection
 
+    @trio.lowlevel.enable_ki_protection
     def queue_accept(
         self,
         *,
@@ -264,10 +271,13 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Raises:
           SocketClosedError, ForcedClosedError: as for `accept`; then there is no Irp.
+          InvalidParameterError: ``on_completion`` is no plain function.
 
         Source: PFN_WSK_ACCEPT.
         """
-        _in_trio("queue_accept")
+        in_trio("listening.queue_accept")
+        if on_completion is not None:
+            _check_plain_function("on_completion", on_completion)
         acceptor = _IrpAcceptor(context, dispatch)
         acceptor.irp = Irp(
             withdraw=lambda _: self._delivery.withdraw(acceptor),
@@ -340,7 +350,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: SO_WSK_EVENT_CALLBACK.
         """
-        _in_trio("enable_events")
+        in_trio("listening.enable_events")
         self._check_listening()
         bits = int(mask)
         if not bits or bits & ~(CONNECTION_EVENTS | ACCEPT):
@@ -379,7 +389,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
           InvalidParameterError: ``event`` is not `EventMask.ACCEPT` alone. Events that
             connections inherit are disabled on each connection.
         """
-        _in_trio("disable_event_nowait")
+        in_trio("listening.disable_event_nowait")
         if event != EventMask.ACCEPT:
             raise InvalidParameterError(
                 f"only {EventMask.ACCEPT!r} can be disabled on a listening socket, not {event!r};"
@@ -405,6 +415,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         except ConnectionBrokenError:
             answer = None  # it came, and it went while it was being taken
             connection.abort()
+        except BaseException:  # Ctrl-C and its like: they go on, and nobody has this connection
+            connection.abort()
+            raise
         if answer is None or answer is Status.SUCCESS:
             self._counters.to_event += 1
         elif isinstance(answer, ConnectionDispatch):
@@ -450,7 +463,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._set_mode("refuse", _Mode.REFUSE)
 
     def _set_mode(self, call: str, mode: _Mode) -> None:
-        _in_trio(call)
+        in_trio(f"listening.{call}")
         self._check_listening()
         self._mode = mode
         self._post_turn()
@@ -472,8 +485,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._turn_posted = False
         if self._state is not _State.LISTENING:
             return
-        if self._mode is not _Mode.REFUSE:
-            self._indicate_parked()
+        self._indicate_parked()
         if self._mode is _Mode.PAUSE or self._backing_off:
             return
         if self._mode is _Mode.REFUSE or self._delivery.wanted:
@@ -501,9 +513,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Args:
           indicate: Whether the accept event may be called: in the pump only.
         """
+        is_asked = self._transport.has_more()  # else None is not the kernel's word
+        has_answered = False
         for _ in range(BATCH):
             if not self._takes_more(indicate=indicate):
-                return
+                break
             try:
                 request = self._transport.next_request()
             except PeerFaultError as fault:
@@ -515,10 +529,14 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             except TransportFailedError as failure:
                 self._fail(failure.error)
                 return
+            has_answered = True
             if request is None:
                 break
             self._arrived(request)
-        self._recovered()
+        # A descriptor is reserved before the queue is looked at, so that even "nobody waits"
+        # says that there is one (accept4, net/socket.c).
+        if is_asked and has_answered:
+            self._recovered()
 
     def _takes_more(self, *, indicate: bool) -> bool:
         """Whether one more request has a place to go to."""
@@ -599,10 +617,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._block.call_at(trio.current_time() + wait, self._try_again)
 
     def _shed_some(self) -> bool:
-        """Reset peers that wait; False if there is no descriptor even for that."""
-        for _ in range(BATCH):
+        """Reset peers that wait; False if some do, and there is no descriptor even for that."""
+        for shed in range(BATCH):
             if not self._transport.shed():
-                return self._transport.keep_spare()
+                return shed > 0 or not self._transport.has_more()
             self._counters.shed += 1
             self._shed_since_backoff += 1
         return True
@@ -612,7 +630,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._post_turn()
 
     def _recovered(self) -> None:
-        """A batch has gone through without an error, so a bad time is over."""
+        """The kernel has answered without an error, so a bad time is over."""
         if self._backoff.active:
             recovery = self._backoff.worked(trio.current_time())
             assert recovery is not None
@@ -628,15 +646,14 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """The listening socket itself has failed: tell everybody, once."""
         if self._state is not _State.LISTENING:
             return
-        event_was_enabled = self._delivery.event_enabled
         self._failure = error
         self._end(_State.FAILED, "failed")
         self._block.tell(records.ListenerFailed, error=error)
-        self._block.post(lambda: self._indicate_failure(event_was_enabled))
+        self._block.post(self._indicate_failure)
 
-    def _indicate_failure(self, event_was_enabled: bool) -> None:
+    def _indicate_failure(self) -> None:
         callback = self._dispatch.accept
-        if event_was_enabled and callback is not None:
+        if self._delivery.event_enabled and callback is not None:
             self._block.call("accept", None, self._block.context.copy(), callback, None)
         self._nursery.cancel_scope.cancel()
 
@@ -664,7 +681,6 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if self._state is not _State.LISTENING:
             return
         self._state = state
-        self._delivery.event_enabled = False
         self._transport.close()
         acceptors, parked = self._delivery.drain()
         for request in parked:
@@ -789,15 +805,25 @@ class _IrpAcceptor(_Acceptor):
             self.irp._fail(error)
 
 
-def _in_trio(call: str) -> None:
+def in_trio(call: str) -> None:
     """Refuse calls from other threads, which would race with the pump."""
     try:
         trio.lowlevel.current_task()
     except RuntimeError:
         raise RuntimeError(
             f"{call}() was called from outside the Trio run;"
-            f" from a thread, write trio.from_thread.run_sync(listening.{call})"
+            f" from a thread, write trio.from_thread.run_sync({call})"
         ) from None
+
+
+def _check_plain_function(name: str, callback: object) -> None:
+    if not callable(callback):
+        raise InvalidParameterError(f"{name} takes a function, not {callback!r}")
+    if inspect.iscoroutinefunction(callback):
+        raise InvalidParameterError(
+            f"{name} takes a plain function, not the async function {callback!r}: it starts"
+            " things and never waits; let it start a task: nursery.start_soon(...)"
+        )
 
 
 @asynccontextmanager
@@ -861,7 +887,8 @@ async def open_listening_socket(
         raise InvalidParameterError(
             f"on_no_descriptors is one of {_NO_DESCRIPTORS_POLICIES}, not {on_no_descriptors!r}"
         )
-    if not isinstance(max_parked, int) or max_parked < 0:
+    given: object = max_parked  # by a caller without a type checker, perhaps
+    if not isinstance(given, int) or given < 0:
         raise InvalidParameterError(f"max_parked is a count, 0 or more, not {max_parked!r}")
     if dispatch is not None and not isinstance(dispatch, ListenDispatch):
         raise InvalidParameterError(
@@ -935,7 +962,7 @@ async def _block_of(listening: ListeningSocket) -> AsyncIterator[None]:
     """Run a listening socket's block: its tasks, its end, and whose errors come out."""
     error: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
             try:
                 listening._listen(nursery)
                 yield
@@ -955,9 +982,22 @@ def raise_both(failure: BaseException | None, error: BaseException | None) -> No
 
     That the body found the socket failed, too, is no news.
     """
-    if failure is None or error is None or isinstance(error, ForcedClosedError):
+    if failure is not None:
+        error = _without_news_of(failure, error)
+    if failure is None or error is None:
         lone = failure or error
         if lone is not None:
             raise lone
         return
     raise BaseExceptionGroup("the listening socket failed, and the body too", [failure, error])
+
+
+def _without_news_of(failure: BaseException, error: BaseException | None) -> BaseException | None:
+    """Take out of a body's error what only says that the listening socket has failed."""
+
+    def says_so(each: BaseException) -> bool:
+        return isinstance(each, ForcedClosedError) and each.__cause__ is failure
+
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(says_so)[1]
+    return None if error is None or says_so(error) else error

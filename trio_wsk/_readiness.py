@@ -90,26 +90,29 @@ class Watch:
     __slots__ = ("direct", "drained", "ended", "fd", "home", "interest", "reader", "sink", "writer")
 
     def __init__(self, fd: int, sink: Sink | None = None) -> None:
-        self.fd = fd
+        self.fd: int = fd
         """The channel's descriptor, or -1 for a channel that has none."""
         self.sink = sink
         self.home: Readiness | None = None
         """Where edges come from; None while nothing is armed."""
-        self.interest = 0
+        self.interest: int = 0
         """The edges that ``home`` has been asked for."""
         self.reader: trio.lowlevel.Task | None = None
         self.writer: trio.lowlevel.Task | None = None
-        self.direct = 0
+        self.direct: int = 0
         """How many tasks wait for the descriptor straight on Trio."""
-        self.drained = False
+        self.drained: bool = False
         """The kernel is known to have nothing to read until the next edge."""
-        self.ended = False
+        self.ended: bool = False
         """An edge said that the peer has ended; nothing counts as drained any more."""
 
     def read_short(self) -> None:
         """Say that a read got less than it asked for, so nothing is left."""
-        if self.home is not None and self.home.edge_triggered and not self.ended:
-            self.drained = True
+        # Only an edge that was asked for can clear the knowledge again.
+        if self.interest & READ and not self.ended:
+            home = self.home
+            if home is not None and home.edge_triggered:
+                self.drained = True
 
     def close(self) -> None:
         """Report nothing more; the tasks that wait look again and find the channel closed.
@@ -135,6 +138,7 @@ class Watch:
             pass  # close() says so
         finally:
             self.direct -= 1
+            self.drained = False
 
     def notify(self, edges: int) -> None:
         """Wake who waits for these edges; what nobody waits for goes to the sink."""
@@ -371,10 +375,16 @@ class TrioReadiness(Readiness):
             trio.lowlevel.notify_closing(watch.fd)
         watch.notify(READ | WRITE)
 
-    async def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> None:
-        """Wait on Trio, or through the block that the channel reports to."""
-        if watch.home is not None:
-            await super().wait(watch, edge, passed=passed)
+    async def wait(
+        self,
+        watch: Watch,
+        edge: int,
+        *,
+        passed: bool = False,  # noqa: ARG002 - for Trio, what is true now always counts
+    ) -> None:
+        """Wait on Trio, or for the task that reports this edge: Trio takes one at a time."""
+        if watch.interest & edge:
+            await _park(watch, edge)
         else:
             await watch.wait_on_trio(edge)
 
@@ -407,20 +417,25 @@ def open_pump_readiness(
     return EpollReadiness() if HAVE_EPOLL else TrioReadiness(start_soon)
 
 
-_of_this_run: trio.lowlevel.RunVar[Readiness] = trio.lowlevel.RunVar("trio_wsk.readiness")
+_of_this_run: trio.lowlevel.RunVar[Readiness | None] = trio.lowlevel.RunVar(
+    "trio_wsk.readiness", default=None
+)
 
 
 def task_readiness() -> Readiness:
     """Return the readiness that awaited connections of this Trio run share."""
-    readiness = _of_this_run.get(None)
+    readiness = _of_this_run.get()
     if readiness is None:
-        readiness = TrioReadiness(None)
-        if HAVE_EPOLL:
-            readiness = EpollReadiness()
-            trio.lowlevel.spawn_system_task(
-                _dispatch, readiness, name="trio_wsk: readiness of awaited connections"
-            )
+        readiness = _dispatched() if HAVE_EPOLL else TrioReadiness(None)
         _of_this_run.set(readiness)
+    return readiness
+
+
+def _dispatched() -> Readiness:
+    readiness = EpollReadiness()
+    trio.lowlevel.spawn_system_task(
+        _dispatch, readiness, name="trio_wsk: readiness of awaited connections"
+    )
     return readiness
 
 

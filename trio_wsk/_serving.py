@@ -31,7 +31,7 @@ from ._errors import (
     InvalidParameterError,
     SocketBusyError,
 )
-from ._listening import ListeningSocket, open_listening_socket
+from ._listening import ListeningSocket, in_trio, open_listening_socket
 from ._statistics import DrainReport, ServerStatistics
 
 if sys.version_info < (3, 11):
@@ -101,6 +101,7 @@ class Server:
         self._handshake_failures: Counter[str] = Counter()
         self._draining = False
         self._none_open: trio.Event | None = None
+        self._admitted: set[Connection] = set()  # without a handler; not all have events
         self._over = trio.Event()
 
     def __repr__(self) -> str:
@@ -194,14 +195,18 @@ class Server:
 
         Returns before the handlers have ended; leaving the server's block, or the return
         of `serve`, waits for them. Idempotent.
+
+        Raises:
+          RuntimeError: called from outside the Trio run.
         """
+        in_trio("server.abort")
         self.listening._close()
         self._reset_all()
         self._over.set()
 
     def _reset_all(self) -> None:
         self._handlers.cancel_scope.cancel()
-        for connection in list(self._block.event_driven):
+        for connection in [*self._block.event_driven, *self._admitted]:
             connection.abort()
 
     async def _wait_none_open(self) -> None:
@@ -234,10 +239,12 @@ class Server:
 
     def _admit_event_driven(self, connection: Connection) -> bool:
         connection._on_end = self._event_driven_ended
+        self._admitted.add(connection)
         self._opened()
         return False
 
     def _event_driven_ended(self, connection: Connection) -> None:
+        self._admitted.discard(connection)
         if self._block.observers.of(records.ConnectionEnded):
             self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
         self._ended()
@@ -391,9 +398,8 @@ def _checked_server(
         raise InvalidParameterError(
             f"the handler is an async function that takes a connection, not {handler!r}"
         )
-    if max_connections is not None and (
-        not isinstance(max_connections, int) or max_connections < 1
-    ):
+    given: object = max_connections  # by a caller without a type checker, perhaps
+    if given is not None and (not isinstance(given, int) or given < 1):
         raise InvalidParameterError(
             f"max_connections is a count, 1 or more, or None for no limit, not {max_connections!r}"
         )
@@ -617,7 +623,8 @@ async def serve_events(
     Raises:
       InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
     """
-    if not isinstance(dispatch, ListenDispatch) or dispatch.accept is None:
+    given: object = dispatch  # by a caller without a type checker, perhaps
+    if not isinstance(given, ListenDispatch) or given.accept is None:
         raise InvalidParameterError(
             f"serve_events takes ListenDispatch(accept=...) with an accept callback, not {dispatch!r}"
         )

@@ -34,8 +34,8 @@ class ListeningStatistics:
     """Of these, closed without being delivered, by reason.
 
     ``refused`` (by `ListeningSocket.refuse`), ``not-accepted`` (by the accept callback),
-    ``accept-failed`` (it raised), ``reset-while-parked`` (the peer left), ``closed`` (parked
-    when the listening socket closed).
+    ``accept-failed`` (it raised), ``reset-while-parked`` (the peer left), ``closed`` and
+    ``failed`` (parked when the listening socket closed or failed).
     """
     queued_accepts: int
     """Accepts that wait now for a connection."""

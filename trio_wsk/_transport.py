@@ -244,8 +244,8 @@ class Transport(ABC):
         """Out of descriptors: reset the oldest waiting request with the one set aside.
 
         Returns:
-          False if nothing could be shed: no spare descriptor, nobody waits, or the
-          transport has failed, which the next `next_request` says.
+          Whether one was. Not without a spare descriptor, not if nobody waits, and not if
+          the transport has failed, which the next `next_request` says.
         """
         return False
 

@@ -16,13 +16,49 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from . import _records as records
+from ._records import (
+    AcceptBackoffEnded,
+    AcceptBackoffStarted,
+    AcceptErrorIgnored,
+    CallbackFailed,
+    ConnectionAccepted,
+    ConnectionDropped,
+    ConnectionEnded,
+    DrainFinished,
+    DrainStarted,
+    HandlerFailed,
+    HandshakeFailed,
+    ListenerFailed,
+    PeerLeft,
+    Record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from ._records import Record
+__all__ = [
+    "AcceptBackoffEnded",
+    "AcceptBackoffStarted",
+    "AcceptErrorIgnored",
+    "CallbackFailed",
+    "ConnectionAccepted",
+    "ConnectionDropped",
+    "ConnectionEnded",
+    "DrainFinished",
+    "DrainStarted",
+    "HandlerFailed",
+    "HandshakeFailed",
+    "ListenerFailed",
+    "LoggingObserver",
+    "Observer",
+    "PeerLeft",
+    "Record",
+]
 
-__all__ = ["LoggingObserver", "Observer", "Observers"]
+# The records' home for users is here: so that tracebacks and documentation say so.
+for _name in records.__all__:
+    globals()[_name].__module__ = __name__
+del _name
 
 
 @runtime_checkable
@@ -61,7 +97,7 @@ class Observers:
                 observer(record)
             except Exception:
                 _log.exception("the observer %r failed and is not called again", observer)
-                self._observers.remove(observer)
+                self._observers = [each for each in self._observers if each is not observer]
                 self._by_kind.clear()
 
 
@@ -80,7 +116,7 @@ enough that a flood of the same trouble doesn't fill a disk."""
 class LoggingObserver:
     """Writes what an operator must see to `logging`, and no flood of it.
 
-    Lines of one kind come at most once in `repeat_seconds`; the next one says how many
+    Lines of one kind come at most once in ``repeat_seconds``; the next one says how many
     were held back. Everything else that happens is in ``statistics()``.
 
     Args:
@@ -111,7 +147,8 @@ class LoggingObserver:
         level, text, error = _line(record)
         kind = (type(record), type(error))
         last = self._last.get(kind)
-        if last is not None and record.at - last < self._repeat_seconds:
+        # Another Trio run has another clock: there the time may be before the last line's.
+        if last is not None and 0 <= record.at - last < self._repeat_seconds:
             self._held_back[kind] = self._held_back.get(kind, 0) + 1
             return
         self._last[kind] = record.at

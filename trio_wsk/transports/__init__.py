@@ -7,16 +7,35 @@ that a socket needs before it is bound::
     transport = PortableTransport.tcp(8000, socket_options=[(IPPROTO_IP, IP_FREEBIND, 1)])
     async with open_listening_socket(transport=transport) as listening: ...
 
-To make a transport of another kind, see `Transport`.
+To make a transport of another kind, subclass `Transport` and `TransportRequest`.
 """
 
 from __future__ import annotations
 
+from trio_wsk._transport import (
+    Channel,
+    NoDescriptorsError,
+    PeerFaultError,
+    Transport,
+    TransportFailedError,
+    TransportRequest,
+)
+
 from ._activation import listen_fds
 from .portable import PortableTransport
 
-__all__ = ["PortableTransport", "listen_fds"]
+__all__ = [
+    "Channel",
+    "NoDescriptorsError",
+    "PeerFaultError",
+    "PortableTransport",
+    "Transport",
+    "TransportFailedError",
+    "TransportRequest",
+    "listen_fds",
+]
 
 # So that tracebacks and documentation name the place to import them from.
-PortableTransport.__module__ = __name__
-listen_fds.__module__ = __name__
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

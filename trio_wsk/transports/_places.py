@@ -34,14 +34,14 @@ class Bound:
     __slots__ = ("address", "family", "kind", "proto", "socket", "tuned")
 
     def __init__(self, sock: socket.socket, address: Address, *, tuned: bool) -> None:
-        self.socket = sock
-        self.address = address
+        self.socket: socket.socket = sock
+        self.address: Address = address
         """Where it is bound; for a Unix socket that is where its peers find it."""
         # Plain integers: reading the properties of `socket.socket` makes an enum each time.
-        self.family = int(sock.family)
-        self.kind = int(sock.type)
-        self.proto = sock.proto
-        self.tuned = tuned
+        self.family: int = int(sock.family)
+        self.kind: int = int(sock.type)
+        self.proto: int = sock.proto
+        self.tuned: bool = tuned
         """Whether the connections accepted from it need no `tune`."""
 
 

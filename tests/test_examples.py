@@ -1,0 +1,293 @@
+"""The examples are started, talked to and stopped: in this process, and as the programs that they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from trio_wsk import _readiness
+
+from .support import connect, open_descriptors, reset
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import ModuleType
+
+    from trio_wsk import Address
+
+pytestmark = pytest.mark.usefixtures("readiness")
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ECHOES = ["echo", "echo_events"]
+
+
+def example(name: str) -> ModuleType:
+    """Import an example, which is a program and in no package."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@asynccontextmanager
+async def running(name: str) -> AsyncIterator[Any]:
+    """Run an example's main() in a nursery; its end must leave no descriptor behind."""
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            yield await nursery.start(partial(example(name).main, port=0))
+            nursery.cancel_scope.cancel()
+
+
+async def receive_until(client: trio.SocketStream, end: bytes) -> bytes:
+    """Receive until what has come ends so."""
+    received = b""
+    with trio.fail_after(10):
+        while not received.endswith(end):
+            data = await client.receive_some()
+            assert data, received
+            received += data
+    return received
+
+
+# --- echo, echo_events ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ECHOES)
+async def test_echo_sends_back_all_and_finishes(name: str) -> None:
+    """What was sent comes back, all of it; then the server finishes because the client did."""
+    message = bytes(range(256)) * 4096
+    back = bytearray()
+
+    async with running(name) as server:
+        client = await connect(server.local_addresses[0])
+        async with client, trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                await client.send_all(message)
+                await client.send_eof()
+
+            nursery.start_soon(send)
+            async for data in client:
+                back += data
+
+    assert message == back
+
+
+@pytest.mark.parametrize("name", ECHOES)
+async def test_echo_outlives_a_client_that_resets(name: str) -> None:
+    """After one client's reset the next one is served."""
+    async with running(name) as server:
+        rude = await connect(server.local_addresses[0])
+        await rude.send_all(b"anything")
+        reset(rude)
+        async with await connect(server.local_addresses[0]) as client:
+            await client.send_all(b"hello")
+
+            assert b"hello" == await receive_until(client, b"hello")
+
+
+async def fill(client: trio.SocketStream) -> int:
+    """Send until nothing has gone for a while; return how many octets have."""
+    sent = 0
+    chunk = bytes(65536)
+    client.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 65536)
+    while sent < 1 << 26:
+        with trio.move_on_after(0.5) as scope:
+            sent += await client.socket.send(chunk)
+        if scope.cancelled_caught:
+            break
+    return sent
+
+
+@pytest.mark.parametrize("name", ECHOES)
+async def test_echo_stalls_a_client_that_does_not_read(name: str) -> None:
+    """
+    A client that sends and doesn't read can't send for ever: the server stops receiving from
+    it. When it reads at last, everything comes back, and the server goes on.
+    """
+    async with running(name) as server:
+        async with await connect(server.local_addresses[0]) as client:
+            sent = await fill(client)
+
+            assert sent < 1 << 26
+
+            received = 0
+            with trio.fail_after(10):
+                while received < sent:
+                    received += len(await client.receive_some())
+            await client.send_all(b"end")
+
+            assert b"end" == await receive_until(client, b"end")
+
+
+@pytest.mark.parametrize("name", ECHOES)
+async def test_echo_lets_go_of_a_client_that_resets_while_it_is_stalled(name: str) -> None:
+    """A client that was stalled and then resets leaves no descriptor behind."""
+    async with running(name) as server:
+        _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
+        before = open_descriptors()
+        client = await connect(server.local_addresses[0])
+        await fill(client)
+        reset(client)
+        with trio.fail_after(10):
+            while open_descriptors() > before:
+                await trio.sleep(0.01)
+
+
+# --- chat ----------------------------------------------------------------------------------------
+
+
+async def join(address: Address) -> tuple[trio.SocketStream, str]:
+    """Join the chat; return the client and the name that it is known by."""
+    client = await connect(address)
+    host, port = client.socket.getsockname()[:2]
+    name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    welcome = await receive_until(client, b"\n")
+
+    assert welcome.startswith(f"* welcome, {name}; here are ".encode())
+
+    return client, name
+
+
+async def test_chat_hands_on_to_all_others() -> None:
+    """What one says all others hear, once, with the name; and who comes and goes is told."""
+    async with running("chat") as server:
+        anna, anna_name = await join(server.local_addresses[0])
+        ben, ben_name = await join(server.local_addresses[0])
+
+        assert f"* {ben_name} has come\n".encode() == await receive_until(anna, b"\n")
+
+        await anna.send_all(b"hello\nthe\x1b[2Jre\r\n")
+
+        heard = f"{anna_name}: hello\n{anna_name}: the[2Jre\n".encode()
+        assert heard == await receive_until(ben, b"re\n")
+
+        await anna.send_eof()
+
+        assert b"" == await anna.receive_some()
+        assert f"* {anna_name} has left\n".encode() == await receive_until(ben, b"\n")
+
+        await anna.aclose()
+        await ben.aclose()
+
+
+async def test_chat_lets_go_of_who_reads_too_slowly() -> None:
+    """A client that doesn't read is reset when its outbox is full; the others don't wait for it."""
+    async with running("chat") as server:
+        slow, slow_name = await join(server.local_addresses[0])
+        slow.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+        fast, _ = await join(server.local_addresses[0])
+        line = b"x" * 900 + b"\n"
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+
+                async def talk() -> None:
+                    while True:
+                        await fast.send_all(line * 10)
+
+                nursery.start_soon(talk)
+
+                assert f"* {slow_name} has left\n".encode() == await receive_until(fast, b"\n")
+
+                nursery.cancel_scope.cancel()
+            with pytest.raises(trio.BrokenResourceError):
+                while await slow.receive_some():
+                    pass
+        await slow.aclose()
+        await fast.aclose()
+
+
+async def test_chat_ends_a_line_without_end() -> None:
+    """A client that sends a line that is too long is let go of."""
+    async with running("chat") as server:
+        client, _ = await join(server.local_addresses[0])
+        await client.send_all(b"x" * 100_000)
+        with trio.fail_after(10):
+            try:
+                while await client.receive_some():
+                    pass
+            except trio.BrokenResourceError:
+                pass
+        await client.aclose()
+
+
+# --- As programs ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def started(name: str) -> AsyncIterator[tuple[trio.Process, int]]:
+    """Start an example as a reader does; give the process, and the port that it tells."""
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "0"]
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                )
+            )
+            assert process.stdout is not None
+            said = b""
+            while not said.endswith(b"\n"):
+                said += await process.stdout.receive_some()
+            command_line, port = said.decode().rsplit(maxsplit=1)
+
+            assert command_line.endswith("nc localhost")
+
+            try:
+                yield process, int(port)
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+async def ended(process: trio.Process) -> tuple[int, str]:
+    """Wait for a program's end; return its code, and what it said since it was asked last."""
+    assert process.stdout is not None
+    said = b""
+    async for data in process.stdout:
+        said += data
+    return await process.wait(), said.decode()
+
+
+@pytest.mark.parametrize("name", ECHOES)
+async def test_echo_program_ends_quietly_on_ctrl_c(name: str) -> None:
+    """``python examples/echo.py 0`` says where to talk to it, echoes, and ends without a word."""
+    async with started(name) as (process, port):
+        async with await trio.open_tcp_stream("localhost", port) as client:
+            await client.send_all(b"hello\n")
+
+            assert b"hello\n" == await receive_until(client, b"\n")
+
+            process.send_signal(signal.SIGINT)
+
+            assert (0, "") == await ended(process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_chat_program_drains_on_a_signal(number: signal.Signals) -> None:
+    """Ctrl-C or SIGTERM has everybody told, finished in good order, and the program end well."""
+    async with started("chat") as (process, port):
+        client = await trio.open_tcp_stream("localhost", port)
+        await receive_until(client, b"\n")
+        process.send_signal(number)
+
+        assert b"* the room closes, good-bye\n" == await receive_until(client, b"\n")
+        assert b"" == await client.receive_some()
+        assert (0, "Good-bye.\n") == await ended(process)
+
+        await client.aclose()
