@@ -119,7 +119,7 @@ def qualify_bare_name(
     ours = env.domains.python_domain
     others = InventoryAdapter(env).main_inventory.values()
     listed = {*ours.objects, *(name for names in others for name in names)}
-    qualified = [name for name in listed if name == bare or name.endswith(f".{bare}")]
+    qualified = [bare] if bare in listed else [n for n in listed if n.endswith(f".{bare}")]
     if len(qualified) != 1:
         return None
     node["reftarget"] = qualified[0]

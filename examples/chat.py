@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import suppress
 from functools import partial
 
 import trio
@@ -122,5 +121,4 @@ async def main(
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        trio.run(partial(main, port=int(sys.argv[1]) if sys.argv[1:] else PORT))
+    trio.run(partial(main, port=int(sys.argv[1]) if sys.argv[1:] else PORT))

@@ -1,12 +1,13 @@
 """An echo server: what a client sends comes back to it, until it has finished.
 
-Run ``python examples/echo.py [PORT]``; it says how to talk to it. Ctrl-C ends it.
+Run ``python examples/echo.py [PORT]``; it says how to talk to it. Ctrl-C or SIGTERM
+ends it, after a second in which clients may finish.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
-from contextlib import suppress
 from functools import partial
 
 import trio
@@ -27,14 +28,14 @@ async def main(
     port: int = PORT,
     task_status: trio.TaskStatus[trio_wsk.Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled."""
-    async with trio_wsk.open_server(echo, port, host="localhost") as server:
+    """Serve until a signal comes, then drain."""
+    async with trio_wsk.open_server(echo, port, host="localhost", grace=1) as server:
         port = server.local_addresses[0].port
         print(f"Echoing on port {port}. Talk to it with: nc localhost {port}", flush=True)
-        task_status.started(server)
-        await trio.sleep_forever()
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started(server)
+            await anext(signals)
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        trio.run(partial(main, port=int(sys.argv[1]) if sys.argv[1:] else PORT))
+    trio.run(partial(main, port=int(sys.argv[1]) if sys.argv[1:] else PORT))

@@ -1,6 +1,7 @@
 """The echo server with callbacks instead of tasks: WSK's echo server sample, in Python.
 
-Run ``python examples/echo_events.py [PORT]``; it says how to talk to it. Ctrl-C ends it.
+Run ``python examples/echo_events.py [PORT]``; it says how to talk to it. Ctrl-C or
+SIGTERM ends it, and resets whoever is connected then.
 
 A client that sends and doesn't read must not fill our memory. When the kernel doesn't take
 all of an answer, the rest is queued, and nothing more is received from this client
@@ -9,8 +10,8 @@ until the queue is empty: its own sending stalls then, as with the awaited serve
 
 from __future__ import annotations
 
+import signal
 import sys
-from contextlib import suppress
 from functools import partial
 
 import trio
@@ -22,13 +23,13 @@ PORT = 7008
 
 
 def accept(connection: trio_wsk.Connection | None) -> ConnectionDispatch | None:
-    """Take every connection. (WskAcceptEvent)"""
+    """Take every connection: WskAcceptEvent."""
     # None says that the listening socket has failed; leaving its block raises the reason.
     return None if connection is None else ECHO
 
 
 def receive(connection: trio_wsk.Connection, data: bytes) -> None:
-    """Send the data back. (WskReceiveEvent)"""
+    """Send the data back: WskReceiveEvent."""
     if connection.send_nowait(data):
         connection.disable_event_nowait(EventMask.RECEIVE)
         connection.queue_send(b"", on_completion=partial(go_on, connection))
@@ -41,7 +42,7 @@ def go_on(connection: trio_wsk.Connection, irp: trio_wsk.Irp[int]) -> None:
 
 
 def disconnect(connection: trio_wsk.Connection, abortive: bool) -> None:  # noqa: FBT001 - WSK's
-    """Finish after the client has: FIN follows what is still queued. (WskDisconnectEvent)"""
+    """Finish after the client has, and after what is still queued: WskDisconnectEvent."""
     if not abortive:
         connection.disconnect()
 
@@ -54,7 +55,7 @@ async def main(
     port: int = PORT,
     task_status: trio.TaskStatus[trio_wsk.ListeningSocket] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled."""
+    """Serve until a signal comes."""
     dispatch = ListenDispatch(accept=accept)
     async with trio_wsk.open_listening_socket(
         port, host="localhost", dispatch=dispatch
@@ -63,10 +64,10 @@ async def main(
         listening.enable_events(EventMask.ACCEPT | EventMask.RECEIVE | EventMask.DISCONNECT)
         port = listening.local_addresses[0].port
         print(f"Echoing on port {port}. Talk to it with: nc localhost {port}", flush=True)
-        task_status.started(listening)
-        await trio.sleep_forever()
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started(listening)
+            await anext(signals)
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        trio.run(partial(main, port=int(sys.argv[1]) if sys.argv[1:] else PORT))
+    trio.run(partial(main, port=int(sys.argv[1]) if sys.argv[1:] else PORT))

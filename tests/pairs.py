@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -110,3 +111,8 @@ def fill(connection: Connection) -> int:
     while not connection.send_nowait(bytes(1 << 16)):
         sent += 1 << 16
     return sent + (1 << 16)
+
+
+def plain(stream: trio.SocketStream) -> socket.socket:
+    """Duplicate a stream's socket for calls that let no task run."""
+    return socket.fromfd(stream.socket.fileno(), stream.socket.family, stream.socket.type)

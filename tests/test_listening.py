@@ -28,7 +28,7 @@ from trio_wsk import (
 )
 from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
 
-from .support import PATIENCE, FaultyTransport, connect, fate_of, open_descriptors, reset, until
+from .support import PATIENCE, FaultyTransport, connect, connect_now, fate_of, open_descriptors, reset, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -83,7 +83,7 @@ async def opened(port: int | None = 0, **options: Any) -> AsyncIterator[Listenin
 
 async def clients_of(listening: ListeningSocket, count: int) -> list[trio.SocketStream]:
     """Connect so many clients, one after the other."""
-    return [await connect(listening.local_addresses[0]) for _ in range(count)]
+    return [connect_now(listening.local_addresses[0]) for _ in range(count)]
 
 
 def names(streams: list[trio.SocketStream]) -> list[Any]:
@@ -424,7 +424,6 @@ async def test_what_is_no_yes_is_a_no(answer: object, is_reported: bool) -> None
         if is_reported:
             assert repr(answer) in str(failures[0].error)
             assert "accept" == failures[0].callback
-            assert client.socket.getsockname == client.socket.getsockname
         taker.answer = None
         other = await connect(listening.local_addresses[0])
         await until(lambda: len(taker.taken) == 2)
@@ -552,12 +551,10 @@ async def test_events_are_inherited_on_the_event_path() -> None:
         client = await connect(listening.local_addresses[0])
         await client.send_all(b"x")
         await until(lambda: seen)
-        await client.send_eof()
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        reset(client)
+        await until(lambda: taker.taken[0].closed)
 
         assert ["receive"] == seen
-
-        await close_all(client)
 
 
 async def test_disabled_event_is_silent() -> None:
@@ -1084,7 +1081,8 @@ async def test_bad_time_has_a_beginning_and_an_end(policy: Any, max_parked: int)
 
         assert ["AcceptBackoffStarted", "AcceptBackoffEnded"] == told
         assert 1 == listening.statistics().accept_backoffs
-        assert {"EMFILE": 2} == listening.statistics().accept_errors
+        # Of the two, shedding has met one.
+        assert {"EMFILE": 1 if policy == "shed" else 2} == listening.statistics().accept_errors
 
         await close_all(connection, client)
 
@@ -1226,7 +1224,7 @@ async def test_bare_exceptions_of_the_body() -> None:
         async with opened():
             raise group
 
-    assert group is caught.value
+    assert group.exceptions == caught.value.exceptions
 
 
 async def test_cancellation_passes_through_the_block() -> None:

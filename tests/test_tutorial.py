@@ -71,7 +71,7 @@ class Terminal:
 
     def start(self, program: str) -> subprocess.Popen[str]:
         """Start one of the programs."""
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, self.folder / Path(program).name],
             cwd=ROOT,
             stdout=subprocess.PIPE,

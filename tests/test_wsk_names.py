@@ -30,7 +30,10 @@ def test_event_is_on_the_page(event: EventMask) -> None:
     assert f"| `WSK_EVENT_{event.name}` | " in PAGE
 
 
-@pytest.mark.parametrize("slot", [*attrs.fields_dict(trio_wsk.ListenDispatch), *attrs.fields_dict(trio_wsk.ConnectionDispatch)])
+@pytest.mark.parametrize(
+    "slot",
+    [*attrs.fields_dict(trio_wsk.ListenDispatch), *attrs.fields_dict(trio_wsk.ConnectionDispatch)],
+)
 def test_callback_is_on_the_page(slot: str) -> None:
     """Every callback of the dispatch tables has a row; `mask` is none."""
     assert slot == "mask" or f"Dispatch.{slot}>" in PAGE

@@ -61,7 +61,7 @@ class Backoff:
         return wait * (1 + JITTER * (2 * chance - 1))
 
     def worked(self, now: float) -> Recovery | None:
-        """Accepting has worked until nothing was left; tell about the bad time, if there was one."""
+        """Accepting has worked until nothing was left; tell about the bad time, if one was."""
         if self._since is None:
             return None
         recovery = Recovery(seconds=now - self._since, attempts=self._attempts)

@@ -161,7 +161,7 @@ class Block:
         elif timers[0][0] == when and self._timer_scope is not None:
             self._timer_scope.cancel()
 
-    async def _run_timers(self) -> None:
+    async def _run_timers(self) -> None:  # noqa: ASYNC910 - a task of its own
         timers = self._timers
         while timers:
             with trio.CancelScope(deadline=timers[0][0]) as self._timer_scope:
@@ -193,15 +193,13 @@ class Block:
                 raise
             self.report_callback(name, concerns, error)
             return FAILED
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             self.report_callback(name, concerns, error)
             return FAILED
         finally:
             self.calling = outer
 
-    def report_callback(
-        self, name: str, concerns: Connection | None, error: BaseException
-    ) -> None:
+    def report_callback(self, name: str, concerns: Connection | None, error: BaseException) -> None:
         """Tell the observers that a callback raised or returned nonsense."""
         if self.observers.of(records.CallbackFailed):
             self.tell(

@@ -316,16 +316,19 @@ class Connection(trio.abc.HalfCloseableStream):
             if self._events is not None:
                 self._events.task_sent()
 
-    async def _send_rest(self, view: memoryview, sent: int) -> None:
+    async def _send_rest(self, view: memoryview, sent: int) -> None:  # noqa: ASYNC910 - one of the two
         # A short send is followed by another try: only a refused one makes the kernel
         # promise an edge.
-        blocked = False
+        blocked = waited = False
         while sent < view.nbytes:
             if blocked:
                 await self._wait(WRITE)
+                waited = True
             taken = self._send_now(view[sent:])
             blocked = taken == 0
             sent += taken
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _send_now(self, data: Octets, flags: int = 0) -> int:
         """Have the kernel take what it can; 0 if it can't take anything now."""
@@ -493,7 +496,7 @@ class Connection(trio.abc.HalfCloseableStream):
         else:
             self._event_side().disconnect(_octets(data))
 
-    async def _linger_until_read(self) -> None:
+    async def _linger_until_read(self) -> None:  # noqa: ASYNC910 - `aclose` ends in one
         """Send FIN and throw unread input away, so that closing doesn't reset.
 
         A close with unread input makes the kernel send a reset, and a reset makes the

@@ -232,7 +232,8 @@ class ConnectionEvents:
                 self._flush()
                 self._tell_backlog()
             if due & (READ | ENDED) and self._connection._channel is not None:
-                self._due |= self._indicate(due)
+                left = self._indicate(due)  # which makes more due by itself, and by callbacks
+                self._due |= left
         except ConnectionBrokenError:
             self._tell_reset()
         except SocketClosedError:
@@ -367,7 +368,7 @@ class ConnectionEvents:
                 queue.remove(place)
             raise
 
-    async def wait_sent(self) -> None:
+    async def wait_sent(self) -> None:  # noqa: ASYNC910 - as it says
         """Wait until everything that is queued has been sent. A checkpoint, or it has been."""
         while self.unsent:
             if self._sent_waiters is None:

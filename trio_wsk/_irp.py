@@ -91,7 +91,10 @@ class Irp(Generic[T]):
 
     @property
     def information(self) -> T | None:
-        """What the operation brought (a connection, a count of octets); None until then, and on failure."""
+        """What the operation brought: a connection, a count of octets.
+
+        None until then, and on failure.
+        """
         return self._information
 
     @property

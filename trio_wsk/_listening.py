@@ -15,6 +15,7 @@ import errno
 import inspect
 import random
 import sys
+from collections.abc import Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, final
 
@@ -50,7 +51,7 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     import os
     import socket as stdlib_socket
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from ._addresses import Address
     from ._transport import TransportRequest
@@ -300,6 +301,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
                 return
         if self._mode is _Mode.DELIVER and not self._backing_off and self._transport.has_more():
             self._take_batch(indicate=False)
+            self._come_back_for_more()
 
     def _is_alive(self, request: TransportRequest) -> bool:
         """See whether a parked request is still worth having; drop it if not."""
@@ -490,8 +492,12 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return
         if self._mode is _Mode.REFUSE or self._delivery.wanted:
             self._take_batch(indicate=True)
-            if self._transport.has_more():
-                self._on_edge()
+            self._come_back_for_more()
+
+    def _come_back_for_more(self) -> None:
+        """After a batch: what is left of the same edge is not announced again."""
+        if self._transport.has_more():
+            self._on_edge()
 
     def _indicate_parked(self) -> None:
         for _ in range(BATCH):
@@ -605,9 +611,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return
         if not self._backoff.active:
             self._counters.accept_backoffs += 1
-            self._block.tell(
-                records.AcceptBackoffStarted, errno_name=name, policy=self._policy
-            )
+            self._block.tell(records.AcceptBackoffStarted, errno_name=name, policy=self._policy)
         # Chance, not secrecy: it keeps several sockets from trying at the same moment.
         wait = self._backoff.failed(trio.current_time(), random.random())  # noqa: S311
         if self._policy == "shed" and self._shed_some():
@@ -844,7 +848,7 @@ async def open_listening_socket(
     on_no_descriptors: NoDescriptorsPolicy = "backoff",
     observers: Iterable[Observer] = (),
 ) -> AsyncIterator[ListeningSocket]:
-    """Open a socket that listens for as long as the block lasts.
+    r"""Open a socket that listens for as long as the block lasts.
 
     Leaving the block closes it, resets the connections that have events, and waits for
     the block's own tasks. Connections that were awaited are whoever's took them, and
@@ -854,7 +858,7 @@ async def open_listening_socket(
       port: The TCP port, 0 to 65535; 0 has the kernel choose one, the same for all hosts
         and both families.
       host: A name or an address, or several; None for every address of the machine.
-      path: Instead of a port, a Unix socket's path; ``"\\0name"`` is an abstract one. What
+      path: Instead of a port, a Unix socket's path; ``"\0name"`` is an abstract one. What
         a dead process left there is replaced; a socket that somebody listens on is not.
       mode: The permissions of ``path``, such as ``0o660``.
       sockets: Instead of a port, sockets or descriptors that are bound already, such as
@@ -891,10 +895,8 @@ async def open_listening_socket(
     if not isinstance(given, int) or given < 0:
         raise InvalidParameterError(f"max_parked is a count, 0 or more, not {max_parked!r}")
     if dispatch is not None and not isinstance(dispatch, ListenDispatch):
-        raise InvalidParameterError(
-            f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}"
-        )
-    observers = list(observers)
+        raise InvalidParameterError(f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}")
+    observers = list(_checked_observers(observers))
     if not any(isinstance(observer, LoggingObserver) for observer in observers):
         observers.append(LoggingObserver())
     listening = ListeningSocket(
@@ -920,6 +922,15 @@ async def open_listening_socket(
     await listening._transport.bind()
     async with _block_of(listening):
         yield listening
+
+
+def _checked_observers(observers: Iterable[Observer]) -> Iterable[Observer]:
+    given: object = observers
+    if not isinstance(given, Iterable):
+        raise InvalidParameterError(
+            f"observers takes several, so write observers=[...], not observers={observers!r}"
+        )
+    return observers
 
 
 def _transport_of(

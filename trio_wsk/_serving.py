@@ -27,7 +27,6 @@ from ._connection import Connection
 from ._dispatch import ListenDispatch
 from ._errors import (
     ConnectionBrokenError,
-    InvalidDeviceStateError,
     InvalidParameterError,
     SocketBusyError,
 )
@@ -161,19 +160,18 @@ class Server:
             self.abort()
 
     async def _drain(self, grace: float) -> DrainReport:
+        ended_before = self._served
         self._block.post(self.listening._take_backlog)
         await self._block.settle()
         await self.listening.aclose()
-        were_open = self._open
-        self._block.tell(records.DrainStarted, open_connections=were_open, grace=grace)
+        self._block.tell(records.DrainStarted, open_connections=self._open, grace=grace)
         self._block.draining.set()
         self._tell_event_driven()
         with trio.move_on_after(grace):
             await self._wait_none_open()
-        left = self._open
+        report = DrainReport(finished=self._served - ended_before, reset=self._open)
         self._reset_all()
         await self._wait_none_open()
-        report = DrainReport(finished=were_open - left, reset=left)
         self._block.tell(records.DrainFinished, finished=report.finished, reset=report.reset)
         return report
 
@@ -209,7 +207,7 @@ class Server:
         for connection in [*self._block.event_driven, *self._admitted]:
             connection.abort()
 
-    async def _wait_none_open(self) -> None:
+    async def _wait_none_open(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
         while self._open:
             if self._none_open is None:
                 self._none_open = trio.Event()
@@ -226,7 +224,7 @@ class Server:
 
     def _opened(self) -> None:
         self._open += 1
-        if self._open > self._open_most:
+        if self._open > self._open_most:  # noqa: PLR1730 - max() costs more, each time
             self._open_most = self._open
 
     def _ended(self) -> None:
@@ -258,7 +256,7 @@ class Server:
             self._ended()
         return True
 
-    async def _handle(self, connection: Connection) -> None:
+    async def _handle(self, connection: Connection) -> None:  # noqa: ASYNC910 - a task of its own
         """One connection's task: its handler, and whatever comes of it."""
         try:
             connection._linger = LINGER_TIMEOUT
@@ -269,7 +267,7 @@ class Server:
                 await self._handle_tls(connection, self._ssl_context)
             if not connection._close_unless_unread():
                 await connection.aclose()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
             connection.abort()
             self._handler_raised(connection, error)
         finally:
@@ -304,7 +302,7 @@ class Server:
             reason=reason,
             error=error,
         )
-        return False
+        return False  # noqa: ASYNC910 - running out of time is a checkpoint, too
 
     def _handler_raised(self, connection: Connection, error: BaseException) -> None:
         """Report what is a crash, forget what is only the peer's going, and raise the rest."""
@@ -338,8 +336,9 @@ def _split(
     crash, rest = error.split(Exception)
     if crash is not None:
         _, crash = crash.split(
-            lambda each: not isinstance(each, BaseExceptionGroup)
-            and _is_peer_gone(connection, each)
+            lambda each: (
+                not isinstance(each, BaseExceptionGroup) and _is_peer_gone(connection, each)
+            )
         )
     return crash, rest
 
@@ -442,9 +441,10 @@ async def _run(
                     await server._finish()
             finally:
                 server.abort()
-        return
     except BaseExceptionGroup as group:
         lone = unwrapped(group)
+    else:
+        return
     raise lone
 
 
@@ -543,7 +543,7 @@ async def serve(
 ) -> None: ...
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     handler: Callable[[Any], Awaitable[object]],
     port: int | None = None,
     *,
@@ -598,7 +598,7 @@ async def serve(
     await _serve_until_over(server, port, None, options, task_status)
 
 
-async def serve_events(
+async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
     dispatch: ListenDispatch,
     port: int | None = None,
     *,
@@ -626,7 +626,8 @@ async def serve_events(
     given: object = dispatch  # by a caller without a type checker, perhaps
     if not isinstance(given, ListenDispatch) or given.accept is None:
         raise InvalidParameterError(
-            f"serve_events takes ListenDispatch(accept=...) with an accept callback, not {dispatch!r}"
+            "serve_events takes ListenDispatch(accept=...) with an accept callback,"
+            f" not {dispatch!r}"
         )
     server = _checked_server(
         None,

@@ -171,12 +171,13 @@ class TransportRequest(ABC):
         """Close the channel of an accepted request with a reset. Never raises."""
         channel.close()
 
-    def ideal_send_backlog(self, channel: Channel) -> int:
+    def ideal_send_backlog(self, channel: Channel) -> int:  # noqa: ARG002 - others can tell
         """How many octets should be outstanding on this channel to keep its path busy."""
         return IDEAL_SEND_BACKLOG
 
     def public_socket(
-        self, channel: Channel
+        self,
+        channel: Channel,  # noqa: ARG002 - others have one
     ) -> tuple[Channel, trio.socket.SocketType]:
         """Move the channel into one public Trio socket.
 

@@ -13,9 +13,11 @@ Source: the "telemetry as contract" of Ranch and Thousand Island; RFC 5424 has t
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from . import _records as records
+from ._errors import InvalidParameterError
 from ._records import (
     AcceptBackoffEnded,
     AcceptBackoffStarted,
@@ -34,7 +36,7 @@ from ._records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
 __all__ = [
     "AcceptBackoffEnded",
@@ -79,7 +81,7 @@ class Observers:
     """The observers of one listening block, sorted by what they want to know."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
-        self._observers = list(observers)
+        self._observers = [_checked(observer) for observer in observers]
         self._by_kind: dict[type[Record], tuple[Observer, ...]] = {}
 
     def of(self, kind: type[Record]) -> tuple[Observer, ...]:
@@ -95,10 +97,26 @@ class Observers:
         for observer in self.of(type(record)):
             try:
                 observer(record)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, it is logged
                 _log.exception("the observer %r failed and is not called again", observer)
                 self._observers = [each for each in self._observers if each is not observer]
                 self._by_kind.clear()
+
+
+def _checked(observer: Observer) -> Observer:
+    """Say now what would otherwise go wrong when the first thing happens."""
+    if not callable(observer):
+        raise InvalidParameterError(
+            f"an observer is called with each record, so it can't be {observer!r};"
+            " write observers=[print]"
+        )
+    wanted: object = getattr(observer, "records", None)
+    if wanted is not None and not isinstance(wanted, Collection):
+        raise InvalidParameterError(
+            f"the attribute `records` of the observer {observer!r} is a collection of record"
+            f" classes, such as {{ListenerFailed}}, not {wanted!r}"
+        )
+    return observer
 
 
 def _wants(observer: Observer, kind: type[Record]) -> bool:
@@ -167,10 +185,11 @@ def _line(record: Record) -> tuple[int, str, BaseException | None]:
             None,
         )
     if isinstance(record, records.AcceptBackoffEnded):
+        how_long = f"after {record.seconds:.1f} s and {record.attempts} attempts"
         shed = f", {record.shed} peers were reset" if record.shed else ""
         return (
             logging.WARNING,
-            f"accepting works again after {record.seconds:.1f} s and {record.attempts} attempts{shed}",
+            f"accepting works again {how_long}{shed}",
             None,
         )
     if isinstance(record, records.HandlerFailed):

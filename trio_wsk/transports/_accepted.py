@@ -45,6 +45,7 @@ grown only for who reads), so the bound is met only by who sends faster than we 
 
 _INET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
 
+
 class PortableRequest(TransportRequest):
     """An accepted connection, waiting for its answer."""
 

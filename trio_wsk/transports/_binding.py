@@ -130,7 +130,7 @@ class TcpPlace(Place):
                 if family in (socket.AF_INET, socket.AF_INET6):
                     target = _Target(host, family, cast("_IpSockaddr", sockaddr))
                     targets.setdefault((family, *sockaddr), target)
-        return list(targets.values())
+        return list(targets.values())  # noqa: ASYNC910 - there is a host to ask for
 
     def _bind_all(self, targets: Sequence[_Target]) -> list[Bound]:
         """Bind all of them to one port, or none; a family that isn't there may be missing."""

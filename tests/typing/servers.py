@@ -1,0 +1,139 @@
+"""Servers: what handlers are given, and what `serve`, `serve_events` and `open_server` return."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import trio
+from typing_extensions import assert_type
+
+import trio_wsk
+from trio_wsk import (
+    Address,
+    Connection,
+    ConnectionDispatch,
+    DrainReport,
+    ListenDispatch,
+    ListeningSocket,
+    ListeningStatistics,
+    Server,
+    ServerStatistics,
+)
+
+TLS = ssl.create_default_context()
+
+
+async def handle(connection: Connection) -> None:
+    """Take a plain connection."""
+
+
+async def handle_tls(stream: trio.SSLStream[Connection]) -> int:
+    """Take a TLS stream; what a handler returns is nobody's business."""
+    assert_type(stream.transport_stream, Connection)
+    return 0
+
+
+async def handle_any(stream: trio.abc.Stream) -> None:
+    """Take either."""
+
+
+async def handle_half_closeable(stream: trio.abc.HalfCloseableStream) -> None:
+    """Take what can be half-closed: a plain connection, but no TLS."""
+
+
+def forget_async(connection: Connection) -> None:
+    """Is no handler."""
+
+
+async def opened() -> None:
+    """`open_server` gives a server, and ties the handler to ``ssl_context``."""
+    async with trio_wsk.open_server(handle, 0) as server:
+        assert_type(server, Server)
+        assert_type(server.listening, ListeningSocket)
+        assert_type(server.local_addresses, list[Address])
+        assert_type(await server.drain(grace=1), DrainReport)
+        assert_type(server.abort(), None)
+    async with trio_wsk.open_server(handle_tls, 0, ssl_context=TLS, handshake_timeout=3) as server:
+        assert_type(server, Server)
+
+    trio_wsk.open_server(handle_any, 0, host="::1", max_connections=10)
+    trio_wsk.open_server(handle_any, path="/run/echo", mode=0o600, ssl_context=TLS)
+    trio_wsk.open_server(handle_half_closeable, sockets=[3], grace=0)
+    trio_wsk.open_server(lambda connection: connection.aclose(), 0, on_handler_error="raise")
+
+    trio_wsk.open_server(handle_tls, 0)  # type: ignore[arg-type]  # not without TLS
+    trio_wsk.open_server(handle, 0, ssl_context=TLS)  # type: ignore[arg-type]  # not with it
+    trio_wsk.open_server(handle_half_closeable, 0, ssl_context=TLS)  # type: ignore[arg-type]  # TLS has no half-close
+    trio_wsk.open_server(forget_async, 0)  # type: ignore[arg-type]  # not async
+    trio_wsk.open_server(handle, "80")  # type: ignore[call-overload]  # a port is an int
+    trio_wsk.open_server(handle, 0, backlogs=1)  # type: ignore[call-overload]  # no such option
+    trio_wsk.open_server(handle, 0, on_handler_error="ignore")  # type: ignore[call-overload]  # no such way
+
+
+async def opened_either_way(context: ssl.SSLContext | None) -> None:
+    """A handler for any stream goes with a context that may be there or not."""
+    async with trio_wsk.open_server(handle_any, 0, ssl_context=context) as server:
+        assert_type(server, Server)
+    await trio_wsk.serve(handle_any, 0, ssl_context=context)
+
+
+async def served() -> None:
+    """`serve` returns nothing; started in a nursery it gives its server."""
+    assert_type(await trio_wsk.serve(handle, 0), None)
+    assert_type(await trio_wsk.serve(handle_tls, 0, ssl_context=TLS), None)
+    async with trio.open_nursery() as nursery:
+        # Trio's own `start` returns Any, so whoever wants the type writes it down.
+        server: Server = await nursery.start(trio_wsk.serve, handle, 0)
+        assert_type(server.statistics(), ServerStatistics)
+        tls = partial(trio_wsk.serve, handle_tls, ssl_context=TLS, host="localhost")
+        assert_type(await nursery.start(tls, 0), Any)
+        nursery.start_soon(trio_wsk.serve, handle, 0)
+        nursery.start_soon(partial(trio_wsk.serve, handle, 0, max_connections=1))
+
+    await trio_wsk.serve(handle_tls, 0)  # type: ignore[arg-type]  # not without TLS
+    await trio_wsk.serve(handle, 0, ssl_context=TLS)  # type: ignore[arg-type]  # not with it
+    await trio_wsk.serve(handle, 0, grace="30")  # type: ignore[call-overload]  # seconds are numbers
+
+
+async def served_with_events() -> None:
+    """`serve_events` takes a dispatch table and has no TLS."""
+
+    def accept(connection: Connection | None) -> ConnectionDispatch | None:
+        return None
+
+    dispatch = ListenDispatch(accept=accept)
+    status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED
+    assert_type(await trio_wsk.serve_events(dispatch, 0, task_status=status), None)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio_wsk.serve_events, dispatch, 0)
+        await nursery.start(partial(trio_wsk.serve_events, dispatch, 0, reuse_port=True))
+
+    await trio_wsk.serve_events(accept, 0)  # type: ignore[arg-type]  # a callback is no table
+    await trio_wsk.serve_events(dispatch, 0, ssl_context=TLS)  # type: ignore[call-arg]  # no TLS
+
+
+def counted(server: Server, report: DrainReport) -> None:
+    """Statistics and reports are numbers, by name where there are several kinds."""
+    statistics = server.statistics()
+    assert_type(statistics.listening, ListeningStatistics)
+    assert_type(statistics.open_connections, int)
+    assert_type(statistics.open_most, int)
+    assert_type(statistics.served, int)
+    assert_type(statistics.handler_failures, int)
+    assert_type(statistics.peers_left, int)
+    assert_type(statistics.handshake_failures, Mapping[str, int])
+    assert_type(report.finished + report.reset, int)
+    statistics.served = 0  # type: ignore[misc]  # frozen
+
+
+async def guests(listening: ListeningSocket) -> None:
+    """A listening socket fits where Trio wants a listener of streams."""
+    listener: trio.abc.Listener[trio.abc.HalfCloseableStream] = listening
+    secure = trio.SSLListener(listening, TLS)
+    assert_type(await secure.accept(), trio.SSLStream[Connection])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, handle, [listening])
+    await trio.serve_listeners(handle_any, [listener])
