@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from trio_wsk import _readiness
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 @pytest.fixture(params=["epoll", "trio"])
-def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """
     The way in which channels are waited for: once over our own epoll, once over Trio's
     waits. Every module that does I/O asks for it: ``pytestmark = usefixtures("readiness")``.
@@ -22,4 +17,4 @@ def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if kind == "epoll" and not _readiness.HAVE_EPOLL:
         pytest.skip("this system has no epoll")
     monkeypatch.setattr(_readiness, "HAVE_EPOLL", kind == "epoll")
-    yield kind
+    return kind

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from trio_wsk import _listening, _serving
+
 from .public_names import public_names
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 # `.. autoclass:: trio_wsk.Status` in an eval-rst block. MyST takes ```{autoclass} as well, but
@@ -25,3 +33,42 @@ DOCUMENTED = {
 def test_public_name_is_in_the_reference(name: str) -> None:
     """Every public name has a directive of its own on a page of `docs/reference`."""
     assert name in DOCUMENTED
+
+
+def slugs(module: ModuleType, *functions: str) -> set[str]:
+    """Find the slugs that a module hands to, or returns from, some of its own functions."""
+    tree = ast.parse(inspect.getsource(module))
+    places = [
+        node
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Call) and getattr(node.func, "attr", None) in functions)
+        or (isinstance(node, ast.FunctionDef) and node.name in functions and node.returns)
+    ]
+    texts = {
+        inner.value
+        for place in places
+        for inner in ast.walk(place)
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+    }
+    return {text for text in texts if re.fullmatch(r"[a-z]+(-[a-z]+)*", text)}
+
+
+def reasons(page: str, heading: str) -> set[str]:
+    """Read the first column of the table under a heading."""
+    _, _, below = (REFERENCE / page).read_text(encoding="utf-8").partition(f"## {heading}\n")
+    section, _, _ = below.partition("\n## ")
+    return set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
+
+
+def test_reasons_of_drops_are_in_the_reference() -> None:
+    """The reasons for which connections are dropped are those of the reference."""
+    expected = slugs(_listening, "_drop", "_count_dropped", "_end")
+
+    assert expected == reasons("listening.md", "Why connections are dropped")
+
+
+def test_reasons_of_failed_handshakes_are_in_the_reference() -> None:
+    """The reasons for which handshakes fail are those of the reference."""
+    expected = slugs(_serving, "_why_no_handshake")
+
+    assert expected == reasons("serving.md", "Why handshakes fail")

@@ -104,7 +104,7 @@ class Failures:
     def __init__(self) -> None:
         self.seen: list[records.CallbackFailed] = []
 
-    def __call__(self, record: records.Record) -> None:
+    def __call__(self, record: object) -> None:
         """Keep the record."""
         assert isinstance(record, records.CallbackFailed)
         self.seen.append(record)
@@ -300,7 +300,7 @@ async def test_task_that_takes_a_part_of_what_is_held_resumes_the_event() -> Non
 
 
 async def test_waiting_task_beats_the_event() -> None:
-    """What comes while a task waits in `receive_some` is the task's; what comes after, the event's."""
+    """What comes while a task waits in `receive_some` is its own; what comes after, the event's."""
     recorder = Recorder()
     async with open_event_pair(recorder.dispatch) as (connection, client):
         async with trio.open_nursery() as nursery:
@@ -317,6 +317,30 @@ async def test_waiting_task_beats_the_event() -> None:
 
         await client.send_all(b"two")
         await recorder.called(b"two")
+
+
+async def test_task_beats_the_event_on_a_public_socket() -> None:
+    """The same holds after the connection's socket was asked for, which changes how tasks wait."""
+    recorder = Recorder()
+    async with open_event_pair(recorder.dispatch) as (connection, client):
+        await wait_all_tasks_blocked()
+        _ = connection.socket
+        await client.send_all(b"zero")
+        await recorder.called(b"zero")
+        async with trio.open_nursery() as nursery:
+            received = []
+
+            async def receive() -> None:
+                received.append(await connection.receive_some())
+
+            nursery.start_soon(receive)
+            await wait_all_tasks_blocked()
+            await client.send_all(b"one")
+
+        assert [b"one"] == received
+
+        await client.send_all(b"two")
+        await recorder.called(b"zero", b"two")
 
 
 async def test_cancelled_task_gives_way_to_the_event() -> None:
@@ -453,7 +477,7 @@ async def test_fin_is_told_after_all_data_and_not_while_it_is_refused() -> None:
 
 
 async def test_fin_is_told_after_a_task_has_taken_the_rest() -> None:
-    """With only the disconnect event enabled, FIN is told when a task has received what was before it."""
+    """Without the receive event, FIN is told when a task has received what was before it."""
     recorder = Recorder()
     async with open_event_pair(recorder.dispatch, EventMask.DISCONNECT) as (connection, client):
         await client.send_all(b"one")
@@ -517,13 +541,14 @@ async def test_reset_is_told_without_the_receive_event() -> None:
         assert connection.closed
 
 
-async def test_reset_that_a_task_saw_first_is_told_as_one() -> None:
+@pytest.mark.parametrize("mask", [EventMask.DISCONNECT, EventMask.DISCONNECT | EventMask.RECEIVE])
+async def test_reset_that_a_task_saw_first_is_told_as_one(mask: EventMask) -> None:
     """
     The kernel tells an error once. If a task got it, the event still says that it was a reset,
     and not FIN.
     """
     recorder = Recorder()
-    async with open_event_pair(recorder.dispatch) as (connection, client):
+    async with open_event_pair(recorder.dispatch, mask) as (connection, client):
 
         async def receive() -> None:
             with pytest.raises(ConnectionBrokenError):
@@ -601,6 +626,39 @@ async def test_reset_without_a_disconnect_callback_closes() -> None:
         assert connection.closed
 
 
+async def test_disconnect_callback_that_raises_resets() -> None:
+    """What a disconnect callback raises is reported, and the connection is reset instead."""
+    failures = Failures()
+
+    def fail(connection: Connection, abortive: bool) -> None:  # noqa: FBT001 - WSK's
+        raise ValueError("on purpose")
+
+    dispatch = ConnectionDispatch(disconnect=fail)
+    async with open_event_pair(dispatch, observers=[failures]) as (connection, client):
+        await client.send_eof()
+
+        assert "reset" == await fate_of(client)
+        assert ["disconnect"] == [each.callback for each in failures.seen]
+        assert connection.closed
+
+
+async def test_answer_to_a_reset_is_no_failure() -> None:
+    """A disconnect callback that sends a last word in any case has not failed."""
+    failures = Failures()
+
+    def answer(connection: Connection, abortive: bool) -> None:  # noqa: FBT001 - WSK's
+        connection.disconnect(data=b"bye")
+
+    dispatch = ConnectionDispatch(disconnect=answer)
+    async with open_event_pair(dispatch, observers=[failures]) as (connection, client):
+        await wait_all_tasks_blocked()
+        reset(client)
+        await wait_all_tasks_blocked()
+
+        assert connection.closed
+        assert [] == failures.seen
+
+
 # --- Before, and while, and after ------------------------------------------------------
 
 
@@ -649,7 +707,7 @@ async def test_accept_callback_may_enable_events_and_return_none() -> None:
 
 
 async def test_awaited_connection_has_no_event_until_one_is_enabled() -> None:
-    """Callbacks given to `accept` are kept for `enable_events`, and what came before is indicated then."""
+    """Callbacks given to `accept` wait for `enable_events`; what came before is indicated then."""
     recorder = Recorder()
     async with open_listening_socket(0, host="127.0.0.1") as listening:
         client = await connect(listening.local_addresses[0])
@@ -665,7 +723,7 @@ async def test_awaited_connection_has_no_event_until_one_is_enabled() -> None:
 async def test_public_calls_never_call_back_on_the_callers_stack() -> None:
     """`enable_events`, `resume_receive` and `queue_send` return before any callback runs."""
     recorder = Recorder(0)
-    completed = []
+    completed: list[Irp[int]] = []
     async with open_pair() as (connection, client):
         await client.send_all(b"one")
         await_event(descriptor_of(connection))
@@ -852,7 +910,7 @@ async def test_everything_that_is_sent_stands_in_one_line() -> None:
 
 
 async def test_cancelled_send_leaves_the_line() -> None:
-    """A `send_all` that was cancelled while it stood in line has sent nothing, and holds nobody up."""
+    """A `send_all` that was cancelled while it stood in line sends nothing and stops nobody."""
     async with open_pair() as (connection, client):
         size = await clog(connection)
         async with trio.open_nursery() as nursery:
@@ -873,6 +931,63 @@ async def test_cancelled_send_leaves_the_line() -> None:
             assert b"345" == (await receive_exactly(client, size + 3))[size:]
 
         assert await_it.is_set()
+
+
+async def test_queue_that_was_taken_back_holds_nothing_up() -> None:
+    """What is queued behind a task's send and then taken back does not delay FIN."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send_all, LARGE)
+        await wait_all_tasks_blocked()
+        irp = connection.queue_send(b"x")
+
+        assert irp.cancel()
+
+        connection.disconnect()
+
+        assert LARGE == await receive_all(client)
+
+
+async def test_wait_send_all_might_not_block_waits_for_the_queue() -> None:
+    """It returns when what is queued has gone, since a `send_all` would wait for that."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        size = await clog(connection)
+        returned = trio.Event()
+
+        async def wait() -> None:
+            await connection.wait_send_all_might_not_block()
+            returned.set()
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+
+        assert not returned.is_set()
+
+        await receive_exactly(client, size)
+        await returned.wait()
+
+
+async def test_aclose_ends_when_the_peer_resets() -> None:
+    """`aclose` waits for the queue, and no longer than somebody could read it."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        await clog(connection)
+        nursery.start_soon(connection.aclose)
+        await wait_all_tasks_blocked()
+        reset(client)
+
+
+async def test_send_backlog_callback_that_raises_resets() -> None:
+    """What a send backlog callback raises is reported, and its connection is reset."""
+    failures = Failures()
+
+    def fail(connection: Connection, ideal: int) -> None:
+        raise ValueError("on purpose")
+
+    dispatch = ConnectionDispatch(send_backlog=fail)
+    async with open_event_pair(dispatch, observers=[failures]) as (connection, client):
+        connection.send_nowait(LARGE)
+
+        assert "reset" == await fate_of(client)
+        assert ["send_backlog"] == [each.callback for each in failures.seen]
 
 
 async def test_send_eof_and_aclose_wait_for_what_is_queued() -> None:
@@ -1094,8 +1209,8 @@ async def test_send_backlog_event_tells_what_is_ideal() -> None:
             await receive_exactly(client, await clog(connection))
             await wait_all_tasks_blocked()
 
+        assert all(ideal > 0 for ideal in recorder.backlogs)
         assert recorder.backlogs
-        assert connection.ideal_send_backlog == recorder.backlogs[-1]
         assert all(a != b for a, b in zip(recorder.backlogs, recorder.backlogs[1:], strict=False))
 
 
@@ -1189,7 +1304,7 @@ async def test_input_after_our_fin_is_thrown_away_without_a_receive_callback() -
 
 
 async def test_callback_may_end_its_connection_in_any_way() -> None:
-    """Closing, aborting or disconnecting inside a callback is what the peer sees, and the last call."""
+    """Closing, aborting or disconnecting inside a callback is what the peer sees."""
     ends: list[tuple[Callable[[Connection], object], str]] = [
         (Connection.close, "fin"),
         (Connection.abort, "reset"),

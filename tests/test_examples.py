@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from trio_wsk import Address
 
-pytestmark = pytest.mark.usefixtures("readiness")
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ECHOES = ["echo", "echo_events"]
+
+over_both = pytest.mark.usefixtures("readiness")
 
 
 def example(name: str) -> ModuleType:
@@ -63,6 +63,7 @@ async def receive_until(client: trio.SocketStream, end: bytes) -> bytes:
 # --- echo, echo_events ---------------------------------------------------------------------------
 
 
+@over_both
 @pytest.mark.parametrize("name", ECHOES)
 async def test_echo_sends_back_all_and_finishes(name: str) -> None:
     """What was sent comes back, all of it; then the server finishes because the client did."""
@@ -84,6 +85,7 @@ async def test_echo_sends_back_all_and_finishes(name: str) -> None:
     assert message == back
 
 
+@over_both
 @pytest.mark.parametrize("name", ECHOES)
 async def test_echo_outlives_a_client_that_resets(name: str) -> None:
     """After one client's reset the next one is served."""
@@ -110,6 +112,7 @@ async def fill(client: trio.SocketStream) -> int:
     return sent
 
 
+@over_both
 @pytest.mark.parametrize("name", ECHOES)
 async def test_echo_stalls_a_client_that_does_not_read(name: str) -> None:
     """
@@ -130,6 +133,7 @@ async def test_echo_stalls_a_client_that_does_not_read(name: str) -> None:
         assert b"end" == await receive_until(client, b"end")
 
 
+@over_both
 @pytest.mark.parametrize("name", ECHOES)
 async def test_echo_lets_go_of_a_client_that_resets_while_it_is_stalled(name: str) -> None:
     """A client that was stalled and then resets leaves no descriptor behind."""
@@ -157,6 +161,7 @@ async def join(address: Address) -> tuple[trio.SocketStream, str]:
     return client, name
 
 
+@over_both
 async def test_chat_hands_on_to_all_others() -> None:
     """What one says all others hear, once, with the name; and who comes and goes is told."""
     async with running("chat") as server:
@@ -179,6 +184,7 @@ async def test_chat_hands_on_to_all_others() -> None:
         await ben.aclose()
 
 
+@over_both
 async def test_chat_lets_go_of_who_reads_too_slowly() -> None:
     """A client that doesn't read is reset when its outbox is full; the others don't wait for it."""
     async with running("chat") as server:
@@ -205,6 +211,7 @@ async def test_chat_lets_go_of_who_reads_too_slowly() -> None:
         await fast.aclose()
 
 
+@over_both
 async def test_chat_ends_a_line_without_end() -> None:
     """A client that sends a line that is too long is let go of."""
     async with running("chat") as server:

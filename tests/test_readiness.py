@@ -168,9 +168,26 @@ async def test_fin_that_shares_its_edge_with_data_is_received() -> None:
         await client.send_all(b"last")
         await client.send_eof()
         await_event(descriptor_of(connection), select.POLLRDHUP)
+        await wait_all_tasks_blocked()
 
         assert b"last" == await connection.receive_some()
         assert b"" == await connection.receive_some()
+
+
+async def test_fin_that_wakes_a_task_together_with_data_is_received() -> None:
+    """The same holds if the task was waiting when both came."""
+    async with pair_that_has_waited() as (connection, client), trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            assert b"last" == await connection.receive_some()
+            assert b"" == await connection.receive_some()
+
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        with plain(client) as sender:
+            sender.sendall(b"last")
+            sender.shutdown(socket.SHUT_WR)
+        await_event(descriptor_of(connection), select.POLLRDHUP)
 
 
 async def test_fin_that_shares_its_edge_with_data_is_received_into_a_buffer() -> None:
@@ -180,6 +197,7 @@ async def test_fin_that_shares_its_edge_with_data_is_received_into_a_buffer() ->
         await client.send_all(b"last")
         await client.send_eof()
         await_event(descriptor_of(connection), select.POLLRDHUP)
+        await wait_all_tasks_blocked()
 
         assert 4 == await connection.receive_into(buffer)
         assert 0 == await connection.receive_into(buffer)
@@ -687,10 +705,11 @@ async def test_task_that_waits_by_itself_needs_no_task_of_the_block() -> None:
         readiness = TrioReadiness(lambda *arguments: started.append(arguments))
         watch = Watch(ours.fileno())
         watch.home = readiness
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(readiness.wait, watch, READ)
-            await wait_all_tasks_blocked()
-            theirs.send(b"x")
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(readiness.wait, watch, READ)
+                await wait_all_tasks_blocked()
+                theirs.send(b"x")
 
         assert [] == started
 

@@ -26,6 +26,8 @@ from trio_wsk import (
     ListenDispatch,
     Server,
     Status,
+    _readiness,
+    _serving,
     open_server,
     serve,
     serve_events,
@@ -85,6 +87,7 @@ class Told:
         self.heard: list[Record] = []
 
     def __call__(self, record: Record) -> None:
+        """Take note."""
         self.heard.append(record)
 
     def of(self, name: str) -> list[Any]:
@@ -165,9 +168,10 @@ async def test_serve_says_when_it_listens() -> None:
         assert b"x" == await client.receive_some()
         assert f":{server.local_addresses[0].port}, 1 open" in repr(server)
 
+        await client.send_eof()
+        await server.drain()
         await client.aclose()
-
-        assert DrainReport(finished=1, reset=0) == await server.drain()
+    assert 1 == server.statistics().served
 
 
 async def test_crash_ends_its_own_connection_alone() -> None:
@@ -190,9 +194,7 @@ async def test_crash_ends_its_own_connection_alone() -> None:
         assert b"fine" == await bystander.receive_some()
         assert 1 == server.statistics().handler_failures
         assert ["on purpose"] == [str(record.error) for record in told.of("HandlerFailed")]
-        assert (
-            victim.socket.getsockname() == told.of("HandlerFailed")[0].remote_address.sockaddr
-        ) or victim.socket.fileno() == -1
+        assert victim.socket.getsockname() == told.of("HandlerFailed")[0].remote_address.sockaddr
 
         await victim.aclose()
         await bystander.aclose()
@@ -203,27 +205,6 @@ async def gone(connection: Connection) -> None:
     while True:
         await connection.receive_some()
         await connection.send_all(b"x" * 100_000)
-
-
-async def gone_in_a_nursery(connection: Connection) -> None:
-    """Have several tasks notice at once, in groups within groups."""
-
-    async def another() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(gone_sending, connection)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(gone, connection)
-        nursery.start_soon(another)
-
-
-async def gone_sending(connection: Connection) -> None:
-    """Wait until it can't be sent to any more."""
-    while True:
-        await trio.sleep(0)
-        if connection.closed:
-            return
-        await connection.wait_send_all_might_not_block()
 
 
 async def gone_with_a_cause(connection: Connection) -> None:
@@ -287,7 +268,9 @@ async def test_another_connections_peer_is_a_crash() -> None:
         await gone(others[0])
 
     async with serving(handler) as (server, told):
-        first, second = client_of(server), client_of(server)
+        first = client_of(server)
+        await until(lambda: others)
+        second = client_of(server)
         await until(lambda: server.statistics().open_connections == 2)
         reset(first)
         await until(lambda: told.of("HandlerFailed"))
@@ -379,7 +362,7 @@ async def test_unread_input_does_not_cost_the_answer() -> None:
 
 async def test_lingering_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that reads nothing and never ends can't hold a handler's slot for ever."""
-    monkeypatch.setattr(trio_wsk._serving, "LINGER_TIMEOUT", 0.05)
+    monkeypatch.setattr(_serving, "LINGER_TIMEOUT", 0.05)
 
     async def handler(connection: Connection) -> None:
         await connection.receive_some(1)
@@ -400,7 +383,7 @@ async def test_never_more_than_max_connections(seed: int) -> None:
     With max_connections=N no more than N are ever open or accepted, clients beyond it wait in
     the backlog, and all are served in the end.
     """
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - so that a failure can be repeated
     limit = chance.randrange(1, 5)
     count = 30
     now = most = 0
@@ -568,6 +551,25 @@ async def test_peer_that_leaves_over_tls_is_no_crash(how: str) -> None:
         assert 0 == server.statistics().handler_failures
 
 
+async def test_good_bye_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that reads nothing can't keep the server from closing: close_notify has its time."""
+    monkeypatch.setattr(_serving, "CLOSE_NOTIFY_TIMEOUT", 0.05)
+
+    async def handler(stream: trio.SSLStream[Connection]) -> None:
+        with trio.move_on_after(0.1):
+            while True:
+                await stream.send_all(bytes(1 << 20))
+
+    async with serving(handler, ssl_context=server_context()) as (server, _):
+        client = tls_over(client_of(server))
+        await client.do_handshake()
+        await until(lambda: server.statistics().served)
+
+        assert 0 == server.statistics().handler_failures
+
+        await trio.aclose_forcefully(client)
+
+
 async def test_crash_over_tls() -> None:
     """A handler's own error is a crash over TLS as well."""
 
@@ -629,8 +631,7 @@ async def test_drain_takes_what_the_kernel_has_accepted() -> None:
         report = await server.drain(grace=PATIENCE)
 
         assert [b"served"] * count == [await read_to_end(client) for client in clients]
-        assert report.finished + report.reset <= count
-        assert 0 == report.reset
+        assert DrainReport(finished=count, reset=0) == report
 
         for client in clients:
             await client.aclose()
@@ -704,7 +705,7 @@ async def test_cancelled_drain_resets() -> None:
 
 
 async def test_nothing_to_drain() -> None:
-    """Draining a server without connections ends at once, is a checkpoint, and checks its argument."""
+    """Draining without connections ends at once, is a checkpoint, and checks its argument."""
     async with serving() as (server, _):
         for grace in (-1, math.nan):
             with pytest.raises(trio_wsk.InvalidParameterError, match="grace"):
@@ -731,7 +732,7 @@ async def test_leaving_the_block_drains_with_its_grace() -> None:
 
 @pytest.mark.parametrize("way", ["abort", "cancel", "raise"])
 async def test_ending_at_once(way: str) -> None:
-    """abort(), cancelling the block, and leaving it by an exception reset all connections at once."""
+    """abort(), cancelling the block, and leaving it by an exception reset everybody at once."""
     cancelled = []
 
     async def handler(connection: Connection) -> None:
@@ -752,7 +753,7 @@ async def test_ending_at_once(way: str) -> None:
                     scope.cancel()
                     await trio.lowlevel.checkpoint()
                 elif way == "raise":
-                    raise ZeroDivisionError
+                    raise ZeroDivisionError  # noqa: TRY301 - it is to leave the block
                 server.abort()
                 server.abort()
     except ZeroDivisionError:
@@ -780,12 +781,12 @@ async def test_failed_listening_socket_ends_the_server() -> None:
         await trio.sleep_forever()
 
     with pytest.raises(OSError, match="Invalid argument"):  # noqa: PT012
-        async with serving(handler, transport=FaultyTransport.tcp(0, host=HOST)) as (server, _):
+        transport = FaultyTransport.tcp(0, host=HOST)
+        assert isinstance(transport, FaultyTransport)
+        async with serving(handler, transport=transport) as (server, _):
             client = client_of(server)
             try:
                 await until(lambda: server.statistics().open_connections)
-                transport = server.listening._transport
-                assert isinstance(transport, FaultyTransport)
                 transport.faults.append(TransportFailedError(OSError(22, "Invalid argument")))
                 other = client_of(server)
                 other.socket.close()
@@ -832,7 +833,7 @@ async def test_events_serve_without_tasks() -> None:
 
             assert b"x" == await client.receive_some()
 
-        if trio_wsk._readiness.HAVE_EPOLL:
+        if _readiness.HAVE_EPOLL:
             assert before == tasks()
         assert 10 == server.statistics().open_connections
 

@@ -57,7 +57,7 @@ class Block:
         """Whose block this is."""
         self.context: Final = contextvars.copy_context()
         """The context that the block was opened in; each connection's callbacks have a copy."""
-        self.observers: Final = Observers(observers)
+        self.observers: Observers = Observers(observers)
         self.draining: Final = trio.Event()
         """Set when the server wants its connections to finish."""
         self.event_driven: set[Connection] = set()

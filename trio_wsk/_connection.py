@@ -642,13 +642,16 @@ class Connection(trio.abc.HalfCloseableStream):
 
     async def _wait(self, edge: int, *, passed: bool = False) -> None:
         watch = self._watched()
+        home = watch.home or task_readiness()
         if self._socket is None:
-            await (watch.home or task_readiness()).wait(watch, edge, passed=passed)
+            await home.wait(watch, edge, passed=passed)
         elif self._socket.fileno() < 0:
             raise self._closed_elsewhere()
-        else:
+        elif home.edge_triggered:
             # Its owner may close it, of which only Trio's own waits hear.
             await watch.wait_on_trio(edge)
+        else:
+            await home.wait(watch, edge)
 
     def _open_channel(self) -> Channel:
         if self._channel is None:

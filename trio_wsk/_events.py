@@ -252,7 +252,7 @@ class ConnectionEvents:
             if connection._channel is None:
                 return 0
             if nothing_left:
-                self._arm(READ)
+                self._arm_for_input(readable=connection._eof_received)
                 return 0
         self._schedule(READ)
         return 0
@@ -330,6 +330,13 @@ class ConnectionEvents:
         watch = self._connection._watched()
         (watch.home or self._block.readiness).arm(watch, edges)
 
+    def _arm_for_input(self, *, readable: bool) -> None:
+        """Hear of what comes; where there are no edges, not of what stays readable for ever."""
+        watch = self._connection._watched()
+        readiness = watch.home or self._block.readiness
+        if readiness.edge_triggered or not readable:
+            readiness.arm(watch, READ)
+
     # --- For the awaited side ----------------------------------------------------------
 
     def take_held(self, size: int) -> bytes:
@@ -386,11 +393,7 @@ class ConnectionEvents:
             return
         if not connection._eof_received:
             found = connection._peek_now()
-            watch = connection._watched()
-            readiness = watch.home or self._block.readiness
-            # Unread data keeps a channel readable: only of an edge can one still hear then.
-            if found is None or readiness.edge_triggered:
-                readiness.arm(watch, READ)
+            self._arm_for_input(readable=found is not None)
             connection._eof_received = found == b""
         if connection._eof_received and self._enabled & DISCONNECT and not self.held:
             self._tell_fin()

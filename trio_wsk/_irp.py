@@ -123,11 +123,11 @@ class Irp(Generic[T]):
             task = trio.lowlevel.current_task()
             self._waiters.append(task)
 
-            def abort(_: object) -> trio.lowlevel.Abort:
+            def _abort(_: object) -> trio.lowlevel.Abort:
                 self._waiters.remove(task)
                 return trio.lowlevel.Abort.SUCCEEDED
 
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            await trio.lowlevel.wait_task_rescheduled(_abort)
         completed = self.outcome
         assert completed is not None
         return completed

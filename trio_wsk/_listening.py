@@ -539,6 +539,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             if request is None:
                 break
             self._arrived(request)
+            if self._backing_off:
+                return  # its callback queued an accept, which found no descriptor
         # A descriptor is reserved before the queue is looked at, so that even "nobody waits"
         # says that there is one (accept4, net/socket.c).
         if is_asked and has_answered:

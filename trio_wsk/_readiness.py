@@ -391,12 +391,12 @@ class TrioReadiness(Readiness):
     async def park(self) -> None:
         """Wait for `wake`; the reporting tasks' notifications end in one."""
 
-        def abort(_: object) -> trio.lowlevel.Abort:
+        def _abort(_: object) -> trio.lowlevel.Abort:
             self._driver = None
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._driver = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await trio.lowlevel.wait_task_rescheduled(_abort)
 
     def wake(self) -> None:
         """Return the driver from `park`."""
@@ -426,7 +426,12 @@ def task_readiness() -> Readiness:
     """Return the readiness that awaited connections of this Trio run share."""
     readiness = _of_this_run.get()
     if readiness is None:
-        readiness = _dispatched() if HAVE_EPOLL else TrioReadiness(None)
+        try:
+            readiness = _dispatched() if HAVE_EPOLL else TrioReadiness(None)
+        except OSError:
+            # No descriptor is left for it (a flood of connections came before the first of
+            # them had to wait): this wait is Trio's, and the next one tries again.
+            return TrioReadiness(None)
         _of_this_run.set(readiness)
     return readiness
 

@@ -1,8 +1,8 @@
 """What happened, as frozen records for observers.
 
 A record is made only when somebody observes its kind; counters are kept always. No
-record holds a connection, a payload or anything else that keeps things alive: it can be
-stored, compared and sent away.
+record holds a connection, a payload or anything else that keeps things alive, but for
+the traceback of its ``error`` where it has one: it can be stored, compared and sent away.
 
 `at` is seconds on Trio's clock (``trio.current_time()``).
 """

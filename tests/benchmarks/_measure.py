@@ -204,7 +204,7 @@ def _servers(
         for contender, child in children:
             try:
                 line = child.read_line(max(1.0, deadline - time.monotonic()))
-            except BenchmarkError as exc:  # noqa: PERF203 - not where time is measured
+            except BenchmarkError as exc:
                 failures[contender.name] = str(exc)
             else:
                 servers.append(Server(contender, child, int(line)))

@@ -1,10 +1,9 @@
 """Where connection requests come from.
 
 `PortableTransport` is what ``open_listening_socket()`` makes by itself out of a port, a
-path or sockets. Make one yourself to set what it has no argument for, such as options
-that a socket needs before it is bound::
+path or sockets. Make one yourself to wrap it, say, or to choose it elsewhere::
 
-    transport = PortableTransport.tcp(8000, socket_options=[(IPPROTO_IP, IP_FREEBIND, 1)])
+    transport = PortableTransport.tcp(8000, host="localhost")
     async with open_listening_socket(transport=transport) as listening: ...
 
 To make a transport of another kind, subclass `Transport` and `TransportRequest`.

@@ -1,0 +1,214 @@
+"""Who gets an approved request."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from trio_wsk._delivery import Delivery, Way
+
+
+def placed(delivery: Delivery[str, int], *requests: int) -> list[str | Way]:
+    """Place requests, and say where each went."""
+    return [delivery.place(request) for request in requests]
+
+
+def test_nobody_is_there() -> None:
+    """With neither acceptor nor event a request is parked, and comes out in order."""
+    delivery: Delivery[str, int] = Delivery(2)
+
+    assert not delivery.wanted
+    assert [Way.PARKED, Way.PARKED] == placed(delivery, 1, 2)
+    assert not delivery.room
+    assert 2 == delivery.parked == delivery.parked_most
+    assert 1 == delivery.queue("a")
+    assert 2 == delivery.unpark()
+    assert None is delivery.unpark()
+    assert 2 == delivery.parked_most
+
+
+def test_acceptors_come_first_in_order() -> None:
+    """Queued acceptors beat the event, first come, first served."""
+    delivery: Delivery[str, int] = Delivery(2)
+    delivery.event_enabled = True
+    for acceptor in ("a", "b"):
+        assert None is delivery.queue(acceptor)
+
+    assert 2 == delivery.acceptors
+    assert ["a", "b", Way.EVENT] == placed(delivery, 1, 2, 3)
+
+
+def test_withdrawn_acceptor_gets_nothing() -> None:
+    """An acceptor can be withdrawn once, until it has been served."""
+    delivery: Delivery[str, int] = Delivery(2)
+    delivery.queue("a")
+    delivery.queue("b")
+
+    assert delivery.withdraw("a")
+    assert not delivery.withdraw("a")
+    assert ["b"] == placed(delivery, 1)
+    assert not delivery.withdraw("b")
+
+
+def test_nothing_overtakes_what_is_parked() -> None:
+    """While requests are parked a newcomer is parked behind them, event or not."""
+    delivery: Delivery[str, int] = Delivery(9)
+    placed(delivery, 1)
+    delivery.event_enabled = True
+
+    assert [Way.PARKED] == placed(delivery, 2)
+    assert [1, 2, None] == [delivery.unpark_for_event() for _ in range(3)]
+
+
+def test_permits_bound_the_event() -> None:
+    """The event takes as many requests as there are permits; acceptors need none."""
+    delivery: Delivery[str, int] = Delivery(9)
+    delivery.event_enabled = True
+    delivery.permits = 1
+
+    assert [Way.EVENT, Way.PARKED] == placed(delivery, 1, 2)
+    assert not delivery.wanted
+    assert None is delivery.unpark_for_event()
+
+    delivery.permits += 1
+
+    assert delivery.event_takes
+    assert 2 == delivery.unpark_for_event()
+
+
+def test_everything_comes_out_at_the_end() -> None:
+    """drain() gives back all acceptors or all that is parked, and leaves nothing."""
+    delivery: Delivery[str, int] = Delivery(9)
+    placed(delivery, 1, 2)
+
+    assert ([], [1, 2]) == delivery.drain()
+
+    delivery.queue("a")
+    delivery.queue("b")
+
+    assert (["a", "b"], []) == delivery.drain()
+    assert ([], []) == delivery.drain()
+    assert 0 == delivery.parked + delivery.acceptors
+
+
+class Deliveries(RuleBasedStateMachine):
+    """
+    Whatever is done in whatever order: each request comes out once and in order, acceptors are
+    served in order, the event has what it may have.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delivery: Delivery[int, int] = Delivery(5)
+        self.next = 0
+        self.acceptors: list[int] = []
+        self.parked: list[int] = []
+        self.permits = math.inf
+        self.enabled = False
+        self.came_out: list[int] = []
+
+    def _number(self) -> int:
+        self.next += 1
+        return self.next
+
+    def _out(self, request: int) -> None:
+        self.came_out.append(request)
+
+    @rule()
+    def queue(self) -> None:
+        """Somebody wants a connection."""
+        acceptor = self._number()
+        request = self.delivery.queue(acceptor)
+        if self.parked:
+            assert self.parked.pop(0) == request
+            self._out(request)
+        else:
+            assert None is request
+            self.acceptors.append(acceptor)
+
+    @rule(index=st.integers(0, 9))
+    def withdraw(self, index: int) -> None:
+        """Somebody has thought better of it, or was served already."""
+        if index < len(self.acceptors):
+            assert self.delivery.withdraw(self.acceptors.pop(index))
+        else:
+            assert not self.delivery.withdraw(-1)
+
+    @precondition(lambda self: self.delivery.wanted or self.delivery.room)
+    @rule()
+    def arrive(self) -> None:
+        """A connection comes."""
+        request = self._number()
+        place = self.delivery.place(request)
+        if self.acceptors:
+            assert self.acceptors.pop(0) == place
+            self._out(request)
+        elif self.enabled and self.permits > 0 and not self.parked:
+            assert Way.EVENT is place
+            self.permits -= 1
+            self._out(request)
+        else:
+            assert Way.PARKED is place
+            self.parked.append(request)
+
+    @rule(enabled=st.booleans())
+    def switch_event(self, enabled: bool) -> None:  # noqa: FBT001 - a drawn value
+        """The accept event is enabled or disabled."""
+        self.enabled = self.delivery.event_enabled = enabled
+
+    @rule(permits=st.sampled_from([0, 1, 3, math.inf]))
+    def set_permits(self, permits: float) -> None:
+        """Connections have ended, or the limit is another one."""
+        self.permits = self.delivery.permits = permits
+
+    @rule()
+    def indicate_parked(self) -> None:
+        """The pump looks whether the event takes what is parked."""
+        request = self.delivery.unpark_for_event()
+        if self.enabled and self.permits > 0 and self.parked:
+            self.permits -= 1
+
+            assert self.parked.pop(0) == request
+
+            self._out(request)
+        else:
+            assert None is request
+
+    @rule()
+    def drain(self) -> None:
+        """The socket closes, and another one begins."""
+        assert (self.acceptors, self.parked) == self.delivery.drain()
+
+        self.came_out.extend(self.parked)
+        self.acceptors, self.parked = [], []
+
+    @invariant()
+    def agrees(self) -> None:
+        """What it says of itself is true, and order is kept."""
+        delivery = self.delivery
+
+        assert len(self.parked) == delivery.parked <= delivery.parked_most
+        assert len(self.acceptors) == delivery.acceptors
+        assert not (self.parked and self.acceptors)
+        assert self.permits == delivery.permits >= 0
+        assert (self.enabled and self.permits > 0) is delivery.event_takes
+        assert delivery.wanted is (bool(self.acceptors) or delivery.event_takes)
+        assert sorted(set(self.came_out)) == self.came_out
+
+
+TestDeliveries = Deliveries.TestCase
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_room_is_for_read_ahead(limit: int) -> None:
+    """`room` says whether a request that nobody takes could be parked."""
+    delivery: Delivery[str, int] = Delivery(limit)
+    for request in range(limit):
+        assert delivery.room
+
+        delivery.place(request)
+
+    assert not delivery.room
