@@ -8,6 +8,7 @@ each request is answered once, and nothing is asked for before ``listen`` or aft
 from __future__ import annotations
 
 import socket
+import time
 from collections import deque
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -17,13 +18,21 @@ import trio
 from trio_wsk import Address
 from trio_wsk._readiness import Watch
 from trio_wsk._transport import next_serial_number
-from trio_wsk.transports import NoDescriptorsError, Transport, TransportRequest
+from trio_wsk.transports import (
+    NoDescriptorsError,
+    PortableTransport,
+    Transport,
+    TransportRequest,
+)
+
+from .support import PATIENCE, RESET_ON_CLOSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trio_wsk._readiness import Readiness
     from trio_wsk.transports import Channel
+    from trio_wsk.transports._accepted import PortableRequest
 
 HERE = Address.tcp(IPv4Address("192.0.2.1"), 80)
 THERE = IPv4Address("192.0.2.2")
@@ -32,13 +41,14 @@ THERE = IPv4Address("192.0.2.2")
 class ScriptedRequest(TransportRequest):
     """A peer, and what it was answered. Its number is the port that it comes from."""
 
-    def __init__(self, transport: ScriptedTransport, number: int) -> None:
+    def __init__(
+        self, transport: ScriptedTransport, number: int, peer: socket.socket, channel: Channel
+    ) -> None:
         self._transport = transport
         self._serial_number = next_serial_number()
         self.number = number
-        ours, self.peer = socket.socketpair()
-        ours.settimeout(0)
-        self._channel = ours
+        self.peer = peer
+        self._channel = channel
         self.has_reset = False
         """The peer has gone; the owner finds out when it looks."""
         self.answer: str | None = None
@@ -103,6 +113,10 @@ class ScriptedRequest(TransportRequest):
         """Whether our side of it is open still."""
         return self._channel.fileno() >= 0
 
+    def vanish(self) -> None:
+        """The peer goes away, with a reset."""
+        self.has_reset = True
+
     def refuse(self) -> None:
         """What the kernel does with those whom nobody takes."""
         self.is_refused = True
@@ -121,6 +135,8 @@ class ScriptedTransport(Transport):
         """What comes next; no one has seen it yet."""
         self.taken: list[ScriptedRequest] = []
         """The requests that the owner has had, in order."""
+        self.peers: list[ScriptedRequest] = []
+        """All who ever came, in order."""
         self.answered: list[ScriptedRequest] = []
         """Those of them that were answered, in the order of the answers."""
         self.on_call: Callable[[str], object] = str
@@ -129,7 +145,6 @@ class ScriptedTransport(Transport):
         """The faults that the owner has had."""
         self.short_since: float | None = None
         """When the owner was last told that there is no descriptor, on Trio's clock."""
-        self.arrived = 0
         self._owner_looks = False
         self._is_listening = False
         self._is_closed = False
@@ -138,14 +153,27 @@ class ScriptedTransport(Transport):
 
     def arrive(self) -> ScriptedRequest:
         """A peer connects."""
-        self.arrived += 1
-        request = ScriptedRequest(self, self.arrived)
+        ours, theirs = socket.socketpair()
+        ours.settimeout(0)
+        request = ScriptedRequest(self, len(self.peers) + 1, theirs, ours)
+        self.peers.append(request)
         self._append(request)
         return request
 
     def fault(self, error: Exception) -> None:
         """The next request is an error instead."""
         self._append(error)
+
+    def forget(self, request: ScriptedRequest) -> None:
+        """Hold the request no longer: whoever was given its channel is the only one who does."""
+        for held in (self.peers, self.taken, self.answered):
+            held.remove(request)
+        request.leave()
+
+    @property
+    def waiting(self) -> int:
+        """How much there is that nobody has seen."""
+        return len(self.script)
 
     def cry_wolf(self) -> None:
         """An edge, and nothing behind it: the peer was gone before anybody looked."""
@@ -214,3 +242,136 @@ class ScriptedTransport(Transport):
             what = self.script.popleft()
             if isinstance(what, ScriptedRequest):
                 what.refuse()
+
+
+class LoopbackRequest(ScriptedRequest):
+    """A peer that is a real socket. Its number is ours; the kernel's port is nobody's business."""
+
+    real: PortableRequest
+    """What the kernel has accepted, once it has."""
+
+    def was_taken(self, real: PortableRequest) -> None:
+        """The kernel has accepted it."""
+        self.real = real
+
+    def accept(self) -> Channel:
+        """Answer yes."""
+        self._channel = self.real.accept()
+        return super().accept()
+
+    def reset(self) -> None:
+        """Answer no."""
+        self._is_answered("reset")
+        self.real.reset()
+
+    def was_reset(self) -> bool:
+        """Whether the peer has gone: the kernel has to know, too."""
+        has_reset = super().was_reset()
+
+        assert has_reset is self.real.was_reset()
+
+        return has_reset
+
+    def vanish(self) -> None:
+        """Leave, where it can be seen when that has arrived."""
+        if self in self._transport.taken and not self.has_reset:
+            super().vanish()
+            self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self.peer.close()
+            spin_until(self.real.was_reset)
+
+    def watch(self, channel: Channel) -> Watch:
+        """Make the watch of this channel."""
+        return self.real.watch(channel)
+
+    def tune(self, channel: Channel) -> None:
+        """Set what the kernel's accept did not."""
+        self.real.tune(channel)
+
+    def abort(self, channel: Channel) -> None:
+        """Close with a reset."""
+        self.real.abort(channel)
+        super().abort(channel)
+
+
+class LoopbackTransport(ScriptedTransport):
+    """The portable transport, and peers that come when a test says so. Only faults are not real."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._real = PortableTransport.tcp(0, host="127.0.0.1")
+        self._port_of: dict[int, LoopbackRequest] = {}
+
+    def _depth(self) -> int:
+        depth = self._real.queue_depth()
+
+        assert depth is not None
+
+        return depth[0]
+
+    @property
+    def waiting(self) -> int:
+        """How much there is that nobody has seen."""
+        return len(self.script) + (0 if self._is_closed else self._depth())
+
+    def arrive(self) -> ScriptedRequest:
+        """A peer connects, and the kernel has it."""
+        if self._is_closed:
+            return super().arrive()
+        depth = self._depth()
+        peer = socket.create_connection(self._real.local_addresses[0].sockaddr, PATIENCE)
+        spin_until(lambda: depth < self._depth())
+        # Until it is accepted, its end is the only one that we have.
+        request = LoopbackRequest(self, len(self.peers) + 1, peer, peer)
+        self.peers.append(request)
+        self._port_of[peer.getsockname()[1]] = request
+        return request
+
+    def fault(self, error: Exception) -> None:
+        """The next request is an error instead."""
+        if not self._is_closed:
+            self.script.append(error)
+            self.edge()
+
+    async def bind(self) -> None:
+        """Take a port."""
+        await self._real.bind()
+
+    def listen(self, readiness: Readiness) -> None:
+        """From now on edges come."""
+        self._real.edge = self.edge
+        self._is_listening = True
+        self._real.listen(readiness)
+
+    def next_request(self) -> ScriptedRequest | None:
+        """Raise what the script says, or accept the next peer."""
+        if self.script:
+            return super().next_request()
+        self.on_call("next_request")
+        real = self._real.next_request()
+        if real is None:
+            return None
+        request = self._port_of[real.remote_address.port]
+        request.was_taken(real)
+        self.taken.append(request)
+        return request
+
+    def has_more(self) -> bool:
+        """Whether there is a fault, or a socket that has not said that it has no more."""
+        self.on_call("has_more")
+        return bool(self.script) or self._real.has_more()
+
+    def close(self) -> None:
+        """Have the kernel reset whoever waits unseen."""
+        super().close()
+        self._real.close()
+        for request in self.peers:
+            if request not in self.taken and not request.is_refused:
+                request.refuse()
+
+
+def spin_until(condition: Callable[[], bool]) -> None:
+    """Give the kernel a moment for what it does by itself, and nobody else a turn."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline

@@ -6,6 +6,7 @@ import contextvars
 import select
 import socket
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,6 +40,7 @@ from trio_wsk import (
     Status,
     _events,
     open_listening_socket,
+    serve_events,
 )
 from trio_wsk import _records as records
 from trio_wsk._events import ABORTIVE, GRACEFUL, LINGER_SECONDS
@@ -510,12 +512,18 @@ async def test_reset_is_told_while_input_is_unread(readiness: str) -> None:
     Where there are edges, a reset is told at once even if what was refused filled a whole
     indication and more is in the kernel; elsewhere, when the data has been taken.
     """
-    recorder = Recorder(0)
-    size = _events.RECEIVE_SIZE + 1000
-    async with open_event_pair(recorder.dispatch) as (connection, client):
-        with plain(client) as sender:
-            sender.setblocking(True)  # noqa: FBT003 - socket's
-            sender.sendall(bytes(size))
+    taken: list[Connection] = []
+
+    def refuse(connection: Connection, data: bytes) -> int:
+        taken.append(connection)
+        return 0
+
+    recorder = Recorder(refuse)
+    dispatch = ListenDispatch(accept=lambda _: recorder.dispatch)
+    async with open_listening_socket(0, host="127.0.0.1", dispatch=dispatch) as listening:
+        client = await connect(listening.local_addresses[0])
+        await client.send_all(bytes(_events.RECEIVE_SIZE + 1000))
+        listening.enable_events(EventMask.ACCEPT | EventMask.RECEIVE | EventMask.DISCONNECT)
         await wait_all_tasks_blocked()
 
         assert [bytes(_events.RECEIVE_SIZE)] == recorder.calls
@@ -523,11 +531,11 @@ async def test_reset_is_told_while_input_is_unread(readiness: str) -> None:
         reset(client)
         await wait_all_tasks_blocked()
         if readiness != "epoll":
-            connection.resume_receive()
+            taken[0].resume_receive()
             await wait_all_tasks_blocked()
 
         assert recorder.calls[-1] is ABORTIVE
-        assert connection.closed
+        assert taken[0].closed
 
 
 async def test_reset_is_told_without_the_receive_event() -> None:
@@ -1358,3 +1366,36 @@ async def test_events_after_the_block_say_what_to_do_instead() -> None:
         connection.enable_events(EventMask.RECEIVE, ConnectionDispatch(receive=lambda *_: None))
     connection.close()
     await client.aclose()
+
+
+async def test_connection_without_enabled_events_is_still_ended_by_a_reset() -> None:
+    """
+    A connection that the accept event took is the block's also while all of its events are
+    disabled: when its peer resets, it is closed, and its permit comes back.
+    """
+    taken: list[Connection] = []
+
+    def receive(connection: Connection, data: bytes) -> None:
+        connection.disable_event_nowait(EventMask.RECEIVE)
+        taken.append(connection)
+
+    def accept(connection: Connection | None) -> ConnectionDispatch:
+        return ConnectionDispatch(receive=receive)
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            partial(serve_events, ListenDispatch(accept=accept), 0, max_connections=1)
+        )
+        for expected in (1, 2):
+            client = await connect(server.local_addresses[0])
+            await client.send_all(b"hello")
+            with trio.fail_after(30):
+                while len(taken) < expected:
+                    await trio.lowlevel.checkpoint()
+            reset(client)
+        with trio.fail_after(30):
+            while not taken[-1].closed:
+                await trio.lowlevel.checkpoint()
+        server.abort()
+
+    assert [True, True] == [connection.closed for connection in taken]

@@ -1310,7 +1310,7 @@ async def test_calls_from_a_thread_are_refused() -> None:
         ({"port": 65536}, "65536"),
         ({"port": -1}, "-1"),
         ({"port": "http"}, "'http'"),
-        ({"port": None}, "none of them"),
+        ({"port": None}, "nothing is not enough"),
         ({"port": 0, "path": "/x"}, r"port=0 and path='/x'"),
         ({"port": None, "path": "/x", "host": "::1"}, "path= doesn't go with host"),
         ({"port": 0, "mode": 0o600}, "port= doesn't go with mode"),

@@ -111,7 +111,9 @@ def check_balance(server: trio_wsk.Server | trio_wsk.ListeningSocket) -> int:
 
 
 @pytest.mark.parametrize("name", ECHOES)
-async def test_load_of_a_thousand_clients(name: str) -> None:
+async def test_load_of_a_thousand_clients(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """
     A thousand clients at once, each sending 256 KiB of its own, get back what they sent; then
     neither a descriptor nor a task is left of them, and all were counted.
@@ -124,13 +126,16 @@ async def test_load_of_a_thousand_clients(name: str) -> None:
 
         assert {"echoed": CLIENTS} == fates
         assert before == await wait_for_held(before)
+        assert [] == caplog.messages
         assert CLIENTS == check_balance(server)
         if isinstance(server, trio_wsk.Server):
             assert CLIENTS == server.statistics().open_most
 
 
 @pytest.mark.parametrize("name", ECHOES)
-async def test_load_with_clients_that_reset(name: str) -> None:
+async def test_load_with_clients_that_reset(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """
     Clients that reset, in every phase, cost those between them nothing: these get back
     what they sent, and of the others neither a descriptor nor a task is left.
@@ -143,6 +148,7 @@ async def test_load_with_clients_that_reset(name: str) -> None:
 
         assert {"echoed": GOOD, **{f"left {phase}": RUDE for phase in PHASES}} == fates
         assert before == await wait_for_held(before)
+        assert [] == caplog.messages
 
         # Whether one that left at once was there at all is the kernel's word against ours.
         assert GOOD + RUDE * (len(PHASES) - 1) <= check_balance(server) <= GOOD + RUDE * len(PHASES)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from ._callers import in_trio
 from ._errors import (
     ConnectionBrokenError,
     InvalidParameterError,
@@ -624,7 +625,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._event_side().dispatch = dispatch
 
     def _event_side(self) -> ConnectionEvents:
-        trio.lowlevel.current_task()  # a RuntimeError for other threads, which would race the pump
+        in_trio("connection.method")  # another thread would race with the pump
         if self._channel is None:
             raise self._closed_here()
         if self._events is None:

@@ -8,12 +8,11 @@ Source: WSK_CLIENT_LISTEN_DISPATCH, WSK_CLIENT_CONNECTION_DISPATCH.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ._errors import InvalidParameterError
+from ._callers import check_plain_function
 from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask
 
 if TYPE_CHECKING:
@@ -26,16 +25,8 @@ __all__ = ["ConnectionDispatch", "ListenDispatch"]
 
 
 def _plain_function(owner: object, slot: attrs.Attribute[Any], callback: object) -> None:
-    if callback is None:
-        return
-    name = f"{type(owner).__name__}({slot.name}=...)"
-    if not callable(callback):
-        raise InvalidParameterError(f"{name} takes a function, not {callback!r}")
-    if inspect.iscoroutinefunction(callback):
-        raise InvalidParameterError(
-            f"{name} takes a plain function, not the async function {callback!r}: a callback"
-            " starts things and never waits; let it start a task: nursery.start_soon(...)"
-        )
+    if callback is not None:
+        check_plain_function(f"{type(owner).__name__}({slot.name}=...)", callback)
 
 
 @attrs.frozen(kw_only=True)

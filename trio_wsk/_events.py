@@ -104,6 +104,7 @@ class ConnectionEvents:
         "_end_told",
         "_fin_wanted",
         "_heard_at",
+        "_is_the_blocks",
         "_ideal",
         "_paused",
         "_posted",
@@ -120,6 +121,7 @@ class ConnectionEvents:
         self._context = block.context.copy()
         self._enabled = 0
         self._due = READ
+        self._is_the_blocks = False
         self._posted = False
         self._paused = False
         self._end_told = False
@@ -145,6 +147,7 @@ class ConnectionEvents:
     def start(self, mask: int, dispatch: ConnectionDispatch) -> None:
         """Enable events from within the pump, and take the first turn at once."""
         self.dispatch = dispatch
+        self._is_the_blocks = True
         if self._connection.closed:
             return
         self._enabled |= mask
@@ -181,9 +184,18 @@ class ConnectionEvents:
         if self._connection._watch is not None:
             self._connection._watch.sink = self
 
+    @property
+    def _is_event_driven(self) -> bool:
+        """Whether nobody but the block would end this connection."""
+        return self._is_the_blocks or self._enabled != 0
+
     def _may_leave_block(self) -> None:
-        """Nothing of this connection needs the pump: it is its owner's alone again."""
-        if not self._enabled and not self.unsent:
+        """Nothing of this connection needs the pump: it is its owner's alone again.
+
+        One that the accept event has taken has no other owner: it is the block's to the end,
+        also while all of its events are disabled.
+        """
+        if not self._is_event_driven and not self.unsent:
             self._block.event_driven.discard(self._connection)
 
     def disable(self, event: int) -> Status:
@@ -209,7 +221,7 @@ class ConnectionEvents:
 
     def broken(self) -> None:
         """The connection has turned out to be broken; whoever has events is told in its turn."""
-        if self._enabled or self.unsent:
+        if self._is_event_driven or self.unsent:
             self._schedule(ENDED)
 
     def _schedule(self, due: int) -> None:
@@ -389,7 +401,7 @@ class ConnectionEvents:
         connection = self._connection
         if due & ENDED and connection._request.was_reset():
             raise connection._translated(ConnectionResetError(errno.ECONNRESET, "reset by peer"))
-        if not self._enabled:
+        if not self._is_event_driven:
             return
         if not connection._eof_received:
             found = connection._peek_now()
@@ -424,7 +436,7 @@ class ConnectionEvents:
                 # That it tries to answer all the same is nothing to report.
                 with suppress(ConnectionBrokenError):
                     self.call("disconnect", dispatch.disconnect, ABORTIVE)
-        if self._enabled:
+        if self._is_event_driven:
             connection._lost = True
             connection.abort()
         else:
@@ -589,11 +601,11 @@ class ConnectionEvents:
     def _send_fin(self) -> None:
         """Send FIN; a connection that is over is closed, which sends it as well."""
         connection = self._connection
-        if connection._eof_received and self._enabled:
+        if connection._eof_received and self._is_event_driven:
             connection.close()
             return
         connection._shut_down_sending()
-        if self._enabled and self._heard_at is None:
+        if self._is_event_driven and self._heard_at is None:
             self._heard_at = trio.current_time()
             self._block.call_at(self._heard_at + LINGER_SECONDS, self._linger)
             self._schedule(READ)

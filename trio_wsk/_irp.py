@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 import outcome
 import trio
 
+from ._callers import check_plain_function, in_trio
 from ._errors import OperationCancelledError, WskError
 from ._status import Status
 
@@ -66,6 +67,8 @@ class Irp(Generic[T]):
           context: The caller's own, handed through.
           on_completion: The completion routine: a plain function, called once with this Irp.
         """
+        if on_completion is not None:
+            check_plain_function("on_completion", on_completion)
         self._withdraw = withdraw
         self._finished = finished
         self._status = Status.PENDING
@@ -143,7 +146,7 @@ class Irp(Generic[T]):
         Raises:
           RuntimeError: called from outside the Trio run.
         """
-        trio.lowlevel.current_task()
+        in_trio("irp.cancel")
         if self._status is not Status.PENDING or not self._withdraw(self):
             return False
         return self._fail(OperationCancelledError("the operation was cancelled by Irp.cancel()"))

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import enum
 import errno
-import inspect
 import random
 import sys
 from collections.abc import Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, final
+from typing import TYPE_CHECKING, Final, Literal, TypedDict, final
 
-import outcome
 import trio
 
 from . import _records as records
+from ._acceptors import Acceptor, IrpAcceptor, TaskAcceptor
 from ._backoff import Backoff
 from ._block import FAILED, Block, unwrapped
+from ._callers import in_trio
 from ._connection import Connection
 from ._delivery import Delivery, Way
 from ._dispatch import ConnectionDispatch, ListenDispatch
@@ -32,10 +32,8 @@ from ._errors import (
     ConnectionBrokenError,
     ForcedClosedError,
     InvalidParameterError,
-    OperationCancelledError,
     SocketClosedError,
     WouldBlockError,
-    WskError,
 )
 from ._events import CONNECTION_EVENTS
 from ._irp import Irp
@@ -43,7 +41,7 @@ from ._statistics import ListeningCounters, ListeningStatistics
 from ._status import ACCEPT, EventMask, Status
 from ._transport import NoDescriptorsError, PeerFaultError, Transport, TransportFailedError
 from .observers import LoggingObserver
-from .transports import PortableTransport
+from .transports._choosing import transport_at
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -57,7 +55,7 @@ if TYPE_CHECKING:
     from ._transport import TransportRequest
     from .observers import Observer
 
-__all__ = ["BATCH", "ListeningOptions", "ListeningSocket", "in_trio", "open_listening_socket"]
+__all__ = ["BATCH", "ListeningOptions", "ListeningSocket", "open_listening_socket"]
 
 BATCH: Final = 16
 """How many connections are accepted in one turn at most. Measured: throughput is flat
@@ -105,24 +103,6 @@ class _State(enum.Enum):
     FAILED = "failed"
 
 
-class _Acceptor:
-    """Somebody who wants one connection: what to make it with, and whom to give it to."""
-
-    __slots__ = ("context", "dispatch")
-
-    def __init__(self, context: object, dispatch: ConnectionDispatch | None) -> None:
-        self.context = context
-        self.dispatch = dispatch
-
-    def give(self, connection: Connection) -> None:
-        """Take the connection."""
-        raise NotImplementedError
-
-    def fail(self, error: WskError) -> None:
-        """There will be none."""
-        raise NotImplementedError
-
-
 @final
 class ListeningSocket(trio.abc.Listener[Connection]):
     """A socket that listens, made by `open_listening_socket`.
@@ -154,7 +134,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._dispatch = dispatch
         self._policy = on_no_descriptors
         self._block = Block(self, observers)
-        self._delivery: Delivery[_Acceptor, TransportRequest] = Delivery(max_parked)
+        self._delivery: Delivery[Acceptor, TransportRequest] = Delivery(max_parked)
         self._counters = ListeningCounters()
         self._backoff = Backoff()
         self._backing_off = False
@@ -222,7 +202,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Source: PFN_WSK_ACCEPT.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        acceptor = _TaskAcceptor(context, dispatch)
+        acceptor = TaskAcceptor(context, dispatch)
         self._enqueue(acceptor)
         if acceptor.connection is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -240,7 +220,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
           SocketClosedError, ForcedClosedError: as for `accept`.
         """
         in_trio("listening.accept_nowait")
-        acceptor = _TaskAcceptor(context, dispatch)
+        acceptor = TaskAcceptor(context, dispatch)
         self._enqueue(acceptor)
         if acceptor.connection is None:
             self._delivery.withdraw(acceptor)
@@ -277,9 +257,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Source: PFN_WSK_ACCEPT.
         """
         in_trio("listening.queue_accept")
-        if on_completion is not None:
-            _check_plain_function("on_completion", on_completion)
-        acceptor = _IrpAcceptor(context, dispatch)
+        acceptor = IrpAcceptor(context, dispatch)
         acceptor.irp = Irp(
             withdraw=lambda _: self._delivery.withdraw(acceptor),
             finished=self._completed,
@@ -289,7 +267,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._enqueue(acceptor)
         return acceptor.irp
 
-    def _enqueue(self, acceptor: _Acceptor) -> None:
+    def _enqueue(self, acceptor: Acceptor) -> None:
         """Serve the acceptor from what is there, or queue it."""
         self._check_listening()
         while True:
@@ -570,10 +548,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         place = self._delivery.place(request)
         if place is Way.EVENT:
             self._indicate(request)
-        elif isinstance(place, _Acceptor):
+        elif isinstance(place, Acceptor):
             self._hand_over(place, request)
 
-    def _hand_over(self, acceptor: _Acceptor, request: TransportRequest) -> None:
+    def _hand_over(self, acceptor: Acceptor, request: TransportRequest) -> None:
         connection = self._connect(request, acceptor.context)
         if acceptor.dispatch is not None:
             connection._prepare_events(acceptor.dispatch)
@@ -749,89 +727,6 @@ class ListeningSocket(trio.abc.Listener[Connection]):
                 break
 
 
-class _TaskAcceptor(_Acceptor):
-    """A task in `ListeningSocket.accept`."""
-
-    __slots__ = ("_task", "connection", "error")
-
-    def __init__(self, context: object, dispatch: ConnectionDispatch | None) -> None:
-        super().__init__(context, dispatch)
-        self._task: trio.lowlevel.Task | None = None
-        self.connection: Connection | None = None
-        self.error: WskError | None = None
-
-    def give(self, connection: Connection) -> None:
-        """Wake the task with its connection, or have it there when it comes to look."""
-        if self._task is None:
-            self.connection = connection
-        else:
-            trio.lowlevel.reschedule(self._task, outcome.Value(connection))
-
-    def fail(self, error: WskError) -> None:
-        """Wake the task with the error."""
-        if self._task is None:
-            self.error = error
-        else:
-            trio.lowlevel.reschedule(self._task, outcome.Error(error))
-
-    async def wait(self, delivery: Delivery[_Acceptor, TransportRequest]) -> Connection:
-        """Park until the connection comes.
-
-        Once it has been given, the task is scheduled, and Trio doesn't ask any more whether
-        it may be cancelled: either nothing was taken, or it is returned.
-        """
-        if self.error is not None:
-            raise self.error
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            delivery.withdraw(self)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._task = trio.lowlevel.current_task()
-        connection: Connection = await trio.lowlevel.wait_task_rescheduled(abort)
-        return connection
-
-
-class _IrpAcceptor(_Acceptor):
-    """An accept that was queued with `ListeningSocket.queue_accept`."""
-
-    __slots__ = ("irp",)
-
-    irp: Irp[Connection]
-
-    def give(self, connection: Connection) -> None:
-        """Complete the Irp with its connection."""
-        self.irp._complete(connection)
-
-    def fail(self, error: WskError) -> None:
-        """Complete the Irp without."""
-        if isinstance(error, SocketClosedError):
-            self.irp._fail(OperationCancelledError("the listening socket was closed"))
-        else:
-            self.irp._fail(error)
-
-
-def in_trio(call: str) -> None:
-    """Refuse calls from other threads, which would race with the pump."""
-    try:
-        trio.lowlevel.current_task()
-    except RuntimeError:
-        raise RuntimeError(
-            f"{call}() was called from outside the Trio run;"
-            f" from a thread, write trio.from_thread.run_sync({call})"
-        ) from None
-
-
-def _check_plain_function(name: str, callback: object) -> None:
-    if not callable(callback):
-        raise InvalidParameterError(f"{name} takes a function, not {callback!r}")
-    if inspect.iscoroutinefunction(callback):
-        raise InvalidParameterError(
-            f"{name} takes a plain function, not the async function {callback!r}: it starts"
-            " things and never waits; let it start a task: nursery.start_soon(...)"
-        )
-
-
 @asynccontextmanager
 async def open_listening_socket(
     port: int | None = None,
@@ -902,7 +797,7 @@ async def open_listening_socket(
     if not any(isinstance(observer, LoggingObserver) for observer in observers):
         observers.append(LoggingObserver())
     listening = ListeningSocket(
-        _transport_of(
+        transport_at(
             port=port,
             path=path,
             sockets=sockets,
@@ -933,41 +828,6 @@ def _checked_observers(observers: Iterable[Observer]) -> Iterable[Observer]:
             f"observers takes several, so write observers=[...], not observers={observers!r}"
         )
     return observers
-
-
-def _transport_of(
-    *,
-    port: int | None,
-    path: str | bytes | os.PathLike[str] | None,
-    sockets: Sequence[stdlib_socket.socket | trio.socket.SocketType | int] | None,
-    transport: Transport | None,
-    tcp: dict[str, Any],
-    mode: int | None,
-    backlog: int | None,
-) -> Transport:
-    """Make the transport for the one place that was named, or say that there are more."""
-    places = {"port": port, "path": path, "sockets": sockets, "transport": transport}
-    named = [name for name, place in places.items() if place is not None]
-    if len(named) != 1:
-        what = " and ".join(f"{name}={places[name]!r}" for name in named) or "none of them"
-        raise InvalidParameterError(
-            f"name one place to listen at: a port, path=, sockets= or transport=; not {what}"
-        )
-    idle = {name: value for name, value in tcp.items() if value} if port is None else {}
-    if mode is not None and path is None:
-        idle["mode"] = mode
-    if backlog is not None and transport is not None:
-        idle["backlog"] = backlog
-    if idle:
-        raise InvalidParameterError(f"{named[0]}= doesn't go with {', '.join(idle)}")
-    if port is not None:
-        return PortableTransport.tcp(port, backlog=backlog, **tcp)
-    if path is not None:
-        return PortableTransport.unix(path, mode=mode, backlog=backlog)
-    if sockets is not None:
-        return PortableTransport.adopt(sockets, backlog=backlog)
-    assert transport is not None
-    return transport
 
 
 @asynccontextmanager

@@ -23,14 +23,15 @@ import trio
 
 from . import _records as records
 from ._block import unwrapped
+from ._callers import in_trio
 from ._connection import Connection
 from ._dispatch import ListenDispatch
 from ._errors import (
-    ConnectionBrokenError,
     InvalidParameterError,
     SocketBusyError,
 )
-from ._listening import ListeningSocket, in_trio, open_listening_socket
+from ._faults import split_error, why_no_handshake
+from ._listening import ListeningSocket, open_listening_socket
 from ._statistics import DrainReport, ServerStatistics
 
 if sys.version_info < (3, 11):
@@ -294,7 +295,7 @@ class Server:
                 error = broken
             else:
                 return True
-        reason = _why_no_handshake(stream.transport_stream, error)
+        reason = why_no_handshake(stream.transport_stream, error)
         self._handshake_failures[reason] += 1
         self._block.tell(
             records.HandshakeFailed,
@@ -306,7 +307,7 @@ class Server:
 
     def _handler_raised(self, connection: Connection, error: BaseException) -> None:
         """Report what is a crash, forget what is only the peer's going, and raise the rest."""
-        crash, rest = _split(connection, error)
+        crash, rest = split_error(connection, error)
         if crash is None and rest is None:
             self._peers_left += 1
             self._block.tell(records.PeerLeft, remote_address=connection.remote_address)
@@ -319,56 +320,6 @@ class Server:
                 raise error
         if rest is not None:
             raise rest
-
-
-def _split(
-    connection: Connection, error: BaseException
-) -> tuple[BaseException | None, BaseException | None]:
-    """Part what a handler raised into its crash and what has to go on.
-
-    Cancellation, Ctrl-C and their like go on. That this connection's peer has gone is
-    neither, also inside a group.
-    """
-    if not isinstance(error, BaseExceptionGroup):
-        if not isinstance(error, Exception):
-            return None, error
-        return (None if _is_peer_gone(connection, error) else error), None
-    crash, rest = error.split(Exception)
-    if crash is not None:
-        _, crash = crash.split(
-            lambda each: (
-                not isinstance(each, BaseExceptionGroup) and _is_peer_gone(connection, each)
-            )
-        )
-    return crash, rest
-
-
-def _is_peer_gone(connection: Connection, error: BaseException) -> bool:
-    """Whether an error says that this connection's own peer went away.
-
-    A layer above (TLS, a protocol library) says so in its own words, raised from ours.
-    """
-    if not isinstance(error, (trio.BrokenResourceError, OSError)):
-        return False
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionBrokenError) and cause.connection is connection:
-            return True
-        if _is_ragged_end(cause):
-            return connection._peer_ended
-        cause = cause.__cause__
-    return False
-
-
-def _is_ragged_end(error: BaseException) -> bool:
-    """Whether TLS may be complaining that the connection ended without a close_notify."""
-    return isinstance(error, ssl.SSLError)
-
-
-def _why_no_handshake(connection: Connection, error: Exception | None) -> str:
-    if error is None:
-        return "timeout"
-    return "peer-left" if _is_peer_gone(connection, error) else "protocol"
 
 
 def _name_of(handler: object) -> str:
@@ -401,6 +352,11 @@ def _checked_server(
     if given is not None and (not isinstance(given, int) or given < 1):
         raise InvalidParameterError(
             f"max_connections is a count, 1 or more, or None for no limit, not {max_connections!r}"
+        )
+    context: object = ssl_context
+    if context is not None and not isinstance(context, ssl.SSLContext):
+        raise InvalidParameterError(
+            f"ssl_context is an ssl.SSLContext with a certificate, or None, not {ssl_context!r}"
         )
     if on_handler_error not in ("report", "raise"):
         raise InvalidParameterError(
@@ -450,9 +406,15 @@ async def _run(
 
 async def _hold_nursery(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
     """Keep a nursery open for handlers, with a cancel scope of their own."""
-    async with trio.open_nursery() as handlers:
-        task_status.started(handlers)
-        await trio.sleep_forever()
+    error: BaseException | None = None
+    try:
+        async with trio.open_nursery(strict_exception_groups=True) as handlers:
+            task_status.started(handlers)
+            await trio.sleep_forever()
+    except BaseExceptionGroup as group:
+        error = unwrapped(group)
+    if error is not None:
+        raise error  # Ctrl-C in a handler is a KeyboardInterrupt, and not a group in a group
 
 
 @overload

@@ -1,0 +1,44 @@
+"""Checks on who calls, and with what: mistakes that are told at the call, with the right one."""
+
+from __future__ import annotations
+
+import inspect
+
+import trio
+
+from ._errors import InvalidParameterError
+
+__all__ = ["check_plain_function", "in_trio"]
+
+
+def in_trio(call: str) -> None:
+    """Refuse calls from outside the Trio run: another thread would race with the pump.
+
+    Args:
+      call: What was called, as its caller would write it, such as ``server.abort``.
+
+    Raises:
+      RuntimeError: it was called from outside. (The caller's.)
+    """
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{call}() was called from outside the Trio run;"
+            f" from a thread, write trio.from_thread.run_sync({call})"
+        ) from None
+
+
+def check_plain_function(name: str, callback: object) -> None:
+    """Refuse a callback that nobody could call, or that would have to be awaited.
+
+    Raises:
+      InvalidParameterError: it is no plain function. (The caller's.)
+    """
+    if not callable(callback):
+        raise InvalidParameterError(f"{name} takes a function, not {callback!r}")
+    if inspect.iscoroutinefunction(callback):
+        raise InvalidParameterError(
+            f"{name} takes a plain function, not the async function {callback!r}: a callback"
+            " starts things and never waits; let it start a task: nursery.start_soon(...)"
+        )

@@ -1,0 +1,56 @@
+"""The transport for the one place that a caller has named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_wsk._errors import InvalidParameterError
+
+from .portable import PortableTransport
+
+if TYPE_CHECKING:
+    import os
+    import socket as stdlib_socket
+    from collections.abc import Sequence
+
+    import trio
+
+    from trio_wsk._transport import Transport
+
+__all__ = ["transport_at"]
+
+
+def transport_at(
+    *,
+    port: int | None,
+    path: str | bytes | os.PathLike[str] | None,
+    sockets: Sequence[stdlib_socket.socket | trio.socket.SocketType | int] | None,
+    transport: Transport | None,
+    tcp: dict[str, Any],
+    mode: int | None,
+    backlog: int | None,
+) -> Transport:
+    """Make the transport for the one place that was named, or say that there are more."""
+    places = {"port": port, "path": path, "sockets": sockets, "transport": transport}
+    named = [name for name, place in places.items() if place is not None]
+    if len(named) != 1:
+        what = " and ".join(f"{name}={places[name]!r}" for name in named)
+        raise InvalidParameterError(
+            "name one place to listen at: a port (8000), path=, sockets= or transport=;"
+            f" {what or 'nothing'} is {'too much' if named else 'not enough'}"
+        )
+    idle = {name: value for name, value in tcp.items() if value} if port is None else {}
+    if mode is not None and path is None:
+        idle["mode"] = mode
+    if backlog is not None and transport is not None:
+        idle["backlog"] = backlog
+    if idle:
+        raise InvalidParameterError(f"{named[0]}= doesn't go with {', '.join(idle)}")
+    if port is not None:
+        return PortableTransport.tcp(port, backlog=backlog, **tcp)
+    if path is not None:
+        return PortableTransport.unix(path, mode=mode, backlog=backlog)
+    if sockets is not None:
+        return PortableTransport.adopt(sockets, backlog=backlog)
+    assert transport is not None
+    return transport
