@@ -319,7 +319,7 @@ class LoopbackTransport(ScriptedTransport):
         if self._is_closed:
             return super().arrive()
         depth = self._depth()
-        peer = socket.create_connection(self._real.local_addresses[0].sockaddr, PATIENCE)
+        peer = socket.create_connection(("127.0.0.1", self._real.local_addresses[0].port), PATIENCE)
         spin_until(lambda: depth < self._depth())
         # Until it is accepted, its end is the only one that we have.
         request = LoopbackRequest(self, len(self.peers) + 1, peer, peer)

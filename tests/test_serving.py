@@ -325,6 +325,21 @@ async def test_what_concerns_the_process_goes_on(error: type[BaseException]) -> 
     assert None is caught.value.subgroup(ZeroDivisionError)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_what_ends_the_process_comes_out_bare(error: type[BaseException]) -> None:
+    """Ctrl-C inside a handler is a KeyboardInterrupt to whoever serves, and not a group of one."""
+
+    async def interrupted(connection: Connection) -> None:
+        await connection.receive_some()
+        raise error
+
+    with pytest.raises(error):
+        async with open_server(interrupted, 0, host=HOST) as server:
+            async with client_of(server) as client:
+                await client.send_all(b"x")
+                await trio.sleep_forever()
+
+
 async def test_handlers_own_cancellation_is_its_own() -> None:
     """A handler that cancels itself and one that is cancelled from outside are no crashes."""
 
@@ -851,6 +866,30 @@ async def test_events_serve_without_tasks() -> None:
         await until(lambda: not server.statistics().open_connections)
 
         assert 10 == server.statistics().served
+
+
+async def test_server_of_events_is_a_block_too() -> None:
+    """open_server() takes a ListenDispatch in place of a handler, and drains at the end."""
+    async with open_server(ListenDispatch(accept=echo_events), 0, host=HOST) as server:
+        client = client_of(server)
+        await client.send_all(b"x")
+
+        assert b"x" == await client.receive_some()
+
+        await client.send_eof()
+
+        assert b"" == await read_to_end(client)
+
+        await client.aclose()
+
+    assert (1, 0) == (server.statistics().served, server.statistics().open_connections)
+
+
+async def test_server_of_events_speaks_no_tls() -> None:
+    """TLS needs a task for each connection, so a ListenDispatch with it is refused."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(trio_wsk.InvalidParameterError, match="needs a task"):
+        open_server(ListenDispatch(accept=echo_events), 0, ssl_context=context)  # type: ignore[call-overload]  # on purpose
 
 
 async def test_drain_tells_event_driven_connections() -> None:

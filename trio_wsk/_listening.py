@@ -162,6 +162,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def socket(self) -> trio.socket.SocketType:
         """The first listening socket itself, for those who look at it; not yours to close.
 
+        Of a Unix socket, ``getsockname()`` gives the temporary name that it was bound to
+        before it was renamed; `local_addresses` has its path.
+
         Raises:
           AttributeError: the transport has no sockets.
           SocketClosedError, ForcedClosedError: as for `accept`.

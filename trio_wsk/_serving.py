@@ -372,6 +372,26 @@ def _checked_server(
     )
 
 
+def _checked_events_server(
+    dispatch: ListenDispatch, *, max_connections: int | None, grace: float
+) -> Server:
+    """Make a server without handlers, or say which argument is wrong."""
+    given: object = dispatch  # by a caller without a type checker, perhaps
+    if not isinstance(given, ListenDispatch) or given.accept is None:
+        raise InvalidParameterError(
+            "a server of events takes ListenDispatch(accept=...) with an accept callback,"
+            f" not {dispatch!r}"
+        )
+    return _checked_server(
+        None,
+        max_connections=max_connections,
+        ssl_context=None,
+        handshake_timeout=DEFAULT_HANDSHAKE_TIMEOUT,
+        grace=grace,
+        on_handler_error="report",
+    )
+
+
 @asynccontextmanager
 async def _run(
     server: Server,
@@ -445,8 +465,19 @@ def open_server(
 ) -> AbstractAsyncContextManager[Server]: ...
 
 
+@overload
 def open_server(
-    handler: Callable[[Any], Awaitable[object]],
+    handler: ListenDispatch,
+    port: int | None = None,
+    *,
+    max_connections: int | None = ...,
+    grace: float = ...,
+    **options: Unpack[ListeningOptions],
+) -> AbstractAsyncContextManager[Server]: ...
+
+
+def open_server(
+    handler: Callable[[Any], Awaitable[object]] | ListenDispatch,
     port: int | None = None,
     *,
     ssl_context: ssl.SSLContext | None = None,
@@ -456,14 +487,34 @@ def open_server(
     on_handler_error: OnHandlerError = "report",
     **options: Unpack[ListeningOptions],
 ) -> AbstractAsyncContextManager[Server]:
-    """Serve for as long as the block lasts, a task per connection.
+    """Serve for as long as the block lasts: `serve` as a block, or `serve_events` as one.
 
     Leaving the block normally drains the server with its ``grace``; leaving it by an
-    exception, or cancelled, aborts it. Otherwise as `serve`, which takes the same arguments.
+    exception, or cancelled, aborts it.
+
+    Args:
+      handler: An async function, as for `serve`; or a `ListenDispatch`, as for
+        `serve_events`, which has no use for ``ssl_context``, ``handshake_timeout`` and
+        ``on_handler_error``.
+      port: As for `open_listening_socket`, and so are all ``options``.
+      ssl_context: As for `serve`.
+      handshake_timeout: As for `serve`.
+      max_connections: As for `serve`.
+      grace: As for `serve`.
+      on_handler_error: As for `serve`.
+      **options: As for `open_listening_socket`.
 
     Returns:
       An async context manager that gives the `Server`.
     """
+    if isinstance(handler, ListenDispatch):
+        if ssl_context is not None:
+            raise InvalidParameterError(
+                "ssl_context= needs a task for each connection: open_server(handler, ...) with an"
+                f" async handler, not with {handler!r}"
+            )
+        server = _checked_events_server(handler, max_connections=max_connections, grace=grace)
+        return _run(server, port, handler, options)
     server = _checked_server(
         handler,
         max_connections=max_connections,
@@ -585,20 +636,7 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
     Raises:
       InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
     """
-    given: object = dispatch  # by a caller without a type checker, perhaps
-    if not isinstance(given, ListenDispatch) or given.accept is None:
-        raise InvalidParameterError(
-            "serve_events takes ListenDispatch(accept=...) with an accept callback,"
-            f" not {dispatch!r}"
-        )
-    server = _checked_server(
-        None,
-        max_connections=max_connections,
-        ssl_context=None,
-        handshake_timeout=DEFAULT_HANDSHAKE_TIMEOUT,
-        grace=grace,
-        on_handler_error="report",
-    )
+    server = _checked_events_server(dispatch, max_connections=max_connections, grace=grace)
     await _serve_until_over(server, port, dispatch, options, task_status)
 
 
