@@ -111,9 +111,7 @@ def check_balance(server: trio_wsk.Server | trio_wsk.ListeningSocket) -> int:
 
 
 @pytest.mark.parametrize("name", ECHOES)
-async def test_load_of_a_thousand_clients(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_load_of_a_thousand_clients(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """
     A thousand clients at once, each sending 256 KiB of its own, get back what they sent; then
     neither a descriptor nor a task is left of them, and all were counted.
@@ -133,9 +131,7 @@ async def test_load_of_a_thousand_clients(
 
 
 @pytest.mark.parametrize("name", ECHOES)
-async def test_load_with_clients_that_reset(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_load_with_clients_that_reset(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """
     Clients that reset, in every phase, cost those between them nothing: these get back
     what they sent, and of the others neither a descriptor nor a task is left.

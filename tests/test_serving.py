@@ -333,11 +333,16 @@ async def test_what_ends_the_process_comes_out_bare(error: type[BaseException]) 
         await connection.receive_some()
         raise error
 
+    async def serve_one_client() -> None:
+        async with (
+            open_server(interrupted, 0, host=HOST) as server,
+            client_of(server) as client,
+        ):
+            await client.send_all(b"x")
+            await trio.sleep_forever()
+
     with pytest.raises(error):
-        async with open_server(interrupted, 0, host=HOST) as server:
-            async with client_of(server) as client:
-                await client.send_all(b"x")
-                await trio.sleep_forever()
+        await serve_one_client()
 
 
 async def test_handlers_own_cancellation_is_its_own() -> None:
