@@ -113,7 +113,9 @@ class Scarce:
         """Serve with `trio_wsk.serve`, a task per connection."""
         failure: list[OSError] = []
 
-        async def serve(task_status: trio.TaskStatus[trio_wsk.Server]) -> None:
+        async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
+            task_status: trio.TaskStatus[trio_wsk.Server],
+        ) -> None:
             try:
                 await trio_wsk.serve(greet_and_echo, 0, task_status=task_status, **self.options)
             except OSError as error:

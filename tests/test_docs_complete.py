@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_wsk import _listening, _serving
+from trio_wsk import _faults, _listening
 
 from .public_names import public_names
 
@@ -69,6 +69,6 @@ def test_reasons_of_drops_are_in_the_reference() -> None:
 
 def test_reasons_of_failed_handshakes_are_in_the_reference() -> None:
     """The reasons for which handshakes fail are those of the reference."""
-    expected = slugs(_serving, "_why_no_handshake")
+    expected = slugs(_faults, "why_no_handshake")
 
     assert expected == reasons("serving.md", "Why handshakes fail")

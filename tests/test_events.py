@@ -40,6 +40,7 @@ from trio_wsk import (
     Status,
     _events,
     open_listening_socket,
+    open_server,
     serve_events,
 )
 from trio_wsk import _records as records
@@ -1399,3 +1400,40 @@ async def test_connection_without_enabled_events_is_still_ended_by_a_reset() -> 
         server.abort()
 
     assert [True, True] == [connection.closed for connection in taken]
+
+
+async def test_completion_is_told_before_the_connection_ends() -> None:
+    """
+    When everything queued goes out after both sides have finished, the completion routine
+    still finds the connection open: it may enable an event, as it would at any other time.
+    """
+    found_open: list[bool] = []
+    finished = trio.Event()
+
+    def receive(connection: Connection, data: bytes) -> None:
+        connection.disable_event_nowait(EventMask.RECEIVE)
+        connection.send_nowait(LARGE)
+        connection.queue_send(b"", on_completion=partial(go_on, connection))
+
+    def go_on(connection: Connection, irp: Irp[int]) -> None:
+        found_open.append(not connection.closed)
+        connection.enable_events(EventMask.RECEIVE)
+        finished.set()
+
+    def disconnect(connection: Connection, abortive: bool) -> None:
+        connection.disconnect()
+
+    dispatch = ConnectionDispatch(receive=receive, disconnect=disconnect)
+    async with open_server(
+        ListenDispatch(accept=lambda _: dispatch), 0, host="127.0.0.1"
+    ) as server:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"hello")
+        await client.send_eof()
+        with trio.fail_after(PATIENCE):
+            echoed = await receive_all(client)
+            await finished.wait()
+        await client.aclose()
+
+    assert LARGE == echoed
+    assert [True] == found_open

@@ -523,3 +523,18 @@ async def test_routine_that_ends_the_process_ends_the_block() -> None:
             await trio.sleep_forever()
 
     assert 1 == len(completed)
+
+
+async def test_closing_at_once_runs_no_routine_on_the_callers_stack() -> None:
+    """
+    A completion routine runs in the pump even if the socket is closed before anything
+    else has had its turn.
+    """
+    tasks: list[trio.lowlevel.Task] = []
+
+    async with open_listening_socket(0, host="127.0.0.1") as listening:
+        listening.queue_accept(on_completion=lambda _: tasks.append(trio.lowlevel.current_task()))
+        await listening.aclose()
+
+        assert 1 == len(tasks)
+        assert trio.lowlevel.current_task() is not tasks[0]

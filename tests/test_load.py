@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import trio_wsk
 from trio_wsk import _readiness
@@ -118,7 +119,7 @@ async def test_load_of_a_thousand_clients(name: str, caplog: pytest.LogCaptureFi
     """
     async with running(name) as server:
         _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         before = held()
         fates = await send_clients(server.local_addresses[0].port, good=CLIENTS, rude=0)
 
@@ -138,7 +139,7 @@ async def test_load_with_clients_that_reset(name: str, caplog: pytest.LogCapture
     """
     async with running(name) as server:
         _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         before = held()
         fates = await send_clients(server.local_addresses[0].port, good=GOOD, rude=RUDE)
 

@@ -251,6 +251,8 @@ class Ledger:
     def peer_resets(self, number: int) -> None:
         """A peer leaves who has had no answer."""
         waiting = [peer for peer in self.transport.peers if peer.answer is None]
+        if number % 2:
+            waiting = self.parked or waiting
         if waiting:
             peer = waiting[number % len(waiting)]
             peer.vanish()
@@ -262,8 +264,9 @@ class Ledger:
         self.transport.cry_wolf()
 
     def peers_fault(self, number: int) -> None:
-        """Accepting fails for one peer."""
-        self.transport.fault(PeerFaultError(OSError(errno.ECONNABORTED, "left")))
+        """Accepting fails for one peer, or for more than one batch of them."""
+        for _ in range(BATCH + 1 if number == 7 else 1):
+            self.transport.fault(PeerFaultError(OSError(errno.ECONNABORTED, "left")))
 
     def no_descriptors(self, number: int) -> None:
         """Accepting fails for want of a descriptor."""
@@ -756,3 +759,37 @@ def test_shortage_inside_a_callback_ends_the_batch_outside() -> None:
     trio.run(main, clock=clock)
     for peer in transport.taken:
         peer.leave()
+
+
+def test_failure_inside_a_callback_ends_the_batch_outside() -> None:
+    """
+    An accept callback that queues an accept, which finds that the transport has failed: that one
+    completes so, and nothing more is asked for or indicated by the batch outside.
+    """
+    transport = ScriptedTransport()
+    irps: list[Irp[Connection]] = []
+
+    async def main() -> None:
+        def accept(connection: Connection | None) -> None:
+            if connection is not None:
+                connection.close()
+                irps.append(listening.queue_accept())
+
+        async with open_listening_socket(
+            transport=transport,
+            dispatch=ListenDispatch(accept=accept),
+            observers=[LoggingObserver(QUIET)],
+        ) as listening:
+            transport.arrive()
+            transport.fault(TransportFailedError(OSError(errno.EINVAL, "broken")))
+            transport.arrive()
+            listening.enable_events(EventMask.ACCEPT)
+            await trio.sleep_forever()
+
+    with pytest.raises(OSError, match="broken"):
+        trio.run(main)
+    for peer in transport.peers:
+        peer.leave()
+
+    assert [Status.FILE_FORCED_CLOSED] == [irp.status for irp in irps]
+    assert ["accept", None] == [peer.answer for peer in transport.peers]

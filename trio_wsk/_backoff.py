@@ -30,7 +30,9 @@ class Recovery:
     """What a bad time was like, now that it is over."""
 
     seconds: float
+    """From the first failure to the last, in seconds: when nobody came after it, nobody knows."""
     attempts: int
+    """How often accepting failed."""
 
 
 class Backoff:
@@ -38,6 +40,7 @@ class Backoff:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._last = 0.0
         self._attempts = 0
         self._next_wait = FIRST_SECONDS
 
@@ -55,16 +58,17 @@ class Backoff:
         """
         if self._since is None:
             self._since = now
+        self._last = now
         wait = self._next_wait
         self._next_wait = min(wait * GROWTH, LONGEST_SECONDS)
         self._attempts += 1
         return wait * (1 + JITTER * (2 * chance - 1))
 
-    def worked(self, now: float) -> Recovery | None:
-        """Accepting has worked until nothing was left; tell about the bad time, if one was."""
+    def worked(self) -> Recovery | None:
+        """Accepting has worked; tell about the bad time, if there was one."""
         if self._since is None:
             return None
-        recovery = Recovery(seconds=now - self._since, attempts=self._attempts)
+        recovery = Recovery(seconds=self._last - self._since, attempts=self._attempts)
         self._since = None
         self._attempts = 0
         self._next_wait = FIRST_SECONDS

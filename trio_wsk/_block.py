@@ -70,8 +70,8 @@ class Block:
         self._nursery: trio.Nursery
         self._work: deque[Callable[[], object]] = deque()
         self._parked = False
-        self._running = False
-        self._started = False
+        self._pump_started = False
+        self._pump_ended = False
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_order = count()
         self._timer_scope: trio.CancelScope | None = None
@@ -80,7 +80,7 @@ class Block:
         """Start the pump."""
         self._nursery = nursery
         self.readiness = readiness
-        self._started = True
+        self._pump_started = True
         nursery.start_soon(self.run, name="trio_wsk: pump")
 
     def post(self, work: Callable[[], object]) -> None:
@@ -97,7 +97,6 @@ class Block:
         """
         work = self._work
         readiness = self.readiness
-        self._running = True
         try:
             while True:
                 if work:
@@ -110,12 +109,13 @@ class Block:
                 for _ in range(min(len(work), WORK_PER_TURN)):
                     work.popleft()()
         finally:
-            self._parked = self._running = False
+            self._parked = False
+            self._pump_ended = True
             self._work_off()
 
     async def settle(self) -> None:
         """Wait until the pump has done what is posted now. Always a checkpoint."""
-        if self._running:
+        if self._pump_started and not self._pump_ended:
             settled = trio.Event()
             self.post(settled.set)
             await settled.wait()
@@ -138,7 +138,7 @@ class Block:
                 self._work_off()
         finally:
             self.ended = True
-            if self._started:
+            if self._pump_started:
                 self.readiness.close()
 
     def _work_off(self) -> None:
@@ -152,7 +152,7 @@ class Block:
         There is no cancelling: what comes too late finds nothing to do. One task serves
         all timers, since a cancel scope for each wait would cost more than the wait.
         """
-        if self.ended:
+        if self._pump_ended:
             return
         timers = self._timers
         heapq.heappush(timers, (when, next(self._timer_order), callback))

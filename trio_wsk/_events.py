@@ -109,6 +109,7 @@ class ConnectionEvents:
         "_paused",
         "_posted",
         "_queue",
+        "_routines_due",
         "_sent_waiters",
         "dispatch",
         "held",
@@ -129,6 +130,7 @@ class ConnectionEvents:
         self._heard_at: float | None = None
         self._ideal = 0
         self._queue: deque[_Unsent] | None = None
+        self._routines_due = 0
         self._sent_waiters: trio.Event | None = None
         self.dispatch: ConnectionDispatch | None = None
         """The callbacks; an event needs to be enabled, too."""
@@ -547,9 +549,11 @@ class ConnectionEvents:
         return False
 
     def _completed(self, irp: Irp[int]) -> None:
+        self._routines_due += 1
         self._block.post(lambda: self._run_completion(irp))
 
     def _run_completion(self, irp: Irp[int]) -> None:
+        self._routines_due -= 1
         assert irp.on_completion is not None
         try:
             answer = self._block.call(
@@ -602,7 +606,7 @@ class ConnectionEvents:
         """Send FIN; a connection that is over is closed, which sends it as well."""
         connection = self._connection
         if connection._eof_received and self._is_event_driven:
-            connection.close()
+            self._close_in_turn()
             return
         connection._shut_down_sending()
         if self._is_event_driven and self._heard_at is None:
@@ -624,8 +628,18 @@ class ConnectionEvents:
     def _close_if_over(self) -> None:
         """Both sides have ended: nothing is left to happen."""
         connection = self._connection
-        if not connection.closed and connection._eof_sent and connection._eof_received:
-            connection.close()
+        if connection._eof_sent and connection._eof_received:
+            self._close_in_turn()
+
+    def _close_in_turn(self) -> None:
+        """Close, which sends FIN, when the completion routines that are due have been called.
+
+        Their Irps have succeeded, so they may rely on a connection that is open.
+        """
+        if self._routines_due:
+            self._block.post(self._close_in_turn)
+        elif not self._connection.closed:
+            self._connection.close()
 
     def ended(self) -> None:
         """The connection has let go of its channel: nothing is sent or indicated any more."""

@@ -619,7 +619,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _recovered(self) -> None:
         """The kernel has answered without an error, so a bad time is over."""
         if self._backoff.active:
-            recovery = self._backoff.worked(trio.current_time())
+            recovery = self._backoff.worked()
             assert recovery is not None
             self._block.tell(
                 records.AcceptBackoffEnded,

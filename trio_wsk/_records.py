@@ -92,10 +92,13 @@ class AcceptBackoffStarted(Record):
 
 @attrs.frozen(kw_only=True)
 class AcceptBackoffEnded(Record):
-    """Accepting works again."""
+    """Accepting works again: told when the next peer has been accepted.
+
+    None is told if the listening socket is closed before that.
+    """
 
     seconds: float
-    """How long it did not, in seconds."""
+    """From the first failure to the last one, in seconds."""
     attempts: int
     """How often accepting was tried in vain."""
     shed: int

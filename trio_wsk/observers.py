@@ -185,13 +185,9 @@ def _line(record: Record) -> tuple[int, str, BaseException | None]:
             None,
         )
     if isinstance(record, records.AcceptBackoffEnded):
-        how_long = f"after {record.seconds:.1f} s and {record.attempts} attempts"
-        shed = f", {record.shed} peers were reset" if record.shed else ""
-        return (
-            logging.WARNING,
-            f"accepting works again {how_long}{shed}",
-            None,
-        )
+        failures = f"failures: {record.attempts} in {record.seconds:.1f} s"
+        shed = f", peers reset: {record.shed}" if record.shed else ""
+        return logging.WARNING, f"accepting works again ({failures}{shed})", None
     if isinstance(record, records.HandlerFailed):
         return (
             logging.ERROR,
@@ -202,7 +198,8 @@ def _line(record: Record) -> tuple[int, str, BaseException | None]:
         whose = f" of {record.remote_address}" if record.remote_address is not None else ""
         return logging.ERROR, f"the {record.callback} callback{whose} failed", record.error
     if isinstance(record, records.ListenerFailed):
-        return logging.ERROR, "the listening socket failed and is closed", record.error
+        # Its traceback is ours alone; the error itself comes out of the block as well.
+        return logging.ERROR, f"the listening socket failed and is closed: {record.error}", None
     return logging.INFO, str(record), None
 
 
