@@ -1420,10 +1420,9 @@ async def test_completion_is_told_before_the_connection_ends() -> None:
         connection.enable_events(EventMask.RECEIVE)
         finished.set()
 
-    def disconnect(connection: Connection, abortive: bool) -> None:
-        connection.disconnect()
-
-    dispatch = ConnectionDispatch(receive=receive, disconnect=disconnect)
+    dispatch = ConnectionDispatch(
+        receive=receive, disconnect=lambda connection, _: connection.disconnect()
+    )
     async with open_server(
         ListenDispatch(accept=lambda _: dispatch), 0, host="127.0.0.1"
     ) as server:
