@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+from typing import TYPE_CHECKING
+
 import pytest
 
 from trio_wsk import _readiness
+
+from .support import open_descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(params=["epoll", "trio"])
@@ -18,3 +26,24 @@ def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         pytest.skip("this system has no epoll")
     monkeypatch.setattr(_readiness, "HAVE_EPOLL", kind == "epoll")
     return kind
+
+
+def _descriptors_stay() -> Iterator[None]:
+    gc.collect()
+    before = open_descriptors()
+    yield
+    gc.collect()
+
+    assert before == open_descriptors()
+
+
+@pytest.fixture
+def no_leak() -> Iterator[None]:
+    """Each test leaves the descriptors as it found them."""
+    yield from _descriptors_stay()
+
+
+@pytest.fixture(scope="module")
+def no_leak_in_all() -> Iterator[None]:
+    """All tests of the module together leave the descriptors as they found them."""
+    yield from _descriptors_stay()

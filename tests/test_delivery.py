@@ -106,6 +106,7 @@ class Deliveries(RuleBasedStateMachine):
         self.next = 0
         self.acceptors: list[int] = []
         self.parked: list[int] = []
+        self.parked_most = 0
         self.permits = math.inf
         self.enabled = False
         self.came_out: list[int] = []
@@ -153,6 +154,7 @@ class Deliveries(RuleBasedStateMachine):
         else:
             assert Way.PARKED is place
             self.parked.append(request)
+            self.parked_most = max(self.parked_most, len(self.parked))
 
     @rule(enabled=st.booleans())
     def switch_event(self, enabled: bool) -> None:  # noqa: FBT001 - a drawn value
@@ -190,7 +192,8 @@ class Deliveries(RuleBasedStateMachine):
         """What it says of itself is true, and order is kept."""
         delivery = self.delivery
 
-        assert len(self.parked) == delivery.parked <= delivery.parked_most
+        assert len(self.parked) == delivery.parked
+        assert self.parked_most == delivery.parked_most
         assert len(self.acceptors) == delivery.acceptors
         assert not (self.parked and self.acceptors)
         assert self.permits == delivery.permits >= 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+from contextlib import asynccontextmanager
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,10 @@ from trio_wsk.observers import CallbackFailed, LoggingObserver
 from trio_wsk.transports import TransportFailedError
 
 from .scripted import ScriptedTransport
+from .support import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     import outcome
 
@@ -53,6 +55,12 @@ def transport() -> Iterator[ScriptedTransport]:
 
         assert not peer.is_open
         assert (peer.answer is None) is peer.is_refused
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    with trio.fail_after(PATIENCE):
+        yield
 
 
 class Race:
@@ -91,7 +99,7 @@ class Race:
     async def run(self, ways: tuple[str, ...], turns: int | None) -> list[Connection]:
         """Let them happen, so many turns apart; return who is there for the next accept."""
         next_ones: list[Connection] = []
-        async with trio.open_nursery() as nursery:
+        async with _in_time(), trio.open_nursery() as nursery:
             try:
                 async with open_listening_socket(
                     transport=self.transport, observers=[LoggingObserver(QUIET)]

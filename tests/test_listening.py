@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import math
 import os
 import socket
@@ -36,13 +35,12 @@ from .support import (
     connect,
     connect_now,
     fate_of,
-    open_descriptors,
     reset,
     until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from trio_wsk import Irp
@@ -51,20 +49,9 @@ if TYPE_CHECKING:
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
-pytestmark = pytest.mark.usefixtures("readiness")
+pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
 
 HOST = "127.0.0.1"
-
-
-@pytest.fixture(autouse=True)
-def no_leak() -> Iterator[None]:
-    """Every test of this module leaves the descriptors as it found them."""
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-
-    assert before == open_descriptors()
 
 
 def balance(listening: ListeningSocket) -> None:

@@ -11,7 +11,6 @@ Run it for longer with ``TRIO_WSK_EXAMPLES=5000 pytest tests/test_model.py``.
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import os
 import sys
@@ -44,10 +43,9 @@ from trio_wsk.observers import (
 from trio_wsk.transports import NoDescriptorsError, PeerFaultError, TransportFailedError
 
 from .scripted import LoopbackTransport, ScriptedTransport
-from .support import open_descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import outcome
 
@@ -55,8 +53,10 @@ if TYPE_CHECKING:
 
     from .scripted import ScriptedRequest
 
+pytestmark = pytest.mark.usefixtures("no_leak_in_all")
+
 BATCH: Final = 16
-"""How many connections are accepted in a row at most (`performance.md`)."""
+"""How many are accepted in a row at most: that of `trio_wsk._listening`, said again on purpose."""
 
 EXAMPLES: Final = int(os.environ.get("TRIO_WSK_EXAMPLES", "0"))
 """How many sequences of operations; 0 is as many as are quick."""
@@ -673,17 +673,6 @@ def run(transport: ScriptedTransport, steps: Sequence[Step | Plan], max_parked: 
     """Run one script in a Trio of its own."""
     clock = trio.testing.MockClock()
     trio.run(Ledger(transport, max_parked, clock).run, steps, clock=clock)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_leak() -> Iterator[None]:
-    """All of it leaves the descriptors as it found them."""
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-
-    assert before == open_descriptors()
 
 
 in_any_order = given(steps=SCRIPTS, max_parked=st.sampled_from([0, 1, 3, 128]))

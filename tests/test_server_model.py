@@ -7,7 +7,6 @@ Run it for longer with ``TRIO_WSK_EXAMPLES=5000 pytest tests/test_server_model.p
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import os
@@ -24,12 +23,13 @@ from trio_wsk import open_server
 from trio_wsk.observers import HandlerFailed, LoggingObserver
 
 from .scripted import ScriptedTransport
-from .support import open_descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from trio_wsk import Connection, DrainReport, Server
+
+pytestmark = pytest.mark.usefixtures("no_leak_in_all")
 
 EXAMPLES: Final = int(os.environ.get("TRIO_WSK_EXAMPLES", "0"))
 """How many sequences of operations; 0 is as many as are quick."""
@@ -262,17 +262,6 @@ SCRIPTS = st.builds(
     st.lists(st.tuples(ACTIONS, ACTIONS, TURNS), min_size=3, max_size=20),
     st.lists(st.tuples(ENDS, ACTIONS, TURNS), max_size=4),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_leak() -> Iterator[None]:
-    """All of it leaves the descriptors as it found them."""
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-
-    assert before == open_descriptors()
 
 
 @pytest.mark.usefixtures("readiness")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import random
@@ -39,7 +38,6 @@ from .support import (
     FaultyTransport,
     connect_now,
     fate_of,
-    open_descriptors,
     read_to_end,
     reset,
     until,
@@ -49,29 +47,18 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio_wsk._records import Record
 
     Handler = Callable[[Any], Awaitable[object]]
 
-pytestmark = pytest.mark.usefixtures("readiness")
+pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
 
 HOST = "127.0.0.1"
 
 CA = trustme.CA()
 SERVER_CERTIFICATE = CA.issue_cert("server.test")
-
-
-@pytest.fixture(autouse=True)
-def no_leak() -> Iterator[None]:
-    """Every test of this module leaves the descriptors as it found them."""
-    gc.collect()
-    before = open_descriptors()
-    yield
-    gc.collect()
-
-    assert before == open_descriptors()
 
 
 def tasks() -> int:

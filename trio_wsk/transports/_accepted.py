@@ -5,9 +5,9 @@ and silence can't be had.
 
 One is made for each connection, so it costs as little as can be: addresses are made when
 somebody asks, and the channel is a ``_socket.socket``. That is the C class below
-`socket.socket`: the same methods at the same speed, without the Python layer (2.6 µs
-to make, `performance.md` §2), and unlike a bare descriptor it can't be used after its number
-was given to somebody else.
+`socket.socket`: the same methods at the same speed, without the Python layer, which costs
+more to make than accept4 takes; and unlike a bare descriptor it can't be used after its
+number was given to somebody else.
 """
 
 from __future__ import annotations
