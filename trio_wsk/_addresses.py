@@ -1,6 +1,6 @@
 r"""Where a socket is, and sets of where sockets may be.
 
-An `Address` is made for connections, so making one is cheap (0.3 µs): the host is packed
+An `Address` is made for connections, so making one is cheap: the host is packed
 into its octets, which checks it, and is otherwise left as the kernel wrote it. Text and
 `ipaddress` objects are made when somebody asks.
 

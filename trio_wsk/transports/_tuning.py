@@ -8,7 +8,7 @@ They are Trio's (``trio.SocketStream`` sets them), for Trio's reasons:
   send" and not "there is room in a buffer of megabytes": back-pressure without lag.
 
 On Linux an accepted socket inherits both from its listening socket, where setting them
-costs once and not 1 µs for each connection (6.18, verified by our tests). The copy is made
+costs once and not for each connection (6.18, verified by our tests). The copy is made
 when the handshake ends, so that a connection that was queued before is without them.
 """
 

@@ -56,7 +56,8 @@ class _Source:
         self.transport = transport
         self.bound = bound
         # accept4 and nothing else: a descriptor and the peer's address. What accept() adds is a
-        # socket.socket, which costs more than accept4 and which nobody needs. All Pythons of today have it, PyPy too.
+        # socket.socket, which costs more than accept4 and which nobody needs. All Pythons of
+        # today have it, PyPy too.
         self.accept: Callable[[], tuple[int, Any]] = bound.socket._accept  # type: ignore[attr-defined] # typeshed has what is public
         self.watch = Watch(bound.socket.fileno(), self)
         self.is_ready = False
