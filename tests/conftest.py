@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,3 +51,29 @@ def no_leak() -> Iterator[None]:
 def no_leak_in_all() -> Iterator[None]:
     """All tests of the module together leave the descriptors as they found them."""
     yield from _descriptors_stay()
+
+
+NOBODY = 65534
+"""An ordinary user's number: who has no rights of its own anywhere."""
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Root may do everything, so for the length of one test it is somebody else."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def own_folder(ordinary_user: None) -> Iterator[Path]:
+    """A folder that the ordinary user has made."""
+    folder = Path(tempfile.mkdtemp(prefix="trio_wsk-"))
+    yield folder
+    folder.chmod(0o700)
+    shutil.rmtree(folder)

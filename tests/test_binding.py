@@ -426,9 +426,8 @@ async def test_host_that_can_not_be_a_name_is_named() -> None:
     assert Status.NOT_FOUND is caught.value.status
 
 
-@pytest.mark.skipif(
-    os.geteuid() == 0 or UNPRIVILEGED_FROM <= 80, reason="port 80 is free for all here"
-)
+@pytest.mark.skipif(UNPRIVILEGED_FROM <= 80, reason="port 80 is free for all here")
+@pytest.mark.usefixtures("ordinary_user")
 async def test_privileged_port_says_what_it_needs() -> None:
     """Who may not have port 80 reads what is missing."""
     with pytest.raises(BindError, match="CAP_NET_BIND_SERVICE") as caught:
