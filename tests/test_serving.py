@@ -884,6 +884,37 @@ async def test_server_of_events_speaks_no_tls() -> None:
         open_server(ListenDispatch(accept=echo_events), 0, ssl_context=context)  # type: ignore[call-overload]  # on purpose
 
 
+async def test_drain_takes_the_backlog_of_a_paused_server() -> None:
+    """Who waits in the kernel because the server is paused is served before it ends."""
+    async with open_server(echo, 0, host=HOST) as server:
+        server.listening.pause()
+        async with client_of(server) as client:
+            await client.send_all(b"x")
+            await client.send_eof()
+
+            assert DrainReport(finished=1, reset=0) == await server.drain()
+            assert b"x" == await read_to_end(client)
+
+
+async def test_abort_during_a_drain_is_in_its_report() -> None:
+    """What abort() cuts off while the server drains has been reset, and has not finished."""
+    async with open_server(echo, 0, host=HOST) as server, client_of(server) as client:
+        await client.send_all(b"x")
+
+        assert b"x" == await client.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(abort_when_draining, server)
+
+            assert DrainReport(finished=0, reset=1) == await server.drain(grace=math.inf)
+
+
+async def abort_when_draining(server: Server) -> None:
+    """Lose patience with a drain at once."""
+    await server.listening.draining.wait()
+    server.abort()
+
+
 async def test_drain_tells_event_driven_connections() -> None:
     """ListenDispatch.drain is called once for each connection that is open, and they can finish."""
     told: list[Connection] = []

@@ -718,11 +718,12 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             self._post_turn()
 
     def _take_backlog(self) -> None:
-        """For a server, in the pump: take what the kernel has accepted already.
+        """For a server, in the pump: take what the kernel has accepted already, paused or not.
 
         Bounded, so that peers who keep coming can't keep a server from ending.
         """
-        self._turn_posted = True
+        if self._mode is _Mode.PAUSE:
+            self._mode = _Mode.DELIVER  # who waited out the pause is not reset for it
         depth = self._transport.queue_depth()
         for _ in range(1 + (BATCH if depth is None else depth[0] // BATCH)):
             self._accept_turn()

@@ -100,6 +100,8 @@ class Server:
         self._peers_left = 0
         self._handshake_failures: Counter[str] = Counter()
         self._draining = False
+        self._has_reset = False
+        self._were_reset = 0
         self._none_open: trio.Event | None = None
         self._admitted: set[Connection] = set()  # without a handler; not all have events
         self._over = trio.Event()
@@ -130,7 +132,8 @@ class Server:
     async def drain(self, *, grace: float | None = None) -> DrainReport:
         """Stop admitting, let open connections finish, then reset the rest.
 
-        What the kernel has accepted already is still taken; then the listening socket is
+        What the kernel has accepted already is still taken, also if the listening socket is
+        paused; then the listening socket is
         closed, so that new peers are refused by the kernel. Every connection is told:
         ``connection.draining`` is set, and ``ListenDispatch.drain`` called for those that
         are event-driven. When the grace has run out, the handlers that are left are
@@ -170,9 +173,10 @@ class Server:
         self._tell_event_driven()
         with trio.move_on_after(grace):
             await self._wait_none_open()
-        report = DrainReport(finished=self._served - ended_before, reset=self._open)
         self._reset_all()
         await self._wait_none_open()
+        ended = self._served - ended_before
+        report = DrainReport(finished=ended - self._were_reset, reset=self._were_reset)
         self._block.tell(records.DrainFinished, finished=report.finished, reset=report.reset)
         return report
 
@@ -204,6 +208,9 @@ class Server:
         self._over.set()
 
     def _reset_all(self) -> None:
+        if not self._has_reset:  # abort() during a drain comes first
+            self._has_reset = True
+            self._were_reset = self._open
         self._handlers.cancel_scope.cancel()
         for connection in [*self._block.event_driven, *self._admitted]:
             connection.abort()
