@@ -431,7 +431,9 @@ async def _run(
     raise lone
 
 
-async def _hold_nursery(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+async def _hold_nursery(  # noqa: ASYNC910 - it sleeps until it is cancelled
+    *, task_status: trio.TaskStatus[trio.Nursery]
+) -> None:
     """Keep a nursery open for handlers, with a cancel scope of their own."""
     error: BaseException | None = None
     try:
