@@ -76,12 +76,12 @@ class TaskAcceptor(Acceptor):
         if self.error is not None:
             raise self.error
 
-        def abort(_: object) -> trio.lowlevel.Abort:
+        def _abort(_: object) -> trio.lowlevel.Abort:
             delivery.withdraw(self)
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._task = trio.lowlevel.current_task()
-        connection: Connection = await trio.lowlevel.wait_task_rescheduled(abort)
+        connection: Connection = await trio.lowlevel.wait_task_rescheduled(_abort)
         return connection
 
 

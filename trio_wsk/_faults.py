@@ -67,6 +67,7 @@ def _is_ragged_end(error: BaseException) -> bool:
 
 
 def why_no_handshake(connection: Connection, error: Exception | None) -> str:
+    """Name the reason why a handshake failed; None is that its time had run out."""
     if error is None:
         return "timeout"
     return "peer-left" if is_peer_gone(connection, error) else "protocol"
