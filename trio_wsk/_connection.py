@@ -464,6 +464,7 @@ class Connection(trio.abc.HalfCloseableStream):
             trio.lowlevel.notify_closing(self._socket)
         if self._events is not None:
             self._events.ended()
+            self._events = None  # the two refer to each other, which only the collector would undo
         if self._on_end is not None:
             self._on_end(self)
         return channel

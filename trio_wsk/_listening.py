@@ -103,6 +103,17 @@ class _State(enum.Enum):
     FAILED = "failed"
 
 
+# Members of an enum are looked up anew each time, which adds up over all that is asked for
+# each connection; a name of the module is not.
+_DELIVER: Final = _Mode.DELIVER
+_PAUSE: Final = _Mode.PAUSE
+_REFUSE: Final = _Mode.REFUSE
+_LISTENING: Final = _State.LISTENING
+_CLOSED: Final = _State.CLOSED
+_FAILED: Final = _State.FAILED
+_TO_EVENT: Final = Way.EVENT
+
+
 @final
 class ListeningSocket(trio.abc.Listener[Connection]):
     """A socket that listens, made by `open_listening_socket`.
@@ -139,8 +150,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._backoff = Backoff()
         self._backing_off = False
         self._shed_since_backoff = 0
-        self._state = _State.LISTENING
-        self._mode = _Mode.DELIVER
+        self._state = _LISTENING
+        self._mode = _DELIVER
         self._failure: OSError | None = None
         self._connection_events = 0
         self._turn_posted = False
@@ -280,7 +291,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             if self._is_alive(request):
                 self._hand_over(acceptor, request)
                 return
-        if self._mode is _Mode.DELIVER and not self._backing_off and self._transport.has_more():
+        if self._mode is _DELIVER and not self._backing_off and self._transport.has_more():
             self._take_batch(indicate=False)
             self._come_back_for_more()
 
@@ -292,11 +303,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         return False
 
     def _check_listening(self) -> None:
-        if self._state is not _State.LISTENING:
+        if self._state is not _LISTENING:
             raise self._why_not()
 
     def _why_not(self) -> SocketClosedError | ForcedClosedError:
-        if self._state is _State.FAILED:
+        if self._state is _FAILED:
             error = ForcedClosedError(f"the listening socket has failed: {self._failure}")
             error.__cause__ = self._failure
             return error
@@ -401,11 +412,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         except BaseException:  # Ctrl-C and its like: they go on, and nobody has this connection
             connection.abort()
             raise
-        if answer is None or answer is Status.SUCCESS:
-            self._counters.to_event += 1
-        elif isinstance(answer, ConnectionDispatch):
+        if isinstance(answer, ConnectionDispatch):
             self._counters.to_event += 1
             events.start(self._connection_events & answer.mask, answer)
+        elif answer is None or answer is Status.SUCCESS:
+            self._counters.to_event += 1
         else:
             self._not_accepted(connection, answer)
 
@@ -429,11 +440,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         What was parked before can still be accepted. Peers see connections that are
         established and silent, and at last, on Linux, connection attempts that time out.
         """
-        self._set_mode("pause", _Mode.PAUSE)
+        self._set_mode("pause", _PAUSE)
 
     def resume(self) -> None:
         """Back to normal after `pause` or `refuse`."""
-        self._set_mode("resume", _Mode.DELIVER)
+        self._set_mode("resume", _DELIVER)
 
     def refuse(self) -> None:
         """Reset every new connection, until `resume`.
@@ -443,7 +454,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: SO_PAUSE_ACCEPT.
         """
-        self._set_mode("refuse", _Mode.REFUSE)
+        self._set_mode("refuse", _REFUSE)
 
     def _set_mode(self, call: str, mode: _Mode) -> None:
         in_trio(f"listening.{call}")
@@ -455,23 +466,23 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     def _on_edge(self) -> None:
         """The transport has something; look at it, if anybody wants it."""
-        if self._mode is _Mode.REFUSE or self._delivery.wanted:
+        if self._mode is _REFUSE or self._delivery.wanted:
             self._post_turn()
 
     def _post_turn(self) -> None:
-        if not self._turn_posted and self._state is _State.LISTENING:
+        if not self._turn_posted and self._state is _LISTENING:
             self._turn_posted = True
             self._block.post(self._accept_turn)
 
     def _accept_turn(self) -> None:
         """In the pump: take what is wanted, one bounded batch, and come back for more."""
         self._turn_posted = False
-        if self._state is not _State.LISTENING:
+        if self._state is not _LISTENING:
             return
         self._indicate_parked()
-        if self._mode is _Mode.PAUSE or self._backing_off:
+        if self._mode is _PAUSE or self._backing_off:
             return
-        if self._mode is _Mode.REFUSE or self._delivery.wanted:
+        if self._mode is _REFUSE or self._delivery.wanted:
             self._take_batch(indicate=True)
             self._come_back_for_more()
 
@@ -529,9 +540,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     def _takes_more(self, *, indicate: bool) -> bool:
         """Whether one more request has a place to go to."""
-        if self._state is not _State.LISTENING or self._mode is _Mode.PAUSE:
+        if self._state is not _LISTENING or self._mode is _PAUSE:
             return False  # a callback has just said so
-        if self._mode is _Mode.REFUSE:
+        if self._mode is _REFUSE:
             return indicate
         delivery = self._delivery
         if delivery.acceptors:
@@ -545,11 +556,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._counters.accepted += 1
         if self._block.observers.of(records.ConnectionAccepted):
             self._block.tell(records.ConnectionAccepted, remote_address=request.remote_address)
-        if self._mode is _Mode.REFUSE:
+        if self._mode is _REFUSE:
             self._drop(request, "refused")
             return
         place = self._delivery.place(request)
-        if place is Way.EVENT:
+        if place is _TO_EVENT:
             self._indicate(request)
         elif isinstance(place, Acceptor):
             self._hand_over(place, request)
@@ -631,10 +642,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     def _fail(self, error: OSError) -> None:
         """The listening socket itself has failed: tell everybody, once."""
-        if self._state is not _State.LISTENING:
+        if self._state is not _LISTENING:
             return
         self._failure = error
-        self._end(_State.FAILED, "failed")
+        self._end(_FAILED, "failed")
         self._block.tell(records.ListenerFailed, error=error)
         self._block.post(self._indicate_failure)
 
@@ -662,10 +673,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         await self._block.settle()
 
     def _close(self) -> None:
-        self._end(_State.CLOSED, "closed")
+        self._end(_CLOSED, "closed")
 
     def _end(self, state: _State, reason: str) -> None:
-        if self._state is not _State.LISTENING:
+        if self._state is not _LISTENING:
             return
         self._state = state
         self._transport.close()
@@ -681,9 +692,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             parked=self._delivery.parked,
             parked_most=self._delivery.parked_most,
             queued_accepts=self._delivery.acceptors,
-            queue_depth=(
-                self._transport.queue_depth() if self._state is _State.LISTENING else None
-            ),
+            queue_depth=(self._transport.queue_depth() if self._state is _LISTENING else None),
         )
 
     # --- For the block and the server --------------------------------------------------
@@ -722,8 +731,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Bounded, so that peers who keep coming can't keep a server from ending.
         """
-        if self._mode is _Mode.PAUSE:
-            self._mode = _Mode.DELIVER  # who waited out the pause is not reset for it
+        if self._mode is _PAUSE:
+            self._mode = _DELIVER  # who waited out the pause is not reset for it
         depth = self._transport.queue_depth()
         for _ in range(1 + (BATCH if depth is None else depth[0] // BATCH)):
             self._accept_turn()
