@@ -559,8 +559,9 @@ async def test_peer_that_leaves_over_tls_is_no_crash(how: str) -> None:
             await raw.aclose()
         await until(lambda: server.statistics().served)
 
-        assert 1 == server.statistics().peers_left
         assert 0 == server.statistics().handler_failures
+        # Some builds of Python (Debian's) take an end without close_notify for a clean one.
+        assert how == "ragged" or 1 == server.statistics().peers_left
 
 
 async def test_good_bye_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
