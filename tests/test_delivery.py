@@ -25,8 +25,8 @@ def test_nobody_is_there() -> None:
     assert not delivery.room
     assert 2 == delivery.parked == delivery.parked_most
     assert 1 == delivery.queue("a")
-    assert 2 == delivery.unpark()
-    assert None is delivery.unpark()
+    assert 2 == delivery.queue("c")
+    assert None is delivery.queue("d")
     assert 2 == delivery.parked_most
 
 

@@ -114,10 +114,6 @@ class Delivery(Generic[A, R]):
         self.parked_most = max(self.parked_most, len(self._parked))
         return Way.PARKED
 
-    def unpark(self) -> R | None:
-        """Take out the request that is first in line, whoever asks; None if none is parked."""
-        return self._parked.popleft() if self._parked else None
-
     def unpark_for_event(self) -> R | None:
         """Take out the request that is first in line, if the event takes it."""
         if not self._parked or not self.event_takes:
