@@ -1,19 +1,22 @@
 """A server toolkit for Trio, after Winsock Kernel's listening sockets.
 
-Connections are awaited one queued accept at a time, or delivered to callbacks; either way
-they live inside a nursery. Start with `serve`; `open_listening_socket` is what it is made of.
+Connections are awaited one queued accept at a time, or delivered to callbacks, and can be
+inspected before that; all of it lives inside a nursery. Start with `serve`;
+`open_listening_socket` is what it is made of.
 """
 
 from __future__ import annotations
 
 from . import observers, transports
 from ._addresses import Address, AddressSet
+from ._conditional_accept import PendingInspections
 from ._connection import Connection
 from ._dispatch import ConnectionDispatch, ListenDispatch
 from ._errors import (
     BindError,
     ConnectionBrokenError,
     ForcedClosedError,
+    InspectPointError,
     InvalidDeviceStateError,
     InvalidParameterError,
     OperationCancelledError,
@@ -24,20 +27,37 @@ from ._errors import (
 )
 from ._irp import Irp
 from ._listening import ListeningSocket, open_listening_socket
+from ._request import ConnectionRequest
 from ._serving import Server, open_server, serve, serve_events
 from ._statistics import DrainReport, ListeningStatistics, ServerStatistics
 from ._status import EventMask, Status
+from ._verdict import (
+    AbortReason,
+    CloseStyle,
+    InspectAction,
+    InspectId,
+    InspectPoint,
+    Overflow,
+    Verdict,
+)
 
 __all__ = [
+    "AbortReason",
     "Address",
     "AddressSet",
     "BindError",
+    "CloseStyle",
     "Connection",
     "ConnectionBrokenError",
     "ConnectionDispatch",
+    "ConnectionRequest",
     "DrainReport",
     "EventMask",
     "ForcedClosedError",
+    "InspectAction",
+    "InspectId",
+    "InspectPoint",
+    "InspectPointError",
     "InvalidDeviceStateError",
     "InvalidParameterError",
     "Irp",
@@ -45,11 +65,14 @@ __all__ = [
     "ListeningSocket",
     "ListeningStatistics",
     "OperationCancelledError",
+    "Overflow",
+    "PendingInspections",
     "Server",
     "ServerStatistics",
     "SocketBusyError",
     "SocketClosedError",
     "Status",
+    "Verdict",
     "WouldBlockError",
     "WskError",
     "observers",

@@ -28,12 +28,13 @@ from ._errors import ConnectionBrokenError
 from .observers import Observers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from ._connection import Connection
     from ._listening import ListeningSocket
     from ._readiness import Readiness
     from ._records import Record
+    from ._request import ConnectionRequest
     from .observers import Observer
 
 __all__ = ["FAILED", "Block", "unwrapped"]
@@ -113,6 +114,12 @@ class Block:
             self._pump_ended = True
             self._work_off()
 
+    def start_task(
+        self, async_function: Callable[..., Awaitable[object]], *arguments: object, name: str
+    ) -> None:
+        """Run something in a task of the block's."""
+        self._nursery.start_soon(async_function, *arguments, name=name)
+
     async def settle(self) -> None:
         """Wait until the pump has done what is posted now. Always a checkpoint."""
         if self._pump_started and not self._pump_ended:
@@ -174,7 +181,7 @@ class Block:
     def call(
         self,
         name: str,
-        concerns: Connection | None,
+        concerns: Connection | ConnectionRequest | None,
         context: contextvars.Context,
         callback: Callable[..., object],
         *arguments: object,
@@ -199,7 +206,9 @@ class Block:
         finally:
             self.calling = outer
 
-    def report_callback(self, name: str, concerns: Connection | None, error: BaseException) -> None:
+    def report_callback(
+        self, name: str, concerns: Connection | ConnectionRequest | None, error: BaseException
+    ) -> None:
         """Tell the observers that a callback raised or returned nonsense."""
         if self.observers.of(records.CallbackFailed):
             self.tell(

@@ -8,7 +8,7 @@ import trio
 
 from ._errors import InvalidParameterError
 
-__all__ = ["check_plain_function", "in_trio"]
+__all__ = ["check_function", "check_plain_function", "in_trio"]
 
 
 def in_trio(call: str) -> None:
@@ -29,14 +29,23 @@ def in_trio(call: str) -> None:
         ) from None
 
 
+def check_function(name: str, callback: object) -> None:
+    """Refuse a callback that nobody could call.
+
+    Raises:
+      InvalidParameterError: it is no function. (The caller's.)
+    """
+    if not callable(callback):
+        raise InvalidParameterError(f"{name} takes a function, not {callback!r}")
+
+
 def check_plain_function(name: str, callback: object) -> None:
     """Refuse a callback that nobody could call, or that would have to be awaited.
 
     Raises:
       InvalidParameterError: it is no plain function. (The caller's.)
     """
-    if not callable(callback):
-        raise InvalidParameterError(f"{name} takes a function, not {callback!r}")
+    check_function(name, callback)
     if inspect.iscoroutinefunction(callback):
         raise InvalidParameterError(
             f"{name} takes a plain function, not the async function {callback!r}: a callback"

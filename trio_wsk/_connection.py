@@ -27,6 +27,7 @@ from ._errors import (
 from ._events import ACTIVE, IDLE, WAITING, ConnectionEvents
 from ._readiness import READ, WRITE, task_readiness
 from ._status import status_of
+from ._verdict import InspectId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +127,17 @@ class Connection(trio.abc.HalfCloseableStream):
     def listening(self) -> ListeningSocket:
         """The listening socket that this connection came through."""
         return self._block.listening
+
+    @property
+    def inspect_id(self) -> InspectId | None:
+        """What its request was inspected by; None if its listening socket has no inspector.
+
+        Source: SIO_WSK_QUERY_INSPECT_ID.
+        """
+        conditional = self._block.listening._conditional
+        if conditional is None:
+            return None
+        return InspectId(conditional.key, self._request.serial_number)
 
     @property
     def draining(self) -> trio.Event:

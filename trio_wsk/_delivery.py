@@ -9,8 +9,8 @@ The rules:
 * Acceptors are served in the order in which they were queued, requests in the order in
   which they were approved.
 * Nothing overtakes what is parked: while something is, a newcomer is parked behind it.
-* A request comes out at one place only: to one acceptor, to the event once, or out of
-  `drain` when the socket closes.
+* A request comes out at one place only: to one acceptor, to the event once, by `remove` when
+  it ends before, or out of `drain` when the socket closes.
 
 Source: PFN_WSK_ACCEPT and PFN_WSK_ACCEPT_EVENT, remarks on precedence.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
 __all__ = ["Delivery", "Way"]
@@ -53,7 +53,8 @@ class Delivery(Generic[A, R]):
         self.parked_most = 0
         """The most that were ever parked at once."""
         self._acceptors: OrderedDict[A, None] = OrderedDict()
-        self._parked: deque[R] = deque()
+        # In order, and any of them may leave at any time: its peer does.
+        self._parked: OrderedDict[R, None] = OrderedDict()
 
     @property
     def parked(self) -> int:
@@ -76,6 +77,11 @@ class Delivery(Generic[A, R]):
         return bool(self._acceptors) or self.event_takes
 
     @property
+    def demand(self) -> float:
+        """How many requests would be taken at once, now: by acceptors and by the event."""
+        return len(self._acceptors) + (self.permits if self.event_enabled else 0)
+
+    @property
     def room(self) -> bool:
         """Whether a request that nobody takes could be parked."""
         return len(self._parked) < self.max_parked
@@ -87,7 +93,7 @@ class Delivery(Generic[A, R]):
           The request that the acceptor has now, or None if it was queued.
         """
         if self._parked:
-            return self._parked.popleft()
+            return self._parked.popitem(last=False)[0]
         self._acceptors[acceptor] = None
         return None
 
@@ -98,8 +104,12 @@ class Delivery(Generic[A, R]):
         del self._acceptors[acceptor]
         return True
 
-    def place(self, request: R) -> A | Way:
+    def place(self, request: R, *, to_event: bool = True) -> A | Way:
         """Decide where an approved request goes, and put it there.
+
+        Args:
+          request: It.
+          to_event: Whether the event may be given it now; if not, `unpark_for_event` does.
 
         Returns:
           The acceptor that has it now, or where it is instead. What goes to the event
@@ -107,10 +117,10 @@ class Delivery(Generic[A, R]):
         """
         if self._acceptors:
             return self._acceptors.popitem(last=False)[0]
-        if not self._parked and self.event_takes:
+        if to_event and not self._parked and self.event_takes:
             self.permits -= 1
             return Way.EVENT
-        self._parked.append(request)
+        self._parked[request] = None
         self.parked_most = max(self.parked_most, len(self._parked))
         return Way.PARKED
 
@@ -119,7 +129,18 @@ class Delivery(Generic[A, R]):
         if not self._parked or not self.event_takes:
             return None
         self.permits -= 1
-        return self._parked.popleft()
+        return self._parked.popitem(last=False)[0]
+
+    def oldest_parked(self) -> R | None:
+        """Return the request that is first in line, and leave it there."""
+        return next(iter(self._parked), None)
+
+    def remove(self, request: R) -> bool:
+        """Take a parked request out of the line: it has ended. False if it is not parked."""
+        if request not in self._parked:
+            return False
+        del self._parked[request]
+        return True
 
     def drain(self) -> tuple[list[A], list[R]]:
         """Take everything out: the socket closes."""

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ._callers import check_plain_function
+from ._callers import check_function, check_plain_function
 from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from ._connection import Connection
+    from ._request import ConnectionRequest
     from ._status import Status
+    from ._verdict import InspectAction, InspectId, Verdict
+
+    Answer = InspectAction | Verdict
 
 __all__ = ["ConnectionDispatch", "ListenDispatch"]
 
@@ -27,6 +31,11 @@ __all__ = ["ConnectionDispatch", "ListenDispatch"]
 def _plain_function(owner: object, slot: attrs.Attribute[Any], callback: object) -> None:
     if callback is not None:
         check_plain_function(f"{type(owner).__name__}({slot.name}=...)", callback)
+
+
+def _function(owner: object, slot: attrs.Attribute[Any], callback: object) -> None:
+    if callback is not None:
+        check_function(f"{type(owner).__name__}({slot.name}=...)", callback)
 
 
 @attrs.frozen(kw_only=True)
@@ -86,7 +95,10 @@ class ConnectionDispatch:
 
 @attrs.frozen(kw_only=True)
 class ListenDispatch:
-    """The callbacks of one listening socket: plain functions that start things and never wait."""
+    """The callbacks of one listening socket: plain functions that start things and never wait.
+
+    Only `inspect` may be an async function.
+    """
 
     accept: Callable[[Connection | None], ConnectionDispatch | Status | None] | None = attrs.field(
         default=None, validator=_plain_function
@@ -97,6 +109,28 @@ class ListenDispatch:
     without, or `Status.REQUEST_NOT_ACCEPTED` to have it reset. Its events are held back
     until this has returned. Called once with None when the listening socket itself has
     failed; what it returns then is ignored. (WskAcceptEvent)
+    """
+
+    inspect: Callable[[ConnectionRequest | None], Answer | Awaitable[Answer]] | None = attrs.field(
+        default=None, validator=_function
+    )
+    """``inspect(request)``: somebody wants to connect; called first, for each.
+
+    Return an `InspectAction` or a `Verdict`. An async function runs in a task of its own,
+    inside ``request.cancel_scope``; all of them are in flight at once. What it raises, and
+    what is no verdict, is reported and counts as a rejection. Called once with None when the
+    listening socket itself has failed; what it returns then is ignored, and an async one is
+    cancelled where it first waits. (WskInspectEvent)
+    """
+
+    abort: Callable[[InspectId], object] | None = attrs.field(
+        default=None, validator=_plain_function
+    )
+    """``abort(inspect_id)``: a request that was inspected and not rejected has ended undelivered.
+
+    Called once for it, and not for what was rejected or delivered. Until it has returned,
+    ``listening.pending_inspections[inspect_id]`` is the request, whose ``aborted`` says who
+    left and when. (WskAbortEvent)
     """
 
     drain: Callable[[Connection], object] | None = attrs.field(

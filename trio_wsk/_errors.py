@@ -15,6 +15,7 @@
     │
     ├── the machine's
     │   ├── ForcedClosedError         + trio.BrokenResourceError  the listening socket failed
+    │   ├── InspectPointError                                     no inspecting at that point
     │   └── BindError                 + OSError                   there can be no listening
     │
     └── nobody's
@@ -39,6 +40,7 @@ __all__ = [
     "BindError",
     "ConnectionBrokenError",
     "ForcedClosedError",
+    "InspectPointError",
     "InvalidDeviceStateError",
     "InvalidParameterError",
     "OperationCancelledError",
@@ -164,6 +166,16 @@ class ForcedClosedError(WskError, trio.BrokenResourceError):
     """
 
     status = Status.FILE_FORCED_CLOSED
+
+
+class InspectPointError(WskError):
+    """Connection requests can't be inspected at the point that was asked for.
+
+    The machine's: the message says what is missing, and what would help. It is never replaced
+    by another point without a word.
+    """
+
+    status = Status.NOT_SUPPORTED
 
 
 class BindError(WskError, OSError):

@@ -25,6 +25,8 @@ from ._acceptors import Acceptor, IrpAcceptor, TaskAcceptor
 from ._backoff import Backoff
 from ._block import FAILED, Block, unwrapped
 from ._callers import in_trio
+from ._conditional_accept import ConditionalAccept, PendingInspections
+from ._conditions import DEFAULT_MAX_PENDING, conditions_of
 from ._connection import Connection
 from ._delivery import Delivery, Way
 from ._dispatch import ConnectionDispatch, ListenDispatch
@@ -40,6 +42,7 @@ from ._irp import Irp
 from ._statistics import ListeningCounters, ListeningStatistics
 from ._status import ACCEPT, EventMask, Status
 from ._transport import NoDescriptorsError, PeerFaultError, Transport, TransportFailedError
+from ._verdict import AbortReason, InspectPoint
 from .observers import LoggingObserver
 from .transports._choosing import transport_at
 
@@ -49,11 +52,15 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     import os
     import socket as stdlib_socket
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from ._addresses import Address
+    from ._request import ConnectionRequest
     from ._transport import TransportRequest
+    from ._verdict import InspectAction, InspectId, Overflow, OverflowPolicy, Verdict
     from .observers import Observer
+
+    Answer = InspectAction | Verdict
 
 __all__ = ["BATCH", "ListeningOptions", "ListeningSocket", "open_listening_socket"]
 
@@ -82,7 +89,13 @@ class ListeningOptions(TypedDict, total=False):
     reuse_port: bool
     socket_options: Sequence[tuple[int, int, int | bytes]]
     context: object
+    inspect: Callable[[ConnectionRequest | None], Answer | Awaitable[Answer]] | None
+    inspect_point: InspectPoint
+    inspect_timeout: float | None
+    max_pending: int
     max_parked: int
+    overflow: Overflow | OverflowPolicy
+    abort_on_half_close: bool | None
     on_no_descriptors: NoDescriptorsPolicy
     observers: Iterable[Observer]
 
@@ -123,6 +136,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     the callback `ListenDispatch.accept` gets every connection that nobody is queued for.
     With neither, connections wait in the kernel's backlog.
 
+    With an inspector every connection is asked about first, by conditional accept, and only
+    what it lets through is delivered.
+
     It is a `trio.abc.Listener`, so `trio.serve_listeners`, `trio.SSLListener` and what is
     built on them take it. Unlike other listeners it lets several tasks accept at once;
     they are served in order.
@@ -156,6 +172,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._connection_events = 0
         self._turn_posted = False
         self._admit: Callable[[Connection], bool] | None = None
+        self._conditional: ConditionalAccept | None = None
         self._nursery: trio.Nursery
 
     def __repr__(self) -> str:
@@ -190,6 +207,48 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def draining(self) -> trio.Event:
         """Set when the server that this socket belongs to drains."""
         return self._block.draining
+
+    # --- Conditional accept ------------------------------------------------------------
+
+    @property
+    def inspect_point(self) -> InspectPoint:
+        """When requests appear here: what their peers see of an inspection follows from it."""
+        return self._transport.inspect_point
+
+    @property
+    def pending_inspections(self) -> PendingInspections:
+        """The requests that wait for their verdict, by `InspectId`; a view, always current.
+
+        One that was aborted stays in it until ``dispatch.abort`` has returned.
+        """
+        return PendingInspections(self._conditional)
+
+    def inspect_complete(self, inspect_id: InspectId, answer: InspectAction | Verdict) -> Status:
+        """Decide about a request whose inspector has answered `InspectAction.PEND`.
+
+        In any order, from any task; from a thread through ``trio.from_thread.run_sync``. It
+        may come before the inspector has answered: then it counts when that answers PEND, and
+        not if it answers ACCEPT or REJECT by itself.
+
+        Args:
+          inspect_id: Which request.
+          answer: `InspectAction.ACCEPT` or `InspectAction.REJECT`, or a `Verdict` with one.
+
+        Returns:
+          `Status.SUCCESS`: the inspection is over; that does not say that the connection is
+          established. `Status.CONNECTION_ABORTED`: too late, the request is over, and nothing
+          has happened. `Status.NOT_FOUND`: it was never pended, or has been completed.
+          `Status.INVALID_PARAMETER`: that is no verdict.
+
+        Raises:
+          RuntimeError: called from outside the Trio run.
+
+        Source: PFN_WSK_INSPECT_COMPLETE.
+        """
+        in_trio("listening.inspect_complete")
+        if self._conditional is None:
+            return Status.NOT_FOUND
+        return self._conditional.complete(inspect_id, answer)
 
     # --- Accepting ---------------------------------------------------------------------
 
@@ -292,14 +351,20 @@ class ListeningSocket(trio.abc.Listener[Connection]):
                 self._hand_over(acceptor, request)
                 return
         if self._mode is _DELIVER and not self._backing_off and self._transport.has_more():
-            self._take_batch(indicate=False)
-            self._come_back_for_more()
+            if self._conditional is None:
+                self._take_batch(indicate=False)
+                self._come_back_for_more()
+            else:
+                self._on_edge()  # an inspector is called in the pump only
 
     def _is_alive(self, request: TransportRequest) -> bool:
         """See whether a parked request is still worth having; drop it if not."""
         if not request.was_reset():
             return True
-        self._drop(request, "reset-while-parked")
+        if self._conditional is None:
+            self._drop(request, "reset-while-parked")
+        else:
+            self._conditional.lost_while_parked(request)
         return False
 
     def _check_listening(self) -> None:
@@ -466,8 +531,21 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     def _on_edge(self) -> None:
         """The transport has something; look at it, if anybody wants it."""
-        if self._mode is _REFUSE or self._delivery.wanted:
+        if self._wants_requests():
             self._post_turn()
+
+    def _look_again(self) -> None:
+        """There is room again for what was left in the transport."""
+        if self._state is _LISTENING and self._transport.has_more():
+            self._on_edge()
+
+    def _wants_requests(self) -> bool:
+        """Whether the transport is to be asked for more, by the pump."""
+        if self._mode is _REFUSE:
+            return True
+        if self._conditional is not None:
+            return self._conditional.has_room()
+        return self._delivery.wanted
 
     def _post_turn(self) -> None:
         if not self._turn_posted and self._state is _LISTENING:
@@ -482,7 +560,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._indicate_parked()
         if self._mode is _PAUSE or self._backing_off:
             return
-        if self._mode is _REFUSE or self._delivery.wanted:
+        if self._wants_requests():
             self._take_batch(indicate=True)
             self._come_back_for_more()
 
@@ -544,6 +622,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return False  # a callback has just said so
         if self._mode is _REFUSE:
             return indicate
+        if self._conditional is not None:
+            return self._conditional.has_room()
         delivery = self._delivery
         if delivery.acceptors:
             return True
@@ -558,12 +638,31 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             self._block.tell(records.ConnectionAccepted, remote_address=request.remote_address)
         if self._mode is _REFUSE:
             self._drop(request, "refused")
-            return
-        place = self._delivery.place(request)
+        elif self._conditional is not None:
+            self._conditional.take(request)
+        else:
+            self._deliver(request, to_event=True)
+
+    def _deliver(self, request: TransportRequest, *, to_event: bool) -> bool:
+        """Give the connection to whoever is to have it.
+
+        Args:
+          request: It, approved and established.
+          to_event: Whether the accept event may be called now: in the pump only.
+
+        Returns:
+          Whether it waits for somebody to take it.
+        """
+        place = self._delivery.place(request, to_event=to_event)
         if place is _TO_EVENT:
             self._indicate(request)
         elif isinstance(place, Acceptor):
             self._hand_over(place, request)
+        else:
+            if self._delivery.event_takes:
+                self._post_turn()
+            return True
+        return False
 
     def _hand_over(self, acceptor: Acceptor, request: TransportRequest) -> None:
         connection = self._connect(request, acceptor.context)
@@ -573,6 +672,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         acceptor.give(connection)
 
     def _connect(self, request: TransportRequest, context: object) -> Connection:
+        if self._conditional is not None:
+            self._conditional.taken(request)
         channel = request.accept()
         request.tune(channel)
         return Connection(channel, request, self._block, context)
@@ -653,6 +754,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         callback = self._dispatch.accept
         if self._delivery.event_enabled and callback is not None:
             self._block.call("accept", None, self._block.context.copy(), callback, None)
+        if self._conditional is not None:
+            self._conditional.tell_failure()
         self._nursery.cancel_scope.cancel()
 
     # --- Closing -----------------------------------------------------------------------
@@ -660,16 +763,22 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     async def aclose(self) -> None:
         """Stop listening, and end every request and Irp.
 
-        The kernel resets what is in its backlog, and what is parked is reset. Queued
+        The kernel resets what is in its backlog, and what is parked is reset. Requests that
+        are inspected are cancelled, aborted and reset. Queued
         Irps complete with `Status.CANCELLED`, tasks in `accept` get `SocketClosedError`;
-        their completion routines have run when this returns. Connections that were
-        delivered are not touched. Idempotent.
+        completion routines and abort callbacks have run when this returns. Connections that
+        were delivered are not touched. Idempotent.
+
+        It is bounded: an inspector that does not end when it is cancelled is waited for
+        one second, and reported (`InspectorStraggles`). Leaving the block waits for it.
 
         Always a checkpoint. If cancelled, the socket is closed all the same.
 
         Source: PFN_WSK_CLOSE_SOCKET.
         """
         self._close()
+        if self._conditional is not None:
+            await self._conditional.settle()
         await self._block.settle()
 
     def _close(self) -> None:
@@ -679,6 +788,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if self._state is not _LISTENING:
             return
         self._state = state
+        if self._conditional is not None:
+            is_failed = state is _FAILED
+            self._conditional.close(AbortReason.FAILED if is_failed else AbortReason.CLOSED)
         self._transport.close()
         acceptors, parked = self._delivery.drain()
         for request in parked:
@@ -692,6 +804,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             parked=self._delivery.parked,
             parked_most=self._delivery.parked_most,
             queued_accepts=self._delivery.acceptors,
+            pending=0 if self._conditional is None else self._conditional.pending,
+            straggling=0 if self._conditional is None else self._conditional.straggling,
             queue_depth=(self._transport.queue_depth() if self._state is _LISTENING else None),
         )
 
@@ -705,6 +819,14 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if self._policy == "shed":
             self._transport.keep_spare()
         self._transport.listen(readiness)
+        self._look_again()  # there may be a queue already, and an inspector for it
+
+    async def _finish_inspecting(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
+        """For a server: take nothing new, and wait until everything has its verdict."""
+        self._mode = _PAUSE
+        if self._conditional is not None:
+            await self._conditional.wait_decided()
+        await self._block.settle()
 
     def _serve(self, admit: Callable[[Connection], bool], max_connections: float) -> None:
         """For a server: have every connection admitted, and no more at once than that.
@@ -723,7 +845,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _return_permit(self) -> None:
         """For a server: a connection has ended, so another one may come."""
         self._delivery.permits += 1
-        if self._delivery.permits == 1:
+        if self._delivery.permits == 1 or self._conditional is not None:
             self._post_turn()
 
     def _take_backlog(self) -> None:
@@ -754,7 +876,13 @@ async def open_listening_socket(
     socket_options: Sequence[tuple[int, int, int | bytes]] = (),
     context: object = None,
     dispatch: ListenDispatch | None = None,
+    inspect: Callable[[ConnectionRequest | None], Answer | Awaitable[Answer]] | None = None,
+    inspect_point: InspectPoint = InspectPoint.AFTER_HANDSHAKE,
+    inspect_timeout: float | None = None,
+    max_pending: int = DEFAULT_MAX_PENDING,
     max_parked: int = DEFAULT_MAX_PARKED,
+    overflow: Overflow | OverflowPolicy = "wait",
+    abort_on_half_close: bool | None = None,
     on_no_descriptors: NoDescriptorsPolicy = "backoff",
     observers: Iterable[Observer] = (),
 ) -> AsyncIterator[ListeningSocket]:
@@ -779,8 +907,21 @@ async def open_listening_socket(
       socket_options: Triples for ``setsockopt``, set before bind.
       context: Becomes ``listening.context``.
       dispatch: The callbacks of the listening socket's events.
+      inspect: Called first for each connection request, an async function in a task of its
+        own: who is to be let through? Short for ``dispatch.inspect``.
+      inspect_point: Whether it is asked before the handshake is answered, which its peers
+        wait for, or after. Never another one than this.
+      inspect_timeout: Seconds on Trio's clock from a request's arrival to its verdict, pended
+        or not; then it is aborted. By default 10 after the handshake and 2 before it.
+      max_pending: How many requests may wait for their verdict at once.
       max_parked: How many accepted connections may wait for somebody to take them; 0 never
-        takes one from the kernel that nobody wants.
+        takes one from the kernel that nobody wants: then no more are inspected at once than
+        would be taken, either.
+      overflow: What happens to requests beyond ``max_pending`` and, with an inspector, beyond
+        ``max_parked``: ``"wait"``, ``"reset"`` or ``"evict"``, or an `Overflow` that chooses
+        for each.
+      abort_on_half_close: Whether a peer that finishes sending (FIN) before it was let through
+        counts as gone. None: if it had sent nothing. True: always; False: never.
       on_no_descriptors: When there is no descriptor or no memory for another connection:
         ``"backoff"`` waits, longer each time, while peers wait in the backlog;
         ``"shed"`` resets them with a descriptor set aside for that; ``"raise"`` has the
@@ -790,6 +931,7 @@ async def open_listening_socket(
 
     Raises:
       InvalidParameterError: an argument is wrong; the message shows a right call.
+      InspectPointError: requests can't be inspected at that point; the message says why.
       BindError: the address can't be had.
       OSError: out of the block, if the listening socket has failed meanwhile. The body is
         cancelled then.
@@ -806,6 +948,16 @@ async def open_listening_socket(
         raise InvalidParameterError(f"max_parked is a count, 0 or more, not {max_parked!r}")
     if dispatch is not None and not isinstance(dispatch, ListenDispatch):
         raise InvalidParameterError(f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}")
+    dispatch = dispatch or ListenDispatch()
+    conditions = conditions_of(
+        dispatch,
+        inspect=inspect,
+        inspect_point=inspect_point,
+        inspect_timeout=inspect_timeout,
+        max_pending=max_pending,
+        overflow=overflow,
+        abort_on_half_close=abort_on_half_close,
+    )
     observers = list(_checked_observers(observers))
     if not any(isinstance(observer, LoggingObserver) for observer in observers):
         observers.append(LoggingObserver())
@@ -823,13 +975,18 @@ async def open_listening_socket(
             mode=mode,
             backlog=backlog,
         ),
-        dispatch=dispatch or ListenDispatch(),
+        dispatch=dispatch,
         context=context,
         max_parked=max_parked,
         on_no_descriptors=on_no_descriptors,
         observers=observers,
     )
+    if conditions is not None:
+        listening._conditional = ConditionalAccept(listening, conditions)
+        listening._transport.inspect_at(inspect_point)
     await listening._transport.bind()
+    if listening._conditional is not None:
+        listening._conditional.choose_styles(listening._transport)
     async with _block_of(listening):
         yield listening
 

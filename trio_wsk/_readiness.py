@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENDED",
+    "HUNG_UP",
+    "LOOK",
     "READ",
     "WRITE",
     "EpollReadiness",
@@ -62,6 +64,15 @@ READ: Final = 0x001
 WRITE: Final = 0x004
 ENDED: Final = 0x008 | 0x010 | 0x2000
 """The peer has finished sending or is gone: EPOLLERR, EPOLLHUP or EPOLLRDHUP."""
+
+HUNG_UP: Final = 0x010
+"""Both directions have ended, EPOLLHUP: also how a Unix socket's peer that has closed shows."""
+
+LOOK: Final = 0x10000
+"""Ours, not epoll's: the peer may have ended, and only a look at the channel can tell."""
+
+LOOK_SECONDS: Final = 0.1
+"""How often a channel with unread data is looked at where no edge tells of its end."""
 
 EVENTS_PER_POLL: Final = 64
 """A bound on one turn; what is left over keeps the epoll readable."""
@@ -176,6 +187,13 @@ class Readiness(ABC):
     def rearm(self, watch: Watch, edges: int) -> None:
         """Like `arm`, and report once more what is true now, though its edge has passed."""
         self.arm(watch, edges)
+
+    def arm_end(self, watch: Watch) -> None:
+        """Report from now on that the peer has ended, and what is true already.
+
+        The edges are among `ENDED`, or `LOOK` where nothing tells them from data.
+        """
+        self.arm(watch, 0)
 
     async def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> None:
         """Park the current task until ``edge`` comes, or the watch is closed.
@@ -365,6 +383,26 @@ class TrioReadiness(Readiness):
         if watch.home is self:
             watch.interest &= ~edge
             watch.notify(edge)
+
+    def arm_end(self, watch: Watch) -> None:
+        """Start a task that says when to look.
+
+        Unread data hides the end from a level-triggered wait, so from then on it says so
+        every `LOOK_SECONDS`. A FIN behind data can't be seen at all.
+        """
+        assert self._start_soon is not None
+        watch.home = self
+        watch.interest |= READ  # whoever waits to read waits for this task's word
+        self._armed.add(watch)
+        self._start_soon(self._report_end, watch, READ)
+
+    async def _report_end(self, watch: Watch, edge: int) -> None:  # noqa: ASYNC910 - a task of its own
+        while watch.home is self:
+            await watch.wait_on_trio(edge)
+            if watch.home is not self:
+                break
+            watch.notify(edge | LOOK)
+            await trio.sleep(LOOK_SECONDS)
 
     def disarm(self, watch: Watch) -> None:
         """End the tasks that wait for this descriptor."""

@@ -15,12 +15,14 @@ import attrs
 
 if TYPE_CHECKING:
     from ._addresses import Address
+    from ._verdict import AbortReason, CloseStyle, InspectId
 
 __all__ = [
     "AcceptBackoffEnded",
     "AcceptBackoffStarted",
     "AcceptErrorIgnored",
     "CallbackFailed",
+    "CloseStyleUnavailable",
     "ConnectionAccepted",
     "ConnectionDropped",
     "ConnectionEnded",
@@ -28,9 +30,14 @@ __all__ = [
     "DrainStarted",
     "HandlerFailed",
     "HandshakeFailed",
+    "InspectorStraggles",
     "ListenerFailed",
     "PeerLeft",
     "Record",
+    "RequestAborted",
+    "RequestApproved",
+    "RequestPended",
+    "RequestRejected",
 ]
 
 
@@ -66,6 +73,77 @@ class ConnectionEnded(Record):
 
     remote_address: Address
     """The peer."""
+
+
+@attrs.frozen(kw_only=True)
+class RequestPended(Record):
+    """An inspector wants to answer later; it is `ListeningSocket.inspect_complete` that will."""
+
+    inspect_id: InspectId
+    """Which request."""
+    remote_address: Address
+    """The peer."""
+
+
+@attrs.frozen(kw_only=True)
+class RequestApproved(Record):
+    """An inspected request was let through; it is delivered next, or aborted."""
+
+    inspect_id: InspectId
+    """Which request."""
+    remote_address: Address
+    """The peer."""
+
+
+@attrs.frozen(kw_only=True)
+class RequestRejected(Record):
+    """An inspected request was refused."""
+
+    inspect_id: InspectId
+    """Which request."""
+    remote_address: Address
+    """The peer."""
+    reason: str
+    """The verdict's slug, as in ``statistics().rejected``."""
+    close: CloseStyle
+    """How the peer was told."""
+
+
+@attrs.frozen(kw_only=True)
+class RequestAborted(Record):
+    """A request that was not rejected ended before it was delivered."""
+
+    inspect_id: InspectId
+    """Which request."""
+    remote_address: Address
+    """The peer."""
+    reason: AbortReason
+    """Who left, or who ended it."""
+
+
+@attrs.frozen(kw_only=True)
+class CloseStyleUnavailable(Record):
+    """A peer could not be turned away as its verdict said, and was reset."""
+
+    remote_address: Address
+    """The peer."""
+    close: CloseStyle
+    """What the verdict said."""
+
+
+@attrs.frozen(kw_only=True)
+class InspectorStraggles(Record):
+    """An inspector that was cancelled has not ended. Its request has; its answer is ignored.
+
+    Leaving the listening block waits for it.
+    """
+
+    inspect_id: InspectId
+    """Which request it was asked about."""
+    remote_address: Address
+    """The peer, which is gone."""
+    seconds: float
+    """How long ago it was cancelled, on Trio's clock."""
 
 
 @attrs.frozen(kw_only=True)
@@ -118,7 +196,8 @@ class CallbackFailed(Record):
     """A callback raised, or returned what means nothing. What it concerned was ended."""
 
     callback: str
-    """``accept``, ``receive``, ``disconnect``, ``send_backlog``, ``drain`` or ``on_completion``."""
+    """Which: ``accept``, ``inspect``, ``abort``, ``receive``, ``disconnect``, ``send_backlog``,
+    ``drain`` or ``on_completion``."""
     error: BaseException
     """What it raised, or a `TypeError` or `ValueError` that names what it returned."""
     remote_address: Address | None

@@ -165,13 +165,16 @@ class Server:
 
     async def _drain(self, grace: float) -> DrainReport:
         ended_before = self._served
+        deadline = trio.current_time() + grace
         self._block.post(self.listening._take_backlog)
         await self._block.settle()
+        with trio.move_on_at(deadline):
+            await self.listening._finish_inspecting()
         await self.listening.aclose()
         self._block.tell(records.DrainStarted, open_connections=self._open, grace=grace)
         self._block.draining.set()
         self._tell_event_driven()
-        with trio.move_on_after(grace):
+        with trio.move_on_at(deadline):
             await self._wait_none_open()
         self._reset_all()
         await self._wait_none_open()
@@ -183,7 +186,8 @@ class Server:
     def _tell_event_driven(self) -> None:
         callback = self.listening._dispatch.drain
         if callback is not None:
-            for connection in list(self._block.event_driven):
+            # Not those that are only reading why they were rejected.
+            for connection in self._block.event_driven & self._admitted:
                 self._block.post(functools.partial(connection._event_side().tell_drain, callback))
 
     async def _finish(self) -> None:

@@ -13,17 +13,21 @@ if TYPE_CHECKING:
 
 __all__ = ["DrainReport", "ListeningCounters", "ListeningStatistics", "ServerStatistics"]
 
+REASONS = 64
+"""How many different reasons of refusals are counted: they may come from a peer's words."""
+
 
 @attrs.frozen(kw_only=True)
 class ListeningStatistics:
     """What a listening socket has counted since it was opened.
 
     Every connection that the transport handed over is in exactly one place:
-    ``accepted == sum(delivered.values()) + parked + sum(dropped.values())``.
+    ``accepted == sum(delivered.values()) + parked + sum(dropped.values())``, and with an
+    inspector ``+ pending + sum(rejected.values()) + sum(aborted.values())``.
     """
 
     accepted: int
-    """Connections that the transport has handed over."""
+    """Connections, or requests for one, that the transport has handed over."""
     delivered: Mapping[str, int]
     """Of these, delivered by way: ``accept`` (awaited or queued) and ``event``."""
     parked: int
@@ -34,9 +38,30 @@ class ListeningStatistics:
     """Of these, closed without being delivered, by reason.
 
     ``refused`` (by `ListeningSocket.refuse`), ``not-accepted`` (by the accept callback),
-    ``accept-failed`` (it raised), ``reset-while-parked`` (the peer left), ``closed`` and
-    ``failed`` (parked when the listening socket closed or failed).
+    ``accept-failed`` (it raised), ``reset-while-parked`` (the peer left), ``overflowed`` (there
+    was no room to inspect it), ``closed`` and ``failed`` (parked when the listening socket
+    closed or failed).
     """
+    inspected: int
+    """Of these, how many an inspector was asked about."""
+    approved: int
+    """Of these, let through: delivered, parked, not yet established, or aborted since."""
+    pending: int
+    """Of these, undecided now, or let through and not yet established."""
+    pending_most: int
+    """The most that were pending at once."""
+    rejected: Mapping[str, int]
+    """Of these, refused, by the verdict's reason.
+
+    ``rejected`` without one, ``inspector-failed`` if the inspector raised, was cancelled by
+    itself or answered nonsense, ``other`` when there are too many reasons to count.
+    """
+    aborted: Mapping[str, int]
+    """Of these, ended neither refused nor delivered, by the value of their `AbortReason`."""
+    close_fallbacks: int
+    """Peers that were reset, because they could not be turned away as the verdict said."""
+    straggling: int
+    """Inspectors that were cancelled and are still running."""
     queued_accepts: int
     """Accepts that wait now for a connection."""
     accept_errors: Mapping[str, int]
@@ -88,10 +113,16 @@ class ListeningCounters:
     """The running counts. Plain integers, always on."""
 
     __slots__ = (
+        "aborted",
         "accept_backoffs",
         "accept_errors",
         "accepted",
+        "approved",
+        "close_fallbacks",
         "dropped",
+        "inspected",
+        "pending_most",
+        "rejected",
         "shed",
         "to_accept",
         "to_event",
@@ -105,6 +136,20 @@ class ListeningCounters:
         self.accept_errors: Counter[str] = Counter()
         self.accept_backoffs = 0
         self.shed = 0
+        self.inspected = 0
+        self.approved = 0
+        self.pending_most = 0
+        self.rejected: Counter[str] = Counter()
+        self.aborted: Counter[str] = Counter()
+        self.close_fallbacks = 0
+
+    def count_rejected(self, reason: str) -> str:
+        """Count a refusal, and return what it was counted as."""
+        reason = reason or "rejected"
+        if reason not in self.rejected and len(self.rejected) >= REASONS:
+            reason = "other"
+        self.rejected[reason] += 1
+        return reason
 
     def picture(
         self,
@@ -112,6 +157,8 @@ class ListeningCounters:
         parked: int,
         parked_most: int,
         queued_accepts: int,
+        pending: int,
+        straggling: int,
         queue_depth: tuple[int, int] | None,
     ) -> ListeningStatistics:
         """Freeze the counts, together with what is true now."""
@@ -122,6 +169,14 @@ class ListeningCounters:
             parked=parked,
             parked_most=parked_most,
             dropped=MappingProxyType(dict(self.dropped)),
+            inspected=self.inspected,
+            approved=self.approved,
+            pending=pending,
+            pending_most=self.pending_most,
+            rejected=MappingProxyType(dict(self.rejected)),
+            aborted=MappingProxyType(dict(self.aborted)),
+            close_fallbacks=self.close_fallbacks,
+            straggling=straggling,
             queued_accepts=queued_accepts,
             accept_errors=MappingProxyType(dict(self.accept_errors)),
             accept_backoffs=self.accept_backoffs,

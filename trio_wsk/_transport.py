@@ -10,17 +10,25 @@ Three shapes have to fit through here, so nothing in the contract is a socket:
 * a network in memory, whose channels have no descriptor;
 * inspection before the handshake, where a request exists before any socket does.
 
+The life of a request here: it comes out of `Transport.next_request`; whoever wants to know
+that its peer leaves says `TransportRequest.watch_end`; "no" is `~TransportRequest.reset`,
+`~TransportRequest.finish` or `~TransportRequest.silence`; "yes" is `~TransportRequest.approve`,
+and when the handshake is over `~TransportRequest.accept` gives the bytes.
+
 To make your own, subclass `Transport` and `TransportRequest` and hand the transport to
 ``open_listening_socket(transport=...)``.
 """
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
 from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from ._errors import InspectPointError, InvalidDeviceStateError
 from ._readiness import open_pump_readiness
+from ._verdict import CloseStyle, InspectPoint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -35,7 +43,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Channel",
     "NoDescriptorsError",
+    "PeerEnd",
     "PeerFaultError",
+    "RequestKeeper",
     "Transport",
     "TransportFailedError",
     "TransportRequest",
@@ -109,11 +119,40 @@ class NoDescriptorsError(Exception):
         """What the operating system said."""
 
 
+class PeerEnd(enum.Enum):
+    """How a peer left while its request was kept. What follows from it is not decided here."""
+
+    RESET = "reset"
+    """It reset; or the network says that it is gone."""
+    CLOSED = "closed"
+    """It ended both directions, and the system can tell: nobody reads an answer any more."""
+    FIN = "fin"
+    """It finished sending, and had sent nothing."""
+    FIN_AFTER_DATA = "fin after data"
+    """It finished sending after it had sent something: it may wait for its answer."""
+    SILENT = "silent"
+    """It stopped asking (no SYN comes any more), or never answered our yes."""
+
+
+class RequestKeeper(Protocol):
+    """Who keeps a request, and is told what becomes of it meanwhile.
+
+    Both are called from wherever it was noticed, so they take note and run no user code.
+    """
+
+    def peer_ended(self, request: TransportRequest, end: PeerEnd) -> None:
+        """Take note: its peer has left in this way; again if it goes further (FIN, then RST)."""
+
+    def established(self, request: TransportRequest) -> None:
+        """Take note: an approved request's handshake is over; `accept` gives its channel."""
+
+
 class TransportRequest(ABC):
     """One request for a connection, to be answered exactly once.
 
-    Answer it with `accept`, `reset`, `finish` or `silence`. The addresses are right
-    even when the peer has gone in the meantime.
+    Answer it with `reset`, `finish` or `silence`; or with `approve`, and then take it with
+    `accept`, or drop it all the same with `reset`. The addresses are right even when the peer
+    has gone in the meantime.
     """
 
     __slots__ = ()
@@ -136,21 +175,43 @@ class TransportRequest(ABC):
     def remote_address(self) -> Address:
         """Who wants to connect."""
 
+    def approve(self) -> bool:
+        """Answer yes.
+
+        Returns:
+          Whether the connection is there, so that `accept` may follow at once. If not, the
+          handshake goes on now, and the `RequestKeeper` given to `watch_end` is told when it
+          is over, or that the peer has left. Where requests appear after the handshake there
+          is nothing to do.
+        """
+        return True
+
     @abstractmethod
     def accept(self) -> Channel:
-        """Answer yes, and return the connection's bytes, which are the caller's to close."""
+        """Return the connection's bytes, which are the caller's to close; `approve` comes first.
+
+        `unwatch_end` comes before it, if the request is watched.
+        """
 
     @abstractmethod
     def reset(self) -> None:
-        """Answer with a reset (RST). Never raises."""
+        """Answer with a reset (RST); also after `approve`. Never raises."""
 
     def finish(self) -> None:
-        """Answer with an end in good order (FIN), where that can be told apart from a reset."""
+        """Answer with an end in good order (FIN), where that can be told apart from a reset.
+
+        Never raises.
+        """
         self.reset()
 
-    def silence(self) -> None:
-        """Give no answer at all, where the transport can keep still; else reset."""
+    def silence(self) -> bool:
+        """Give no answer at all, where the transport can keep still; else reset.
+
+        Returns:
+          Whether the peer hears nothing. Never raises.
+        """
         self.reset()
+        return False
 
     @abstractmethod
     def was_reset(self) -> bool:
@@ -158,6 +219,41 @@ class TransportRequest(ABC):
 
         Data followed by FIN is not a reset: the peer may be waiting for its answer.
         """
+
+    @abstractmethod
+    def watch_end(self, readiness: Readiness, keeper: RequestKeeper) -> None:
+        """Tell ``keeper`` when the peer leaves, from now on; also behind unread data.
+
+        What is true already is told, too, but not from inside this call.
+
+        Args:
+          readiness: The owner's pump's, for transports whose requests have descriptors.
+          keeper: Who is told.
+        """
+
+    @abstractmethod
+    def unwatch_end(self) -> None:
+        """Tell nothing more. Answering with anything but `approve` does the same. Idempotent."""
+
+    def peek(self, count: int) -> tuple[bytes, bool]:  # noqa: ARG002 - others can
+        """Return the octets that have come, up to ``count``, and leave them; never waits.
+
+        Returns:
+          The octets, and whether no more can come: the peer has finished.
+
+        Raises:
+          InvalidDeviceStateError: before the handshake there are none. (The caller's.)
+          PeerFaultError: the connection is broken.
+        """
+        raise InvalidDeviceStateError("before the handshake there are no octets to peek at")
+
+    async def wait_for_more(self) -> None:
+        """Wait until more may have come than `peek` saw; says "look again", no more.
+
+        Only while the request is watched; returns when it is not watched any more, too.
+        Always a checkpoint.
+        """
+        raise InvalidDeviceStateError("before the handshake there are no octets to wait for")
 
     @abstractmethod
     def watch(self, channel: Channel) -> Watch:
@@ -199,6 +295,29 @@ class Transport(ABC):
     edge: Callable[[], None]
     """Set by the owner before `listen`: call it when `next_request` may have something
     after it had nothing."""
+
+    inspect_point: InspectPoint = InspectPoint.AFTER_HANDSHAKE
+    """When requests appear. `inspect_at` changes it."""
+
+    def inspect_at(self, point: InspectPoint) -> None:
+        """Have requests appear at this point; called before `bind`.
+
+        Raises:
+          InspectPointError: that can't be had here; the message says why.
+        """
+        if point is not InspectPoint.AFTER_HANDSHAKE:
+            raise InspectPointError(
+                f"{type(self).__name__} sees connections after the kernel has answered the"
+                " handshake, and can't be asked before it"
+            )
+
+    def close_styles(self) -> frozenset[CloseStyle]:
+        """Return how a peer can be turned away here, at the present `inspect_point`.
+
+        `CloseStyle.RESET` is always among them. Where `CloseStyle.FIN` is, there can be a
+        message before it: that is the listening socket's work.
+        """
+        return frozenset({CloseStyle.RESET})
 
     @abstractmethod
     async def bind(self) -> None:

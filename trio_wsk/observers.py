@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from functools import singledispatch
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from . import _records as records
@@ -23,6 +24,7 @@ from ._records import (
     AcceptBackoffStarted,
     AcceptErrorIgnored,
     CallbackFailed,
+    CloseStyleUnavailable,
     ConnectionAccepted,
     ConnectionDropped,
     ConnectionEnded,
@@ -30,9 +32,14 @@ from ._records import (
     DrainStarted,
     HandlerFailed,
     HandshakeFailed,
+    InspectorStraggles,
     ListenerFailed,
     PeerLeft,
     Record,
+    RequestAborted,
+    RequestApproved,
+    RequestPended,
+    RequestRejected,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +50,7 @@ __all__ = [
     "AcceptBackoffStarted",
     "AcceptErrorIgnored",
     "CallbackFailed",
+    "CloseStyleUnavailable",
     "ConnectionAccepted",
     "ConnectionDropped",
     "ConnectionEnded",
@@ -50,11 +58,16 @@ __all__ = [
     "DrainStarted",
     "HandlerFailed",
     "HandshakeFailed",
+    "InspectorStraggles",
     "ListenerFailed",
     "LoggingObserver",
     "Observer",
     "PeerLeft",
     "Record",
+    "RequestAborted",
+    "RequestApproved",
+    "RequestPended",
+    "RequestRejected",
 ]
 
 # The records' home for users is here: so that tracebacks and documentation say so.
@@ -147,7 +160,9 @@ class LoggingObserver:
             records.AcceptBackoffEnded,
             records.AcceptBackoffStarted,
             records.CallbackFailed,
+            records.CloseStyleUnavailable,
             records.HandlerFailed,
+            records.InspectorStraggles,
             records.ListenerFailed,
         }
     )
@@ -176,34 +191,61 @@ class LoggingObserver:
         self._logger.log(level, "%s", text, exc_info=error)
 
 
-def _line(record: Record) -> tuple[int, str, BaseException | None]:
-    """Decide how a record reads: level, text, and the exception whose traceback belongs to it."""
-    if isinstance(record, records.AcceptBackoffStarted):
-        return (
-            logging.WARNING,
-            f"accepting failed with {record.errno_name}; {_BACKOFF_POLICIES[record.policy]}",
-            None,
-        )
-    if isinstance(record, records.AcceptBackoffEnded):
-        failures = f"failures: {record.attempts} in {record.seconds:.1f} s"
-        shed = f", peers reset: {record.shed}" if record.shed else ""
-        return logging.WARNING, f"accepting works again ({failures}{shed})", None
-    if isinstance(record, records.HandlerFailed):
-        return (
-            logging.ERROR,
-            f"the handler of {record.remote_address} failed; its connection was reset",
-            record.error,
-        )
-    if isinstance(record, records.CallbackFailed):
-        whose = f" of {record.remote_address}" if record.remote_address is not None else ""
-        return logging.ERROR, f"the {record.callback} callback{whose} failed", record.error
-    if isinstance(record, records.ListenerFailed):
-        # Its traceback is ours alone; the error itself comes out of the block as well.
-        return logging.ERROR, f"the listening socket failed and is closed: {record.error}", None
-    return logging.INFO, str(record), None
-
-
 _BACKOFF_POLICIES: Final = {
     "backoff": "peers wait in the backlog until there are descriptors again",
     "shed": "peers are reset until there are descriptors again",
 }
+
+Line = tuple[int, str, "BaseException | None"]
+"""How a record reads: level, text, and the exception whose traceback belongs to it."""
+
+
+@singledispatch
+def _line(record: Record) -> Line:
+    return logging.INFO, str(record), None
+
+
+@_line.register(records.AcceptBackoffStarted)
+def _(record: records.AcceptBackoffStarted) -> Line:
+    policy = _BACKOFF_POLICIES[record.policy]
+    return logging.WARNING, f"accepting failed with {record.errno_name}; {policy}", None
+
+
+@_line.register(records.AcceptBackoffEnded)
+def _(record: records.AcceptBackoffEnded) -> Line:
+    failures = f"failures: {record.attempts} in {record.seconds:.1f} s"
+    shed = f", peers reset: {record.shed}" if record.shed else ""
+    return logging.WARNING, f"accepting works again ({failures}{shed})", None
+
+
+@_line.register(records.HandlerFailed)
+def _(record: records.HandlerFailed) -> Line:
+    text = f"the handler of {record.remote_address} failed; its connection was reset"
+    return logging.ERROR, text, record.error
+
+
+@_line.register(records.CallbackFailed)
+def _(record: records.CallbackFailed) -> Line:
+    whose = f" of {record.remote_address}" if record.remote_address is not None else ""
+    return logging.ERROR, f"the {record.callback} callback{whose} failed", record.error
+
+
+@_line.register(records.InspectorStraggles)
+def _(record: records.InspectorStraggles) -> Line:
+    text = (
+        f"the inspector of {record.remote_address} goes on {record.seconds:.1f} s after it was"
+        " cancelled; leaving the block waits for it"
+    )
+    return logging.WARNING, text, None
+
+
+@_line.register(records.CloseStyleUnavailable)
+def _(record: records.CloseStyleUnavailable) -> Line:
+    text = f"{record.remote_address} was reset: {record.close} can't be had here"
+    return logging.WARNING, text, None
+
+
+@_line.register(records.ListenerFailed)
+def _(record: records.ListenerFailed) -> Line:
+    # Its traceback is ours alone; the error itself comes out of the block as well.
+    return logging.ERROR, f"the listening socket failed and is closed: {record.error}", None

@@ -6,15 +6,19 @@ path or sockets. Make one yourself to wrap it, say, or to choose it elsewhere::
     transport = PortableTransport.tcp(8000, host="localhost")
     async with open_listening_socket(transport=transport) as listening: ...
 
-To make a transport of another kind, subclass `Transport` and `TransportRequest`.
+To make a transport of another kind, subclass `Transport` and `TransportRequest`, and hold it
+against `trio_wsk.testing.check_transport`.
 """
 
 from __future__ import annotations
 
+from trio_wsk._readiness import Readiness, Watch
 from trio_wsk._transport import (
     Channel,
     NoDescriptorsError,
+    PeerEnd,
     PeerFaultError,
+    RequestKeeper,
     Transport,
     TransportFailedError,
     TransportRequest,
@@ -26,11 +30,15 @@ from .portable import PortableTransport
 __all__ = [
     "Channel",
     "NoDescriptorsError",
+    "PeerEnd",
     "PeerFaultError",
     "PortableTransport",
+    "Readiness",
+    "RequestKeeper",
     "Transport",
     "TransportFailedError",
     "TransportRequest",
+    "Watch",
     "listen_fds",
 ]
 

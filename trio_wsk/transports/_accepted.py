@@ -1,7 +1,7 @@
 """A connection that the kernel has accepted and that nobody has seen yet: a request.
 
-By the time there is a descriptor the handshake is over, so that "no" is a reset or a FIN,
-and silence can't be had.
+By the time there is a descriptor the handshake is over, so that "no" is a reset or a FIN;
+silence takes privileges (`can_be_silent`).
 
 One is made for each connection, so it costs as little as can be: addresses are made when
 somebody asks, and the channel is a ``_socket.socket``. That is the C class below
@@ -21,19 +21,20 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from trio_wsk._addresses import Address
-from trio_wsk._readiness import Watch
-from trio_wsk._transport import TransportRequest, next_serial_number
+from trio_wsk._readiness import ENDED, HUNG_UP, LOOK, READ, Watch
+from trio_wsk._transport import PeerEnd, PeerFaultError, TransportRequest, next_serial_number
 
 from ._tcp_info import congestion_window
 from ._tuning import tune
 
 if TYPE_CHECKING:
     from trio_wsk._addresses import _SocketAddress
-    from trio_wsk._transport import Channel
+    from trio_wsk._readiness import Readiness
+    from trio_wsk._transport import Channel, RequestKeeper
 
     from ._places import Bound
 
-__all__ = ["PortableRequest"]
+__all__ = ["PortableRequest", "can_be_silent"]
 
 # struct linger: on, for 0 seconds. Closing then drops what is unsent and sends RST.
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -43,13 +44,27 @@ _DRAIN_READS: Final = 16
 """1 MiB in all: more than a receive buffer holds that nobody has read from (Linux: 128 KiB,
 grown only for who reads), so the bound is met only by who sends faster than we drop."""
 
+_TCP_REPAIR: Final = 19
+"""Linux, tcp(7) and Documentation of CRIU: in repair mode a connection is closed without a
+word to its peer. `socket` has no name for it."""
+
 _INET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
 
 
 class PortableRequest(TransportRequest):
     """An accepted connection, waiting for its answer."""
 
-    __slots__ = ("_bound", "_channel", "_local", "_peer", "_remote", "_was_reset", "serial_number")
+    __slots__ = (
+        "_bound",
+        "_channel",
+        "_keeper",
+        "_local",
+        "_peer",
+        "_remote",
+        "_was_reset",
+        "_watch",
+        "serial_number",
+    )
 
     serial_number: int
 
@@ -61,6 +76,8 @@ class PortableRequest(TransportRequest):
         self._local: Address | None = None
         self._remote: Address | None = None
         self._was_reset = False
+        self._keeper: RequestKeeper | None = None
+        self._watch: Watch | None = None
         self.serial_number = next_serial_number()
 
     def __repr__(self) -> str:
@@ -102,6 +119,7 @@ class PortableRequest(TransportRequest):
 
         A Unix socket has no reset: its peer sees the end.
         """
+        self.unwatch_end()
         channel = self._channel
         _arrange_reset(channel)
         channel.close()
@@ -113,6 +131,7 @@ class PortableRequest(TransportRequest):
         it has received. Only what is here already is dropped: a peer that goes on sending
         gets its reset, after our FIN.
         """
+        self.unwatch_end()
         channel = self._channel
         try:
             channel.shutdown(socket.SHUT_WR)
@@ -123,9 +142,20 @@ class PortableRequest(TransportRequest):
             pass  # nothing is left to read, or the peer has gone
         channel.close()
 
-    # silence() is the base class's, a reset: once the kernel has answered the handshake, only
-    # the connection's owner could keep still, by keeping a descriptor for as long as the peer
-    # pleases.
+    def silence(self) -> bool:
+        """Forget the connection without a word, if the system lets us; else reset it.
+
+        The peer believes that it is connected until it sends something: to that the kernel,
+        which does not know it any more, answers with a reset.
+        """
+        self.unwatch_end()
+        try:
+            self._channel.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+        except OSError:
+            self.reset()
+            return False
+        self._channel.close()
+        return True
 
     def was_reset(self) -> bool:
         """Whether the kernel has noted an error for this connection.
@@ -141,6 +171,64 @@ class PortableRequest(TransportRequest):
                 return True  # macOS, EINVAL: the kernel has let go of the connection
             self._was_reset = error != 0
         return self._was_reset
+
+    def watch_end(self, readiness: Readiness, keeper: RequestKeeper) -> None:
+        """Have the kernel tell when the peer leaves, data or no data (EPOLLRDHUP, edge-triggered).
+
+        With Trio's own waits, which see no end behind unread data, a reset behind it is found
+        by looking from time to time, and a FIN behind it is not found.
+        """
+        self._keeper = keeper
+        self._watch = Watch(self._channel.fileno(), self)
+        readiness.arm_end(self._watch)
+
+    def unwatch_end(self) -> None:
+        """Take the descriptor out of the kernel's set again; who waits to peek looks again."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = self._keeper = None
+
+    def on_edges(self, edges: int) -> None:
+        """See whether the peer has left, and how."""
+        keeper = self._keeper
+        if keeper is not None and edges & (ENDED | LOOK):
+            end = self._end_of_peer(edges)
+            if end is not None:
+                keeper.peer_ended(self, end)
+
+    def _end_of_peer(self, edges: int) -> PeerEnd | None:
+        if self.was_reset():
+            return PeerEnd.RESET
+        if edges & HUNG_UP:
+            return PeerEnd.CLOSED
+        try:
+            has_sent = bool(self._channel.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return None
+        except OSError:
+            return PeerEnd.RESET
+        if not has_sent:
+            return PeerEnd.FIN
+        return PeerEnd.FIN_AFTER_DATA if edges & ENDED else None
+
+    def peek(self, count: int) -> tuple[bytes, bool]:
+        """Look at what has come (MSG_PEEK)."""
+        has_ended = self._watch is not None and self._watch.ended
+        try:
+            data = self._channel.recv(count, socket.MSG_PEEK)
+        except BlockingIOError:
+            return b"", False
+        except OSError as error:
+            raise PeerFaultError(error) from error
+        return data, has_ended or not data
+
+    async def wait_for_more(self) -> None:
+        """Wait for the next edge."""
+        watch = self._watch
+        if watch is None or watch.home is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await watch.home.wait(watch, READ)
 
     def watch(self, channel: Channel) -> Watch:
         """Make the watch of this channel's descriptor."""
@@ -178,3 +266,15 @@ def _arrange_reset(channel: _socket.socket) -> None:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     except OSError:
         pass  # the peer was faster (EINVAL on macOS), or it is closed already
+
+
+def can_be_silent() -> bool:
+    """Whether this process may close TCP connections without a word (CAP_NET_ADMIN on Linux)."""
+    if sys.platform != "linux":
+        return False
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+        except OSError:
+            return False
+    return True

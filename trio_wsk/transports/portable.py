@@ -25,9 +25,10 @@ from trio_wsk._transport import (
     Transport,
     TransportFailedError,
 )
+from trio_wsk._verdict import CloseStyle
 
 from ._accept_errors import failure_of
-from ._accepted import PortableRequest
+from ._accepted import PortableRequest, can_be_silent
 from ._adopting import AdoptedPlace
 from ._binding import TcpPlace
 from ._spare import SpareDescriptor
@@ -75,8 +76,8 @@ class PortableTransport(Transport):
     Make one with `tcp`, `unix` or `adopt`. What can be known to be wrong without asking the
     system is told there; the rest is told by ``bind`` and ``listen``, as `BindError`.
 
-    Its requests are accepted connections. ``silence()`` resets, since the handshake is over by
-    then.
+    Its requests are accepted connections: they are inspected after the handshake, which the
+    kernel has answered by then.
     """
 
     def __init__(self, place: Place) -> None:
@@ -215,6 +216,12 @@ class PortableTransport(Transport):
         if self._is_closed:
             self._place.close()  # it may have been closed while it was being bound
             raise SocketClosedError("this transport is closed")
+
+    def close_styles(self) -> frozenset[CloseStyle]:
+        """Return reset and FIN; and silence for TCP on Linux with CAP_NET_ADMIN."""
+        styles = frozenset({CloseStyle.RESET, CloseStyle.FIN})
+        is_tcp = all(not source.bound.address.is_unix for source in self._sources)
+        return styles | {CloseStyle.SILENT} if is_tcp and can_be_silent() else styles
 
     @property
     def local_addresses(self) -> Sequence[Address]:

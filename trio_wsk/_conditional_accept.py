@@ -1,0 +1,637 @@
+"""Conditional accept: asking about connection requests, and carrying the answers out.
+
+`_inspection.TABLE` decides what may follow what; here it is done: inspectors are called or
+started, peers watched, deadlines kept, the transport told, abort callbacks called. An approved
+request goes on to delivery, which the listening socket does.
+
+Nothing here awaits but a task that runs somebody's inspector, `ConditionalAccept.peek` and
+`ConditionalAccept.settle`. Nothing here calls user code but in the pump: whatever happens on
+another stack (a transport that noticed something, a caller's `inspect_complete`) changes
+state, cancels, and posts.
+
+Where a request is, is in one of three places: undecided (it has no verdict), approved (it has
+not been taken), or forgotten. One that was aborted is remembered until its abort callback has
+returned, and its number for a while after that, so that who completes it late is told so.
+
+Source: PFN_WSK_INSPECT_EVENT, PFN_WSK_INSPECT_COMPLETE, PFN_WSK_ABORT_EVENT.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Coroutine, Mapping
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, final
+
+import trio
+
+from . import _records as records
+from ._block import FAILED
+from ._errors import (
+    ConnectionBrokenError,
+    InvalidDeviceStateError,
+    InvalidParameterError,
+    SocketBusyError,
+)
+from ._inspection import UNDECIDED, Answer, Event, State, step
+from ._last_words import LastWords
+from ._request import PEEK_LIMIT, ConnectionRequest
+from ._status import Status
+from ._stragglers import Stragglers
+from ._transport import PeerEnd, PeerFaultError
+from ._verdict import (
+    AbortReason,
+    CloseStyle,
+    InspectAction,
+    InspectId,
+    Verdict,
+    as_verdict,
+)
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._block import Block
+    from ._conditions import Conditions
+    from ._delivery import Delivery
+    from ._listening import ListeningSocket
+    from ._statistics import ListeningCounters
+    from ._transport import Transport, TransportRequest
+
+__all__ = ["ConditionalAccept", "PendingInspections"]
+
+REMEMBERED_MOST: Final = 16384
+"""How many requests that were aborted are remembered by number, for who completes them late."""
+
+_INSPECTOR_FAILED: Final = Verdict(InspectAction.REJECT, "inspector-failed")
+
+_EVENT_OF: Final = {
+    InspectAction.ACCEPT: Event.ACCEPT,
+    InspectAction.REJECT: Event.REJECT,
+    InspectAction.PEND: Event.PEND,
+}
+
+_COMPLETION_OF: Final = {
+    InspectAction.ACCEPT: Event.COMPLETE_ACCEPT,
+    InspectAction.REJECT: Event.COMPLETE_REJECT,
+}
+
+_LEFT: Final = {
+    PeerEnd.RESET: AbortReason.RESET,
+    PeerEnd.CLOSED: AbortReason.FIN,
+    PeerEnd.FIN: AbortReason.FIN,
+    PeerEnd.FIN_AFTER_DATA: AbortReason.FIN,
+    PeerEnd.SILENT: AbortReason.SILENT,
+}
+
+_next_key: Final = count(1).__next__
+
+
+@final
+class ConditionalAccept:
+    """The requests of one listening socket that have an inspector."""
+
+    def __init__(self, listening: ListeningSocket, conditions: Conditions) -> None:
+        self.key: int = _next_key()
+        """The key of this socket's `InspectId` values."""
+        self.listening: ListeningSocket = listening
+        self.inspect_timeout: float = conditions.timeout
+        inspect = conditions.inspect
+        self._inspect = inspect
+        self._abort_callback = conditions.abort
+        self._max_pending = conditions.max_pending
+        self._overflow = conditions.overflow
+        self._gone = conditions.gone
+        self._task_name = f"trio_wsk: {getattr(inspect, '__qualname__', repr(inspect))}"
+        self._block: Block = listening._block
+        self._delivery: Delivery[Any, TransportRequest] = listening._delivery
+        self._counters: ListeningCounters = listening._counters
+        self._styles: frozenset[CloseStyle] = frozenset()
+        self._undecided: OrderedDict[int, ConnectionRequest] = OrderedDict()
+        self._approved: dict[int, ConnectionRequest] = {}
+        self._establishing = 0
+        self._aborting: dict[int, ConnectionRequest] = {}
+        self._remembered: OrderedDict[int, None] = OrderedDict()
+        self._sweep_posted = False
+        self._is_full = False
+        self._inspectors = Stragglers(self._block)
+        self._last_words = LastWords(self._block)
+        self._all_decided: trio.Event | None = None
+
+    # --- What is known -----------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """How many requests are undecided, or approved and not yet established."""
+        return len(self._undecided) + self._establishing
+
+    @property
+    def straggling(self) -> int:
+        """How many inspectors were cancelled and are still running."""
+        return len(self._inspectors)
+
+    def find(self, inspect_id: InspectId) -> ConnectionRequest | None:
+        """Return the request that waits for its verdict, or for its abort callback."""
+        if inspect_id.key != self.key:
+            return None
+        number = inspect_id.serial_number
+        return self._undecided.get(number) or self._aborting.get(number)
+
+    def requests(self) -> Iterator[ConnectionRequest]:
+        """Go through those requests, the oldest first."""
+        yield from list(self._undecided.values())
+        yield from list(self._aborting.values())
+
+    # --- Room --------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether one more request may be asked for; it may find that an older one goes for it."""
+        delivery = self._delivery
+        pending = self.pending
+        if not delivery.max_parked:
+            room = pending + delivery.parked < delivery.demand
+        elif delivery.parked >= delivery.max_parked and not delivery.wanted:
+            room = self._overflow.parked != "wait"
+        else:
+            room = True
+        if pending >= self._max_pending and self._overflow.pending == "wait":
+            room = False
+        if len(self._inspectors) >= self._max_pending:
+            room = False
+        self._is_full = not room
+        return room
+
+    def _has_room_again(self) -> None:
+        if self._is_full:
+            self._is_full = False
+            self.listening._look_again()
+        if self._all_decided is not None and not self.pending:
+            self._all_decided.set()
+            self._all_decided = None
+
+    def _makes_room(self) -> bool:
+        """Whether there is room for a newcomer; the oldest goes for it, if that is the policy."""
+        if self.pending < self._max_pending:
+            return True
+        if self._overflow.pending == "evict" and self._undecided:
+            self._lose(next(iter(self._undecided.values())), Event.OVERFLOW, AbortReason.EVICTED)
+            return True
+        return False
+
+    # --- Asking ------------------------------------------------------------------------
+
+    def take(self, transport_request: TransportRequest) -> None:
+        """In the pump: inspect a request that has come."""
+        request = ConnectionRequest(self, transport_request, trio.current_time())
+        if not self._makes_room():
+            self._happens(request, Event.OVERFLOW)
+            self.listening._count_dropped(request.remote_address, "overflowed")
+            return
+        self._happens(request, Event.INSPECT)
+        self._undecided[transport_request.serial_number] = request
+        counters = self._counters
+        counters.inspected += 1
+        pending = self.pending
+        counters.pending_most = max(counters.pending_most, pending)
+        try:
+            answer = self._ask(request)
+        except BaseException:  # Ctrl-C and its like go on, and nobody decides about this one
+            self._lose_if_undecided(request)
+            raise
+        if isinstance(answer, Coroutine):
+            self._start(request, answer)
+        else:
+            self._answered(request, answer, to_event=True)
+
+    def _ask(self, request: ConnectionRequest | None) -> object:
+        context = self._block.context.copy()
+        return self._block.call("inspect", request, context, self._inspect, request)
+
+    def _start(self, request: ConnectionRequest, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run an async inspector in a task of its own."""
+        if request._state not in UNDECIDED:
+            coroutine.close()  # the listening socket was closed meanwhile
+            return
+        self._inspectors.started(request)
+        self._keep(request)
+        self._block.start_task(self._run, request, coroutine, name=self._task_name)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(  # noqa: ASYNC910 - a task of its own
+        self, request: ConnectionRequest, coroutine: Coroutine[Any, Any, object]
+    ) -> None:
+        answer: object = FAILED
+        try:
+            with request.cancel_scope:
+                answer = await _unprotected(coroutine)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+            self._block.report_callback("inspect", request, error)
+        except BaseExceptionGroup as group:
+            crash, rest = group.split(Exception)
+            if crash is not None:
+                self._block.report_callback("inspect", request, crash)
+            if rest is not None:
+                raise rest from None
+        finally:
+            self._inspectors.ended(request)
+            self._has_room_again()
+        self._answered(request, answer, to_event=False)
+
+    def tell_failure(self) -> None:
+        """In the pump: the listening socket has failed, which the inspector is told once."""
+        answer = self._ask(None)
+        if isinstance(answer, Coroutine):
+            self._block.start_task(self._run_failure, answer, name=self._task_name)
+
+    async def _run_failure(  # noqa: ASYNC910 - a task of its own
+        self, coroutine: Coroutine[Any, Any, object]
+    ) -> None:
+        try:
+            await coroutine
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+            self._block.report_callback("inspect", None, error)
+
+    # --- Answers -----------------------------------------------------------------------
+
+    def _answered(self, request: ConnectionRequest, answer: object, *, to_event: bool) -> None:
+        """Do what the inspector has answered; what is no verdict counts as a rejection."""
+        verdict = as_verdict(answer)
+        if verdict is None:
+            if answer is not FAILED and request._state in UNDECIDED:
+                self._report_nonsense(request, answer)
+            verdict = _INSPECTOR_FAILED
+        self._happens(request, _EVENT_OF[verdict.action], verdict, to_event=to_event)
+
+    def _report_nonsense(self, request: ConnectionRequest, answer: object) -> None:
+        nonsense = TypeError(
+            f"the inspector answered {answer!r}: return InspectAction.ACCEPT, REJECT or PEND,"
+            " or Verdict(InspectAction.REJECT, 'over-quota', close=b'421 busy\\r\\n')"
+        )
+        self._block.report_callback("inspect", request, nonsense)
+
+    def complete(self, inspect_id: InspectId, answer: object) -> Status:
+        """Carry out what somebody has decided about a request that was pended."""
+        verdict = as_verdict(answer)
+        event = None if verdict is None else _COMPLETION_OF.get(verdict.action)
+        if event is None or not isinstance(inspect_id, InspectId):
+            return Status.INVALID_PARAMETER
+        request = self.find(inspect_id)
+        if request is None:
+            is_late = inspect_id.key == self.key and inspect_id.serial_number in self._remembered
+            return Status.CONNECTION_ABORTED if is_late else Status.NOT_FOUND
+        return self._happens(request, event, verdict)
+
+    # --- What happens to a request -----------------------------------------------------
+
+    def _happens(
+        self,
+        request: ConnectionRequest,
+        event: Event,
+        verdict: Verdict | None = None,
+        *,
+        to_event: bool = False,
+    ) -> Status:
+        """Have the table say what follows, and do it."""
+        before = request._state
+        moved = step(before, event)
+        request._state = moved.state
+        if moved.answer is Answer.APPROVE:
+            self._approve(request, to_event=to_event)
+        elif moved.answer is Answer.REFUSE:
+            # An early verdict waits for the inspector to say "later".
+            early = request._verdict if event is Event.PEND else None
+            self._refuse(request, early or verdict or _INSPECTOR_FAILED)
+        elif moved.answer is Answer.RESET:
+            request._transport_request.reset()
+        elif moved.state is not before:
+            request._verdict = verdict
+            if moved.state is State.PENDED:
+                self._pended(request)
+        return moved.status
+
+    def _pended(self, request: ConnectionRequest) -> None:
+        self._keep(request)
+        self._tell(records.RequestPended, request)
+
+    def _approve(self, request: ConnectionRequest, *, to_event: bool) -> None:
+        transport_request = request._transport_request
+        number = transport_request.serial_number
+        del self._undecided[number]
+        self._approved[number] = request
+        self._counters.approved += 1
+        self._tell(records.RequestApproved, request)
+        if transport_request.approve():
+            self._establish(request, to_event=to_event)
+        else:
+            self._establishing += 1
+            self._watch(request)
+
+    def _establish(self, request: ConnectionRequest, *, to_event: bool) -> None:
+        self._happens(request, Event.ESTABLISH)
+        transport_request = request._transport_request
+        if request._is_watched and transport_request.was_reset():
+            self._lose(request, Event.LEAVE, AbortReason.RESET)
+            return
+        is_parked = self.listening._deliver(transport_request, to_event=to_event)
+        if is_parked and request._state is State.ESTABLISHED:
+            self._watch(request)
+            self._check_parked(request)
+        self._has_room_again()
+
+    def _check_parked(self, newcomer: ConnectionRequest) -> None:
+        """More are parked than may be: have one go, if that is the policy."""
+        delivery = self._delivery
+        policy = self._overflow.parked
+        if policy == "wait" or not delivery.max_parked or delivery.event_takes:
+            return
+        if delivery.parked > delivery.max_parked:
+            oldest = delivery.oldest_parked()
+            assert oldest is not None
+            goes = newcomer if policy == "reset" else self._approved[oldest.serial_number]
+            self._lose(goes, Event.OVERFLOW, AbortReason.EVICTED)
+
+    def taken(self, transport_request: TransportRequest) -> None:
+        """Take note: somebody takes the connection now, and its channel next."""
+        request = self._approved.pop(transport_request.serial_number)
+        self._happens(request, Event.DELIVER)
+        if request._is_watched:
+            request._is_watched = False
+            transport_request.unwatch_end()
+
+    def lost_while_parked(self, transport_request: TransportRequest) -> None:
+        """Take note: it was found reset when somebody wanted to take it."""
+        request = self._approved[transport_request.serial_number]
+        self._lose(request, Event.LEAVE, AbortReason.RESET)
+
+    # --- Turning away ------------------------------------------------------------------
+
+    def _refuse(self, request: ConnectionRequest, verdict: Verdict) -> None:
+        del self._undecided[request._transport_request.serial_number]
+        reason = self._counters.count_rejected(verdict.reason)
+        given = self._turn_away(request._transport_request, verdict)
+        if self._block.observers.of(records.RequestRejected):
+            self._tell(records.RequestRejected, request, reason=reason, close=given)
+        if given is not verdict.style:
+            self._counters.close_fallbacks += 1
+            self._block.tell(
+                records.CloseStyleUnavailable,
+                remote_address=request.remote_address,
+                close=verdict.style,
+            )
+        self._has_room_again()
+
+    def _turn_away(self, transport_request: TransportRequest, verdict: Verdict) -> CloseStyle:
+        """Close as the verdict says, or as can be; return how."""
+        style = verdict.style
+        if style is CloseStyle.RESET or style not in self._styles:
+            transport_request.reset()
+            return CloseStyle.RESET
+        if style is CloseStyle.SILENT:
+            return style if transport_request.silence() else CloseStyle.RESET
+        if style is CloseStyle.FIN:
+            transport_request.finish()
+        else:
+            assert isinstance(verdict.close, bytes)
+            self._last_words.say(transport_request, verdict.close)
+        return style
+
+    # --- Losing ------------------------------------------------------------------------
+
+    def _lose(self, request: ConnectionRequest, event: Event, reason: AbortReason) -> None:
+        """A request that was not rejected ends: cancel who works on it, and tell."""
+        moved = step(request._state, event)
+        number = request._transport_request.serial_number
+        remote_address = request.remote_address  # while there is a channel to ask
+        self._forget(request, number)
+        self._counters.aborted[reason.value] += 1
+        request.aborted = records.RequestAborted(
+            at=trio.current_time(),
+            inspect_id=request.inspect_id,
+            remote_address=remote_address,
+            reason=reason,
+        )
+        if moved.cancels:
+            self._cancel(request)
+        if moved.aborts:
+            self._aborting[number] = request
+            self._block.post(partial(self._tell_abort, request))
+        request._is_watched = False
+        self._happens(request, event)
+        self._block.observers.tell(request.aborted)
+        self._has_room_again()
+
+    def _forget(self, request: ConnectionRequest, number: int) -> None:
+        if self._undecided.pop(number, None) is None:
+            del self._approved[number]
+            if request._state is State.APPROVED:
+                self._establishing -= 1
+            else:
+                self._delivery.remove(request._transport_request)
+
+    def _lose_if_undecided(self, request: ConnectionRequest) -> None:
+        if request._state in UNDECIDED:
+            self._lose(request, Event.CLOSE, AbortReason.CLOSED)
+
+    def _cancel(self, request: ConnectionRequest) -> None:
+        assert request.aborted is not None
+        if request._scope is not None:
+            request._scope.cancel(reason=f"the request is over: {request.aborted.reason.value}")
+        self._inspectors.cancelled(request)
+
+    def _tell_abort(self, request: ConnectionRequest) -> None:
+        """In the pump: WskAbortEvent."""
+        number = request._transport_request.serial_number
+        try:
+            if self._abort_callback is not None:
+                context = self._block.context.copy()
+                self._block.call(
+                    "abort", request, context, self._abort_callback, request.inspect_id
+                )
+        finally:
+            del self._aborting[number]
+            self._remembered[number] = None
+            if len(self._remembered) > REMEMBERED_MOST:
+                self._remembered.popitem(last=False)
+
+    def close(self, reason: AbortReason) -> None:
+        """The listening socket has closed or failed: so has every request."""
+        for request in [*self._undecided.values(), *self._approved.values()]:
+            self._lose(request, Event.CLOSE, reason)
+
+    # --- The peer ----------------------------------------------------------------------
+
+    def _keep(self, request: ConnectionRequest) -> None:
+        """A request waits for its verdict: keep an eye on its peer and on the clock."""
+        self._watch(request)
+        if not self._sweep_posted:
+            self._sweep_posted = True
+            self._block.call_at(request.deadline, self._sweep)
+
+    def _watch(self, request: ConnectionRequest) -> None:
+        if not request._is_watched:
+            request._is_watched = True
+            request._transport_request.watch_end(self._block.readiness, self)
+
+    def peer_ended(self, transport_request: TransportRequest, end: PeerEnd) -> None:
+        """A transport says that a peer has left; whether that makes it gone is decided here."""
+        number = transport_request.serial_number
+        request = self._undecided.get(number) or self._approved.get(number)
+        if request is not None and end in self._gone:
+            self._lose(request, Event.LEAVE, _LEFT[end])
+
+    def established(self, transport_request: TransportRequest) -> None:
+        """A transport says that an approved request's handshake is over."""
+        request = self._approved.get(transport_request.serial_number)
+        if request is not None and request._state is State.APPROVED:
+            self._establishing -= 1
+            self._establish(request, to_event=False)
+
+    def _sweep(self) -> None:
+        """In the pump: end what has had no verdict in time; the oldest is always the first."""
+        self._sweep_posted = False
+        now = trio.current_time()
+        while self._undecided:
+            oldest = next(iter(self._undecided.values()))
+            if oldest.deadline > now:
+                self._sweep_posted = True
+                self._block.call_at(oldest.deadline, self._sweep)
+                break
+            self._lose(oldest, Event.EXPIRE, AbortReason.TIMED_OUT)
+
+    # --- Peeking -----------------------------------------------------------------------
+
+    async def peek(self, request: ConnectionRequest, count: int) -> bytes:
+        """Look at the first octets of a request; see `ConnectionRequest.peek`."""
+        given: object = count  # by a caller without a type checker, perhaps
+        if not isinstance(given, int) or not 1 <= count <= PEEK_LIMIT:
+            raise InvalidParameterError(f"peek takes a count from 1 to {PEEK_LIMIT}, not {count!r}")
+        if request._peeking:
+            raise SocketBusyError("peek() while another task is peeking at this request")
+        request._peeking = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self._peek_now(request, count)
+            if data is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            while data is None:
+                await request._transport_request.wait_for_more()
+                data = self._peek_now(request, count)
+        except ConnectionBrokenError:
+            await trio.lowlevel.checkpoint()  # in `cancel_scope` it ends here, cancelled
+            raise
+        finally:
+            request._peeking = False
+        return data
+
+    def _peek_now(self, request: ConnectionRequest, count: int) -> bytes | None:
+        """Look; None if more may come."""
+        if request.aborted is not None:
+            raise ConnectionBrokenError(
+                f"the request of {request.remote_address} is over: {request.aborted.reason.value}",
+                status=Status.CONNECTION_ABORTED,
+            )
+        if request._state not in UNDECIDED:
+            raise InvalidDeviceStateError(
+                f"the request of {request.remote_address} is {request._state.value}: peek before"
+                " the verdict, receive after it"
+            )
+        self._watch(request)
+        try:
+            data, is_all = request._transport_request.peek(count)
+        except PeerFaultError as fault:
+            self._lose(request, Event.LEAVE, AbortReason.RESET)
+            raise ConnectionBrokenError(
+                f"the peer of the request, {request.remote_address}, has left: {fault}",
+                status=Status.CONNECTION_ABORTED,
+            ) from fault.error
+        return data if is_all or len(data) >= count else None
+
+    # --- Ending ------------------------------------------------------------------------
+
+    async def settle(self) -> None:  # noqa: ASYNC910 - `aclose` has other checkpoints
+        """After `close`: wait for inspectors to end, for a bounded time."""
+        await self._inspectors.wait_none()
+
+    async def wait_decided(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
+        """Wait until no request is pending."""
+        while self.pending:
+            if self._all_decided is None:
+                self._all_decided = trio.Event()
+            await self._all_decided.wait()
+
+    # --- Helpers -----------------------------------------------------------------------
+
+    def choose_styles(self, transport: Transport) -> None:
+        """Take note of how peers can be turned away here; see that it is enough for the inspector.
+
+        Raises:
+          InvalidParameterError: its attribute ``close_styles`` has one that can't be had. The
+            transport is closed.
+        """
+        styles = transport.close_styles()
+        if CloseStyle.FIN in styles:
+            styles |= {CloseStyle.MESSAGE}
+        missing = set(getattr(self._inspect, "close_styles", ())) - styles
+        if missing:
+            transport.close()
+            names = ", ".join(sorted(str(each) for each in missing))
+            raise InvalidParameterError(
+                f"the inspector {self._inspect!r} turns peers away with {names}, which can't be"
+                f" had {transport.inspect_point.value.replace('-', ' the ')} on {transport!r}"
+            )
+        self._styles = styles
+
+    def _tell(self, kind: type[records.Record], request: ConnectionRequest, **more: object) -> None:
+        if self._block.observers.of(kind):
+            self._block.tell(
+                kind,
+                inspect_id=request.inspect_id,
+                remote_address=request.remote_address,
+                **more,
+            )
+
+
+@final
+class PendingInspections(Mapping[InspectId, ConnectionRequest]):
+    """The requests of a listening socket that wait for their verdict; a view, always current.
+
+    One that was aborted is still in it until its abort callback has returned.
+    """
+
+    __slots__ = ("_conditional",)
+
+    def __init__(self, conditional: ConditionalAccept | None) -> None:
+        """Made by the listening socket, never by you."""
+        self._conditional = conditional
+
+    def __getitem__(self, inspect_id: InspectId) -> ConnectionRequest:
+        request = None
+        if self._conditional is not None and isinstance(inspect_id, InspectId):
+            request = self._conditional.find(inspect_id)
+        if request is None:
+            raise KeyError(inspect_id)
+        return request
+
+    def __iter__(self) -> Iterator[InspectId]:
+        if self._conditional is not None:
+            for request in self._conditional.requests():
+                yield request.inspect_id
+
+    def __len__(self) -> int:
+        conditional = self._conditional
+        if conditional is None:
+            return 0
+        return len(conditional._undecided) + len(conditional._aborting)
+
+    def __repr__(self) -> str:
+        return f"PendingInspections({list(self)!r})"
+
+
+@trio.lowlevel.disable_ki_protection
+async def _unprotected(coroutine: Coroutine[Any, Any, object]) -> object:  # noqa: ASYNC910 - theirs to keep
+    return await coroutine

@@ -1,0 +1,63 @@
+"""Last words: a message to a peer that is turned away, and the time to read it.
+
+The peer gets a connection of the block's that nobody else has. It sends the message and FIN,
+throws away what the peer still sends, and is closed when the peer has finished or has had its
+time. Closing earlier, with input unread, would send a reset, and a reset makes the peer's
+kernel throw away what its program has not read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ._connection import Connection
+from ._dispatch import ConnectionDispatch
+from ._errors import ConnectionBrokenError
+
+if TYPE_CHECKING:
+    from ._block import Block
+    from ._transport import TransportRequest
+
+__all__ = ["LastWords"]
+
+LINGER_SECONDS: Final = 2.0
+"""How long a peer has to read its last words: half of nginx's ``lingering_timeout``."""
+
+LINGER_MOST: Final = 1024
+"""How many peers may be reading their last words at once, each with a descriptor. Beyond it
+the one that has had the longest is reset."""
+
+
+class LastWords:
+    """The peers of one listening block that are reading why they were turned away."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._connections: OrderedDict[Connection, None] = OrderedDict()
+
+    def say(self, request: TransportRequest, message: bytes) -> None:
+        """Answer a request with a message and FIN. Never raises."""
+        request.unwatch_end()
+        if not request.approve():  # a transport that has FIN has a connection to send it on
+            request.reset()
+            return
+        if len(self._connections) >= LINGER_MOST:
+            next(iter(self._connections)).abort()
+        connection = Connection(request.accept(), request, self._block)
+        self._connections[connection] = None
+        connection._on_end = self._ended
+        events = connection._event_side()
+        events.start(0, ConnectionDispatch())
+        events._belong_to_block()
+        try:
+            connection.disconnect(data=message)
+        except ConnectionBrokenError:
+            connection.abort()
+        else:
+            self._block.call_at(trio.current_time() + LINGER_SECONDS, connection.abort)
+
+    def _ended(self, connection: Connection) -> None:
+        del self._connections[connection]

@@ -1,0 +1,98 @@
+"""Async inspectors that are running, and those that go on after they were cancelled.
+
+An inspector that ignores its cancellation can hold nothing up: its request has ended, and its
+answer is not listened to. But its task lives, and leaving the block waits for it, so it is
+reported, and there may be only so many.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ._records import InspectorStraggles
+
+if TYPE_CHECKING:
+    from ._block import Block
+    from ._request import ConnectionRequest
+
+__all__ = ["STRAGGLE_SECONDS", "Stragglers"]
+
+STRAGGLE_SECONDS: Final = 1.0
+"""How long after its cancellation an inspector may go on without being reported, and how long
+closing waits for it. One that awaits ends within a few passes of the scheduler; one that waits
+for a thread that can't be cancelled takes as long as that does."""
+
+
+class Stragglers:
+    """The async inspectors of one listening socket."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._running: set[ConnectionRequest] = set()
+        self._cancelled: OrderedDict[ConnectionRequest, float] = OrderedDict()
+        self._reported: set[ConnectionRequest] = set()
+        self._check_is_due = False
+        self._none_running: trio.Event | None = None
+
+    def __len__(self) -> int:
+        """How many were cancelled and are still running."""
+        return len(self._cancelled) + len(self._reported)
+
+    def started(self, request: ConnectionRequest) -> None:
+        """Take note: its inspector runs."""
+        self._running.add(request)
+
+    def ended(self, request: ConnectionRequest) -> None:
+        """Take note: its inspector runs no more."""
+        self._running.discard(request)
+        self._cancelled.pop(request, None)
+        self._reported.discard(request)
+        if not self._running and self._none_running is not None:
+            self._none_running.set()
+            self._none_running = None
+
+    def cancelled(self, request: ConnectionRequest) -> None:
+        """Take note: if its inspector runs, it should end soon."""
+        if request in self._running:
+            self._cancelled[request] = trio.current_time()
+            self._check_later()
+
+    def _check_later(self) -> None:
+        if self._cancelled and not self._check_is_due:
+            self._check_is_due = True
+            first = next(iter(self._cancelled.values()))
+            self._block.call_at(first + STRAGGLE_SECONDS, self._check)
+
+    def _check(self) -> None:
+        self._check_is_due = False
+        self._report(cancelled_before=trio.current_time() - STRAGGLE_SECONDS)
+        self._check_later()
+
+    def _report(self, *, cancelled_before: float) -> None:
+        while self._cancelled:
+            request, cancelled = next(iter(self._cancelled.items()))
+            if cancelled > cancelled_before:
+                break
+            del self._cancelled[request]
+            self._reported.add(request)
+            if self._block.observers.of(InspectorStraggles):
+                self._block.tell(
+                    InspectorStraggles,
+                    inspect_id=request.inspect_id,
+                    remote_address=request.remote_address,
+                    seconds=trio.current_time() - cancelled,
+                )
+
+    async def wait_none(self) -> None:  # noqa: ASYNC910 - `aclose` has other checkpoints
+        """When all are cancelled: wait for them to end, `STRAGGLE_SECONDS` and no longer."""
+        if not self._running:
+            return
+        if self._none_running is None:
+            self._none_running = trio.Event()
+        none_running = self._none_running
+        with trio.move_on_after(STRAGGLE_SECONDS):
+            await none_running.wait()
+        self._report(cancelled_before=trio.current_time())
