@@ -48,6 +48,7 @@ __all__ = [
     "ENDED",
     "HUNG_UP",
     "LOOK",
+    "LOOK_SECONDS",
     "READ",
     "WRITE",
     "EpollReadiness",

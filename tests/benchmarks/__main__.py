@@ -8,7 +8,7 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,9 @@ import attrs
 
 from ._contenders import BASELINE, CONTENDERS, MODES, Contender, Mode
 from ._measure import Bench, Outcome, measure_mode
+from ._pended import NAME as PENDED
+from ._pended import Samples, measure_pended
+from ._pended import table as pended_table
 from ._processes import BenchmarkError, Cores, compile_programs
 from ._report import rows, table
 
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)  # so that children are ended on the way out
     try:
-        outcomes, cores = _run(options)
+        outcomes, pended, cores = _run(options)
     except BenchmarkError as exc:
         print(f"benchmarks: {exc}", file=sys.stderr)
         return 1
@@ -45,18 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("benchmarks: interrupted", file=sys.stderr)
         return INTERRUPTED
     if options.json:
-        text = json.dumps(_as_json(options, outcomes, cores), indent=1)
+        text = json.dumps(_as_json(options, outcomes, pended, cores), indent=1)
         options.json.write_text(text + "\n")
     return _status(outcomes, chosen=bool(options.only))
 
 
-def _run(options: argparse.Namespace) -> tuple[list[Outcome], Cores]:
+def _run(options: argparse.Namespace) -> tuple[list[Outcome], Samples, Cores]:
     cores = Cores.choose()
     _print_machine(cores, options)
     outcomes = []
+    pended: Samples = {}
+    chosen = options.mode or [*MODES, PENDED]
     with tempfile.TemporaryDirectory(prefix="trio_wsk-bench-") as directory:
         bench = Bench(compile_programs(Path(directory)), cores, _say)
-        for mode in options.mode or MODES:
+        for mode in chosen:
+            if not isinstance(mode, Mode):
+                pended = measure_pended(bench, options.rounds)
+                print(f"\n{pended_table(pended)}", flush=True)
+                continue
             outcome = measure_mode(
                 bench,
                 mode,
@@ -66,7 +75,7 @@ def _run(options: argparse.Namespace) -> tuple[list[Outcome], Cores]:
             )
             outcomes.append(outcome)
             print(f"\n{table(outcome, BASELINE.name)}", flush=True)
-    return outcomes, cores
+    return outcomes, pended, cores
 
 
 def _chosen(only: Sequence[Contender]) -> list[Contender]:
@@ -114,7 +123,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_modes,
         default=[],
         metavar="NAME,...",
-        help=f"these modes. Of: {', '.join(mode.name for mode in MODES)}",
+        help=f"these modes. Of: {', '.join([*(mode.name for mode in MODES), PENDED])}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
     return parser.parse_args(argv)
@@ -139,12 +148,13 @@ def _contenders(text: str) -> list[Contender]:
     return [known[name] for name in _names(text, known)]
 
 
-def _modes(text: str) -> list[Mode]:
-    known = {mode.name: mode for mode in MODES}
+def _modes(text: str) -> list[Mode | str]:
+    known: dict[str, Mode | str] = {mode.name: mode for mode in MODES}
+    known[PENDED] = PENDED
     return [known[name] for name in _names(text, known)]
 
 
-def _names(text: str, known: dict[str, Contender] | dict[str, Mode]) -> list[str]:
+def _names(text: str, known: Collection[str]) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -195,7 +205,7 @@ def _print_machine(cores: Cores, options: argparse.Namespace) -> None:
 
 
 def _as_json(
-    options: argparse.Namespace, outcomes: Sequence[Outcome], cores: Cores
+    options: argparse.Namespace, outcomes: Sequence[Outcome], pended: Samples, cores: Cores
 ) -> dict[str, object]:
     return {
         "versions": _versions(),
@@ -203,6 +213,7 @@ def _as_json(
         "rounds": options.rounds,
         "seconds": options.seconds,
         "baseline": BASELINE.name,
+        PENDED: pended,
         "modes": [
             {
                 **attrs.asdict(outcome.mode),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from trio_wsk._addresses import Address
-from trio_wsk._readiness import ENDED, HUNG_UP, LOOK, READ, Watch
+from trio_wsk._readiness import ENDED, HUNG_UP, LOOK, LOOK_SECONDS, READ, Watch
 from trio_wsk._transport import PeerEnd, PeerFaultError, TransportRequest, next_serial_number
 
 from ._tcp_info import congestion_window
@@ -179,8 +179,13 @@ class PortableRequest(TransportRequest):
         by looking from time to time, and a FIN behind it is not found.
         """
         self._keeper = keeper
-        self._watch = Watch(self._channel.fileno(), self)
-        readiness.arm_end(self._watch)
+        watch = Watch(self._channel.fileno(), self)
+        try:
+            readiness.arm_end(watch)
+        except OSError:
+            pass  # no memory for one more (ENOMEM, ENOSPC): it is found when somebody takes it
+        else:
+            self._watch = watch
 
     def unwatch_end(self) -> None:
         """Take the descriptor out of the kernel's set again; who waits to peek looks again."""
@@ -223,10 +228,10 @@ class PortableRequest(TransportRequest):
         return data, has_ended or not data
 
     async def wait_for_more(self) -> None:
-        """Wait for the next edge."""
+        """Wait for the next edge, or for a moment if there are none."""
         watch = self._watch
         if watch is None or watch.home is None:
-            await trio.lowlevel.checkpoint()
+            await trio.sleep(LOOK_SECONDS)
         else:
             await watch.home.wait(watch, READ)
 

@@ -1,0 +1,1 @@
+"""Servers that keep thousands of connections waiting for a verdict, and their clients."""
