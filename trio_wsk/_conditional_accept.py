@@ -169,7 +169,7 @@ class ConditionalAccept:
     def _has_room_again(self) -> None:
         if self._is_full:
             self._is_full = False
-            self.listening._look_again()
+            self.listening._intake.look_again()
         if self._all_decided is not None and not self.pending:
             self._all_decided.set()
             self._all_decided = None

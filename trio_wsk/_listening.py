@@ -4,25 +4,22 @@ It drives a transport, asks `_delivery.Delivery` where each request goes, and do
 decisions are there, the I/O is in the transport, the callbacks run in the block's pump;
 what is left here is to connect them.
 
-accept(2) is called only while somebody wants a connection, and for `BATCH` connections in
-a row at most. What was read ahead of anybody who wants it is parked.
+When a connection is taken from the transport is decided in `_intake`, whether it is let
+through in `_conditional_accept`.
 """
 
 from __future__ import annotations
 
 import enum
-import errno
-import random
 import sys
 from collections.abc import Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Literal, TypedDict, final
+from typing import TYPE_CHECKING, Final, TypedDict, final
 
 import trio
 
 from . import _records as records
 from ._acceptors import Acceptor, IrpAcceptor, TaskAcceptor
-from ._backoff import Backoff
 from ._block import FAILED, Block, unwrapped
 from ._callers import in_trio
 from ._conditional_accept import ConditionalAccept, PendingInspections
@@ -38,10 +35,11 @@ from ._errors import (
     WouldBlockError,
 )
 from ._events import CONNECTION_EVENTS
+from ._intake import BATCH, NO_DESCRIPTORS_POLICIES, REFUSE, Intake, Mode, NoDescriptorsPolicy
 from ._irp import Irp
 from ._statistics import ListeningCounters, ListeningStatistics
 from ._status import ACCEPT, EventMask, Status
-from ._transport import NoDescriptorsError, PeerFaultError, Transport, TransportFailedError
+from ._transport import Transport
 from ._verdict import AbortReason, InspectPoint
 from .observers import LoggingObserver
 from .transports._choosing import transport_at
@@ -62,19 +60,11 @@ if TYPE_CHECKING:
 
     Answer = InspectAction | Verdict
 
-__all__ = ["BATCH", "ListeningOptions", "ListeningSocket", "open_listening_socket"]
-
-BATCH: Final = 16
-"""How many connections are accepted in one turn at most. Measured: throughput is flat
-beyond it, and the lag that a flood of connections causes to other tasks grows with it."""
+__all__ = ["ListeningOptions", "ListeningSocket", "open_listening_socket"]
 
 DEFAULT_MAX_PARKED: Final = 128
 """How many connections may wait here for somebody to take them. Only what one batch reads
 ahead gets parked as a rule, and each holds a descriptor."""
-
-NoDescriptorsPolicy = Literal["backoff", "shed", "raise"]
-
-_NO_DESCRIPTORS_POLICIES: Final = ("backoff", "shed", "raise")
 
 
 class ListeningOptions(TypedDict, total=False):
@@ -100,14 +90,6 @@ class ListeningOptions(TypedDict, total=False):
     observers: Iterable[Observer]
 
 
-class _Mode(enum.Enum):
-    """What happens to new connections."""
-
-    DELIVER = "deliver"
-    PAUSE = "pause"
-    REFUSE = "refuse"
-
-
 class _State(enum.Enum):
     """What has become of the listening socket."""
 
@@ -118,9 +100,6 @@ class _State(enum.Enum):
 
 # Members of an enum are looked up anew each time, which adds up over all that is asked for
 # each connection; a name of the module is not.
-_DELIVER: Final = _Mode.DELIVER
-_PAUSE: Final = _Mode.PAUSE
-_REFUSE: Final = _Mode.REFUSE
 _LISTENING: Final = _State.LISTENING
 _CLOSED: Final = _State.CLOSED
 _FAILED: Final = _State.FAILED
@@ -159,18 +138,13 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """Whatever `open_listening_socket` was given; the library never looks at it."""
         self._transport = transport
         self._dispatch = dispatch
-        self._policy = on_no_descriptors
         self._block = Block(self, observers)
         self._delivery: Delivery[Acceptor, TransportRequest] = Delivery(max_parked)
         self._counters = ListeningCounters()
-        self._backoff = Backoff()
-        self._backing_off = False
-        self._shed_since_backoff = 0
         self._state = _LISTENING
-        self._mode = _DELIVER
         self._failure: OSError | None = None
         self._connection_events = 0
-        self._turn_posted = False
+        self._intake = Intake(self, on_no_descriptors)
         self._admit: Callable[[Connection], bool] | None = None
         self._conditional: ConditionalAccept | None = None
         self._nursery: trio.Nursery
@@ -350,12 +324,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             if self._is_alive(request):
                 self._hand_over(acceptor, request)
                 return
-        if self._mode is _DELIVER and not self._backing_off and self._transport.has_more():
-            if self._conditional is None:
-                self._take_batch(indicate=False)
-                self._come_back_for_more()
-            else:
-                self._on_edge()  # an inspector is called in the pump only
+        self._intake.take_for_caller()
 
     def _is_alive(self, request: TransportRequest) -> bool:
         """See whether a parked request is still worth having; drop it if not."""
@@ -422,7 +391,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._connection_events |= bits & CONNECTION_EVENTS
         if bits & ACCEPT:
             self._delivery.event_enabled = True
-            self._post_turn()
+            self._intake.post_turn()
 
     async def disable_event(self, event: EventMask) -> None:
         """Disable the accept event; afterwards its callback does not run and will not.
@@ -505,11 +474,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         What was parked before can still be accepted. Peers see connections that are
         established and silent, and at last, on Linux, connection attempts that time out.
         """
-        self._set_mode("pause", _PAUSE)
+        self._set_mode("pause", Mode.PAUSE)
 
     def resume(self) -> None:
         """Back to normal after `pause` or `refuse`."""
-        self._set_mode("resume", _DELIVER)
+        self._set_mode("resume", Mode.DELIVER)
 
     def refuse(self) -> None:
         """Reset every new connection, until `resume`.
@@ -519,57 +488,17 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: SO_PAUSE_ACCEPT.
         """
-        self._set_mode("refuse", _REFUSE)
+        self._set_mode("refuse", Mode.REFUSE)
 
-    def _set_mode(self, call: str, mode: _Mode) -> None:
+    def _set_mode(self, call: str, mode: Mode) -> None:
         in_trio(f"listening.{call}")
         self._check_listening()
-        self._mode = mode
-        self._post_turn()
+        self._intake.set_mode(mode)
 
-    # --- The accept turn ---------------------------------------------------------------
-
-    def _on_edge(self) -> None:
-        """The transport has something; look at it, if anybody wants it."""
-        if self._wants_requests():
-            self._post_turn()
-
-    def _look_again(self) -> None:
-        """There is room again for what was left in the transport."""
-        if self._state is _LISTENING and self._transport.has_more():
-            self._on_edge()
-
-    def _wants_requests(self) -> bool:
-        """Whether the transport is to be asked for more, by the pump."""
-        if self._mode is _REFUSE:
-            return True
-        if self._conditional is not None:
-            return self._conditional.has_room()
-        return self._delivery.wanted
-
-    def _post_turn(self) -> None:
-        if not self._turn_posted and self._state is _LISTENING:
-            self._turn_posted = True
-            self._block.post(self._accept_turn)
-
-    def _accept_turn(self) -> None:
-        """In the pump: take what is wanted, one bounded batch, and come back for more."""
-        self._turn_posted = False
-        if self._state is not _LISTENING:
-            return
-        self._indicate_parked()
-        if self._mode is _PAUSE or self._backing_off:
-            return
-        if self._wants_requests():
-            self._take_batch(indicate=True)
-            self._come_back_for_more()
-
-    def _come_back_for_more(self) -> None:
-        """After a batch: what is left of the same edge is not announced again."""
-        if self._transport.has_more():
-            self._on_edge()
+    # --- Delivering --------------------------------------------------------------------
 
     def _indicate_parked(self) -> None:
+        """In the pump: hand what is parked to the accept event, if it takes it."""
         for _ in range(BATCH):
             request = self._delivery.unpark_for_event()
             if request is None:
@@ -578,65 +507,14 @@ class ListeningSocket(trio.abc.Listener[Connection]):
                 self._indicate(request)
             else:
                 self._delivery.permits += 1
-        self._post_turn()
-
-    def _take_batch(self, *, indicate: bool) -> None:
-        """Take up to `BATCH` requests from the transport, and each to its place.
-
-        Each is in its place before the next one is asked for, so an error in the middle
-        finds everything before it delivered.
-
-        Args:
-          indicate: Whether the accept event may be called: in the pump only.
-        """
-        is_asked = self._transport.has_more()  # else None is not the kernel's word
-        has_answered = False
-        for _ in range(BATCH):
-            if not self._takes_more(indicate=indicate):
-                break
-            try:
-                request = self._transport.next_request()
-            except PeerFaultError as fault:
-                self._ignore(fault.error)
-                continue
-            except NoDescriptorsError as shortage:
-                self._out_of_descriptors(shortage.error)
-                return
-            except TransportFailedError as failure:
-                self._fail(failure.error)
-                return
-            has_answered = True
-            if request is None:
-                break
-            self._arrived(request)
-            if self._backing_off:
-                return  # its callback queued an accept, which found no descriptor
-        # A descriptor is reserved before the queue is looked at, so that even "nobody waits"
-        # says that there is one (accept4, net/socket.c).
-        if is_asked and has_answered:
-            self._recovered()
-
-    def _takes_more(self, *, indicate: bool) -> bool:
-        """Whether one more request has a place to go to."""
-        if self._state is not _LISTENING or self._mode is _PAUSE:
-            return False  # a callback has just said so
-        if self._mode is _REFUSE:
-            return indicate
-        if self._conditional is not None:
-            return self._conditional.has_room()
-        delivery = self._delivery
-        if delivery.acceptors:
-            return True
-        if delivery.event_takes:
-            return indicate and not delivery.parked
-        return delivery.room
+        self._intake.post_turn()
 
     def _arrived(self, request: TransportRequest) -> None:
         """Put a new request where it belongs."""
         self._counters.accepted += 1
         if self._block.observers.of(records.ConnectionAccepted):
             self._block.tell(records.ConnectionAccepted, remote_address=request.remote_address)
-        if self._mode is _REFUSE:
+        if self._intake.mode is REFUSE:
             self._drop(request, "refused")
         elif self._conditional is not None:
             self._conditional.take(request)
@@ -660,7 +538,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             self._hand_over(place, request)
         else:
             if self._delivery.event_takes:
-                self._post_turn()
+                self._intake.post_turn()
             return True
         return False
 
@@ -686,60 +564,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._counters.dropped[reason] += 1
         self._block.tell(records.ConnectionDropped, remote_address=remote_address, reason=reason)
 
-    # --- When accepting fails ----------------------------------------------------------
-
-    def _ignore(self, error: OSError) -> None:
-        """One peer's fault: counted, and on to the next."""
-        name = self._count_error(error)
-        self._block.tell(records.AcceptErrorIgnored, errno_name=name)
-
-    def _count_error(self, error: OSError) -> str:
-        name = errno.errorcode.get(error.errno or 0, str(error.errno))
-        self._counters.accept_errors[name] += 1
-        return name
-
-    def _out_of_descriptors(self, error: OSError) -> None:
-        """No descriptor or no memory for another connection: do what the policy says."""
-        name = self._count_error(error)
-        if self._policy == "raise":
-            self._fail(error)
-            return
-        if not self._backoff.active:
-            self._counters.accept_backoffs += 1
-            self._block.tell(records.AcceptBackoffStarted, errno_name=name, policy=self._policy)
-        # Chance, not secrecy: it keeps several sockets from trying at the same moment.
-        wait = self._backoff.failed(trio.current_time(), random.random())  # noqa: S311
-        if self._policy == "shed" and self._shed_some():
-            self._post_turn()
-            return
-        self._backing_off = True
-        self._block.call_at(trio.current_time() + wait, self._try_again)
-
-    def _shed_some(self) -> bool:
-        """Reset peers that wait; False if some do, and there is no descriptor even for that."""
-        for shed in range(BATCH):
-            if not self._transport.shed():
-                return shed > 0 or not self._transport.has_more()
-            self._counters.shed += 1
-            self._shed_since_backoff += 1
-        return True
-
-    def _try_again(self) -> None:
-        self._backing_off = False
-        self._post_turn()
-
-    def _recovered(self) -> None:
-        """The kernel has answered without an error, so a bad time is over."""
-        if self._backoff.active:
-            recovery = self._backoff.worked()
-            assert recovery is not None
-            self._block.tell(
-                records.AcceptBackoffEnded,
-                seconds=recovery.seconds,
-                attempts=recovery.attempts,
-                shed=self._shed_since_backoff,
-            )
-            self._shed_since_backoff = 0
+    # --- When the listening socket fails -----------------------------------------------
 
     def _fail(self, error: OSError) -> None:
         """The listening socket itself has failed: tell everybody, once."""
@@ -788,6 +613,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if self._state is not _LISTENING:
             return
         self._state = state
+        self._intake.close()
         if self._conditional is not None:
             is_failed = state is _FAILED
             self._conditional.close(AbortReason.FAILED if is_failed else AbortReason.CLOSED)
@@ -815,15 +641,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._nursery = nursery
         readiness = self._transport.pump_readiness(nursery.start_soon)
         self._block.start(nursery, readiness)
-        self._transport.edge = self._on_edge
-        if self._policy == "shed":
-            self._transport.keep_spare()
-        self._transport.listen(readiness)
-        self._look_again()  # there may be a queue already, and an inspector for it
+        self._intake.open(readiness)
 
     async def _finish_inspecting(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
         """For a server: take nothing new, and wait until everything has its verdict."""
-        self._mode = _PAUSE
+        self._intake.set_mode(Mode.PAUSE)
         if self._conditional is not None:
             await self._conditional.wait_decided()
         await self._block.settle()
@@ -840,26 +662,13 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._delivery.permits = max_connections
         self._delivery.event_enabled = True
         self._connection_events = CONNECTION_EVENTS
-        self._post_turn()
+        self._intake.post_turn()
 
     def _return_permit(self) -> None:
         """For a server: a connection has ended, so another one may come."""
         self._delivery.permits += 1
         if self._delivery.permits == 1 or self._conditional is not None:
-            self._post_turn()
-
-    def _take_backlog(self) -> None:
-        """For a server, in the pump: take what the kernel has accepted already, paused or not.
-
-        Bounded, so that peers who keep coming can't keep a server from ending.
-        """
-        if self._mode is _PAUSE:
-            self._mode = _DELIVER  # who waited out the pause is not reset for it
-        depth = self._transport.queue_depth()
-        for _ in range(1 + (BATCH if depth is None else depth[0] // BATCH)):
-            self._accept_turn()
-            if not self._transport.has_more():
-                break
+            self._intake.post_turn()
 
 
 @asynccontextmanager
@@ -939,9 +748,9 @@ async def open_listening_socket(
     The body's exceptions come out as they are, not in a group, unless the listening
     socket has failed as well.
     """
-    if on_no_descriptors not in _NO_DESCRIPTORS_POLICIES:
+    if on_no_descriptors not in NO_DESCRIPTORS_POLICIES:
         raise InvalidParameterError(
-            f"on_no_descriptors is one of {_NO_DESCRIPTORS_POLICIES}, not {on_no_descriptors!r}"
+            f"on_no_descriptors is one of {NO_DESCRIPTORS_POLICIES}, not {on_no_descriptors!r}"
         )
     given: object = max_parked  # by a caller without a type checker, perhaps
     if not isinstance(given, int) or given < 0:

@@ -166,7 +166,7 @@ class Server:
     async def _drain(self, grace: float) -> DrainReport:
         ended_before = self._served
         deadline = trio.current_time() + grace
-        self._block.post(self.listening._take_backlog)
+        self._block.post(self.listening._intake.take_backlog)
         await self._block.settle()
         with trio.move_on_at(deadline):
             await self.listening._finish_inspecting()

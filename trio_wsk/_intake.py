@@ -1,0 +1,271 @@
+"""Intake: when connections are taken from the transport, and how many at once.
+
+accept(2) is called only while somebody wants a connection or an inspector is there to be
+asked about it, and for `BATCH` connections in a row at most. What was read ahead of anybody
+who wants it is parked.
+
+Here are also the three modes (deliver, pause, refuse), and what is done when the machine has
+no descriptor left for another connection. Where a connection goes is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import random
+from typing import TYPE_CHECKING, Final, Literal
+
+import trio
+
+from . import _records as records
+from ._backoff import Backoff
+from ._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
+
+if TYPE_CHECKING:
+    from ._acceptors import Acceptor
+    from ._block import Block
+    from ._conditional_accept import ConditionalAccept
+    from ._delivery import Delivery
+    from ._listening import ListeningSocket
+    from ._readiness import Readiness
+    from ._statistics import ListeningCounters
+    from ._transport import Transport, TransportRequest
+
+__all__ = ["BATCH", "NO_DESCRIPTORS_POLICIES", "REFUSE", "Intake", "Mode", "NoDescriptorsPolicy"]
+
+BATCH: Final = 16
+"""How many connections are accepted in one turn at most. Measured: throughput is flat
+beyond it, and the lag that a flood of connections causes to other tasks grows with it."""
+
+NoDescriptorsPolicy = Literal["backoff", "shed", "raise"]
+
+NO_DESCRIPTORS_POLICIES: Final = ("backoff", "shed", "raise")
+
+
+class Mode(enum.Enum):
+    """What happens to new connections."""
+
+    DELIVER = "deliver"
+    PAUSE = "pause"
+    REFUSE = "refuse"
+
+
+# Members of an enum are looked up anew each time, which adds up over all that is asked for
+# each connection; a name of the module is not.
+DELIVER: Final = Mode.DELIVER
+PAUSE: Final = Mode.PAUSE
+REFUSE: Final = Mode.REFUSE
+
+
+class Intake:
+    """Takes connections from one listening socket's transport."""
+
+    def __init__(self, listening: ListeningSocket, policy: NoDescriptorsPolicy) -> None:
+        self.mode = DELIVER
+        """What happens to new connections; `set_mode` changes it."""
+        self._listening = listening
+        self._policy = policy
+        self._transport: Transport = listening._transport
+        self._delivery: Delivery[Acceptor, TransportRequest] = listening._delivery
+        self._block: Block = listening._block
+        self._counters: ListeningCounters = listening._counters
+        self._backoff = Backoff()
+        self._backing_off = False
+        self._shed_since_backoff = 0
+        self._turn_posted = False
+        self._is_open = False
+        self._conditional: ConditionalAccept | None = None
+
+    def open(self, readiness: Readiness) -> None:
+        """Have the transport listen."""
+        self._is_open = True
+        self._conditional = self._listening._conditional
+        transport = self._transport
+        transport.edge = self.on_edge
+        if self._policy == "shed":
+            transport.keep_spare()
+        transport.listen(readiness)
+        self.look_again()  # there may be a queue already, and an inspector for it
+
+    def close(self) -> None:
+        """Take nothing more."""
+        self._is_open = False
+
+    def set_mode(self, mode: Mode) -> None:
+        """Have something else happen to new connections."""
+        self.mode = mode
+        self.post_turn()
+
+    # --- One turn ----------------------------------------------------------------------
+
+    def on_edge(self) -> None:
+        """The transport has something; look at it, if anybody wants it."""
+        if self._wants_requests():
+            self.post_turn()
+
+    def look_again(self) -> None:
+        """There is room again for what was left in the transport."""
+        if self._is_open and self._transport.has_more():
+            self.on_edge()
+
+    def _wants_requests(self) -> bool:
+        """Whether the transport is to be asked for more, by the pump."""
+        if self.mode is REFUSE:
+            return True
+        if self._conditional is not None:
+            return self._conditional.has_room()
+        return self._delivery.wanted
+
+    def post_turn(self) -> None:
+        """Have the pump look."""
+        if not self._turn_posted and self._is_open:
+            self._turn_posted = True
+            self._block.post(self._accept_turn)
+
+    def _accept_turn(self) -> None:
+        """In the pump: take what is wanted, one bounded batch, and come back for more."""
+        self._turn_posted = False
+        if not self._is_open:
+            return
+        self._listening._indicate_parked()
+        if self.mode is PAUSE or self._backing_off:
+            return
+        if self._wants_requests():
+            self._take_batch(indicate=True)
+            self._come_back_for_more()
+
+    def _come_back_for_more(self) -> None:
+        """After a batch: what is left of the same edge is not announced again."""
+        if self._transport.has_more():
+            self.on_edge()
+
+    def take_for_caller(self) -> None:
+        """Somebody has queued an accept: look at once, on their stack, for what is there.
+
+        Callbacks run in the pump only, so not if there is an inspector.
+        """
+        if self.mode is DELIVER and not self._backing_off and self._transport.has_more():
+            if self._conditional is None:
+                self._take_batch(indicate=False)
+                self._come_back_for_more()
+            else:
+                self.on_edge()
+
+    def _take_batch(self, *, indicate: bool) -> None:
+        """Take up to `BATCH` requests from the transport, and each to its place.
+
+        Each is in its place before the next one is asked for, so an error in the middle
+        finds everything before it delivered.
+
+        Args:
+          indicate: Whether the accept event may be called: in the pump only.
+        """
+        is_asked = self._transport.has_more()  # else None is not the kernel's word
+        has_answered = False
+        for _ in range(BATCH):
+            if not self._takes_more(indicate=indicate):
+                break
+            try:
+                request = self._transport.next_request()
+            except PeerFaultError as fault:
+                self._ignore(fault.error)
+                continue
+            except NoDescriptorsError as shortage:
+                self._out_of_descriptors(shortage.error)
+                return
+            except TransportFailedError as failure:
+                self._listening._fail(failure.error)
+                return
+            has_answered = True
+            if request is None:
+                break
+            self._listening._arrived(request)
+            if self._backing_off:
+                return  # its callback queued an accept, which found no descriptor
+        # A descriptor is reserved before the queue is looked at, so that even "nobody waits"
+        # says that there is one (accept4, net/socket.c).
+        if is_asked and has_answered:
+            self._recovered()
+
+    def _takes_more(self, *, indicate: bool) -> bool:
+        """Whether one more request has a place to go to."""
+        if not self._is_open or self.mode is PAUSE:
+            return False  # a callback has just said so
+        if self.mode is REFUSE:
+            return indicate
+        if self._conditional is not None:
+            return self._conditional.has_room()
+        delivery = self._delivery
+        if delivery.acceptors:
+            return True
+        if delivery.event_takes:
+            return indicate and not delivery.parked
+        return delivery.room
+
+    def take_backlog(self) -> None:
+        """For a server, in the pump: take what the kernel has accepted already, paused or not.
+
+        Bounded, so that peers who keep coming can't keep a server from ending.
+        """
+        if self.mode is PAUSE:
+            self.mode = DELIVER  # who waited out the pause is not reset for it
+        depth = self._transport.queue_depth()
+        for _ in range(1 + (BATCH if depth is None else depth[0] // BATCH)):
+            self._accept_turn()
+            if not self._transport.has_more():
+                break
+
+    # --- When accepting fails ----------------------------------------------------------
+
+    def _ignore(self, error: OSError) -> None:
+        """One peer's fault: counted, and on to the next."""
+        name = self._count_error(error)
+        self._block.tell(records.AcceptErrorIgnored, errno_name=name)
+
+    def _count_error(self, error: OSError) -> str:
+        name = errno.errorcode.get(error.errno or 0, str(error.errno))
+        self._counters.accept_errors[name] += 1
+        return name
+
+    def _out_of_descriptors(self, error: OSError) -> None:
+        """No descriptor or no memory for another connection: do what the policy says."""
+        name = self._count_error(error)
+        if self._policy == "raise":
+            self._listening._fail(error)
+            return
+        if not self._backoff.active:
+            self._counters.accept_backoffs += 1
+            self._block.tell(records.AcceptBackoffStarted, errno_name=name, policy=self._policy)
+        # Chance, not secrecy: it keeps several sockets from trying at the same moment.
+        wait = self._backoff.failed(trio.current_time(), random.random())  # noqa: S311
+        if self._policy == "shed" and self._shed_some():
+            self.post_turn()
+            return
+        self._backing_off = True
+        self._block.call_at(trio.current_time() + wait, self._try_again)
+
+    def _shed_some(self) -> bool:
+        """Reset peers that wait; False if some do, and there is no descriptor even for that."""
+        for shed in range(BATCH):
+            if not self._transport.shed():
+                return shed > 0 or not self._transport.has_more()
+            self._counters.shed += 1
+            self._shed_since_backoff += 1
+        return True
+
+    def _try_again(self) -> None:
+        self._backing_off = False
+        self.post_turn()
+
+    def _recovered(self) -> None:
+        """The kernel has answered without an error, so a bad time is over."""
+        if self._backoff.active:
+            recovery = self._backoff.worked()
+            assert recovery is not None
+            self._block.tell(
+                records.AcceptBackoffEnded,
+                seconds=recovery.seconds,
+                attempts=recovery.attempts,
+                shed=self._shed_since_backoff,
+            )
+            self._shed_since_backoff = 0
