@@ -403,6 +403,19 @@ def _checked_events_server(
     )
 
 
+def _checked_conditional(dispatch: ListenDispatch | None) -> ListenDispatch | None:
+    """Let a dispatch beside a handler have the callbacks of conditional accept alone."""
+    given: object = dispatch  # by a caller without a type checker, perhaps
+    if given is not None and not (
+        isinstance(given, ListenDispatch) and given.accept is None and given.drain is None
+    ):
+        raise InvalidParameterError(
+            "beside a handler, dispatch takes ListenDispatch(inspect=..., abort=...): connections"
+            f" go to the handler, which sees connection.draining, not {dispatch!r}"
+        )
+    return dispatch
+
+
 @asynccontextmanager
 async def _run(
     server: Server,
@@ -455,6 +468,7 @@ def open_server(
     handler: PlainHandler,
     port: int | None = None,
     *,
+    dispatch: ListenDispatch | None = ...,
     ssl_context: None = None,
     handshake_timeout: float = ...,
     max_connections: int | None = ...,
@@ -469,6 +483,7 @@ def open_server(
     handler: TLSHandler,
     port: int | None = None,
     *,
+    dispatch: ListenDispatch | None = ...,
     ssl_context: ssl.SSLContext,
     handshake_timeout: float = ...,
     max_connections: int | None = ...,
@@ -493,6 +508,7 @@ def open_server(
     handler: Callable[[Any], Awaitable[object]] | ListenDispatch,
     port: int | None = None,
     *,
+    dispatch: ListenDispatch | None = None,
     ssl_context: ssl.SSLContext | None = None,
     handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
     max_connections: int | None = None,
@@ -507,9 +523,10 @@ def open_server(
 
     Args:
       handler: An async function, as for `serve`; or a `ListenDispatch`, as for
-        `serve_events`, which has no use for ``ssl_context``, ``handshake_timeout`` and
-        ``on_handler_error``.
+        `serve_events`, which has no use for ``dispatch``, ``ssl_context``,
+        ``handshake_timeout`` and ``on_handler_error``.
       port: As for `open_listening_socket`, and so are all ``options``.
+      dispatch: As for `serve`.
       ssl_context: As for `serve`.
       handshake_timeout: As for `serve`.
       max_connections: As for `serve`.
@@ -521,6 +538,11 @@ def open_server(
       An async context manager that gives the `Server`.
     """
     if isinstance(handler, ListenDispatch):
+        if dispatch is not None:
+            raise InvalidParameterError(
+                "open_server takes one ListenDispatch, in the place of the handler, not another"
+                " one as dispatch="
+            )
         if ssl_context is not None:
             raise InvalidParameterError(
                 "ssl_context= needs a task for each connection: open_server(handler, ...) with an"
@@ -536,7 +558,7 @@ def open_server(
         grace=grace,
         on_handler_error=on_handler_error,
     )
-    return _run(server, port, None, options)
+    return _run(server, port, _checked_conditional(dispatch), options)
 
 
 @overload
@@ -544,6 +566,7 @@ async def serve(
     handler: PlainHandler,
     port: int | None = None,
     *,
+    dispatch: ListenDispatch | None = ...,
     ssl_context: None = None,
     handshake_timeout: float = ...,
     max_connections: int | None = ...,
@@ -559,6 +582,7 @@ async def serve(
     handler: TLSHandler,
     port: int | None = None,
     *,
+    dispatch: ListenDispatch | None = ...,
     ssl_context: ssl.SSLContext,
     handshake_timeout: float = ...,
     max_connections: int | None = ...,
@@ -573,6 +597,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     handler: Callable[[Any], Awaitable[object]],
     port: int | None = None,
     *,
+    dispatch: ListenDispatch | None = None,
     ssl_context: ssl.SSLContext | None = None,
     handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
     max_connections: int | None = None,
@@ -587,13 +612,15 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
       handler: An async function. It is given a `Connection`, or with ``ssl_context`` a
         ``trio.SSLStream`` over one that has shaken hands.
       port: As for `open_listening_socket`, and so are all ``options`` (``host``, ``path``,
-        ``sockets``, ``backlog``, ``observers``, …).
+        ``sockets``, ``backlog``, ``inspect``, ``observers``, …).
+      dispatch: The callbacks of conditional accept, ``inspect`` and ``abort``; with ``inspect``
+        alone, ``inspect=`` is shorter.
       ssl_context: Speak TLS. The handshake is done before the handler is started; its
         failure is a count in ``statistics()``, not a crash.
       handshake_timeout: Seconds on Trio's clock for that.
       max_connections: How many connections may be open at once. The permit is taken before
         accept and given back when the handler has ended; further peers wait in the
-        kernel's backlog.
+        kernel's backlog. What is being inspected has one, too.
       grace: Seconds that a drain gives open connections, unless it says otherwise.
       on_handler_error: A handler that crashes ends its own connection, with a reset, and
         is reported to the observers. With ``"raise"`` the server then ends with its
@@ -621,7 +648,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
         grace=grace,
         on_handler_error=on_handler_error,
     )
-    await _serve_until_over(server, port, None, options, task_status)
+    await _serve_until_over(server, port, _checked_conditional(dispatch), options, task_status)
 
 
 async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
