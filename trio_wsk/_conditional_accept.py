@@ -362,6 +362,7 @@ class ConditionalAccept:
         if request._is_watched:
             request._is_watched = False
             transport_request.unwatch_end()
+        self._has_room_again()
 
     def lost_while_parked(self, transport_request: TransportRequest) -> None:
         """Take note: it was found reset when somebody wanted to take it."""
@@ -528,6 +529,7 @@ class ConditionalAccept:
             request._peeking = False
         return data
 
+    @trio.lowlevel.enable_ki_protection
     def _peek_now(self, request: ConnectionRequest, count: int) -> bytes | None:
         """Look; None if more may come."""
         if request.aborted is not None:

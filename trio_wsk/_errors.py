@@ -171,8 +171,8 @@ class ForcedClosedError(WskError, trio.BrokenResourceError):
 class InspectPointError(WskError):
     """Connection requests can't be inspected at the point that was asked for.
 
-    The machine's: the message says what is missing, and what would help. It is never replaced
-    by another point without a word.
+    The machine's. The message says what is missing, and what would help; it is never replaced
+    by another point without a word. What is no point at all gives `InvalidParameterError`.
     """
 
     status = Status.NOT_SUPPORTED

@@ -197,6 +197,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """
         return PendingInspections(self._conditional)
 
+    @trio.lowlevel.enable_ki_protection
     def inspect_complete(self, inspect_id: InspectId, answer: InspectAction | Verdict) -> Status:
         """Decide about a request whose inspector has answered `InspectAction.PEND`.
 
