@@ -1,0 +1,1 @@
+"""The conformance suite, over every transport there is, and over some that break its rules."""

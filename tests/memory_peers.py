@@ -1,0 +1,131 @@
+"""What the tests of the network in memory share: an owner for its transport, and a keeper."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trio_wsk._verdict import InspectPoint
+from trio_wsk.testing import MemoryNetwork, SegmentKind
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio_wsk._readiness import Readiness
+    from trio_wsk._transport import PeerEnd, TransportRequest
+    from trio_wsk.testing import MemoryStream, MemoryTransport, Segment
+    from trio_wsk.testing._endpoint import Endpoint
+    from trio_wsk.testing._memory_transport import MemoryRequest
+
+SERVER: Final = "192.0.2.1"
+CLIENT: Final = "192.0.2.2"
+PLACE: Final = (SERVER, 80)
+
+BEFORE: Final = InspectPoint.BEFORE_HANDSHAKE
+AFTER: Final = InspectPoint.AFTER_HANDSHAKE
+
+
+class Keeper:
+    """A `RequestKeeper` that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[PeerEnd | str] = []
+        """Ends, and ``"established"``."""
+        self.at: list[float] = []
+        """When."""
+
+    def peer_ended(self, request: TransportRequest, end: PeerEnd) -> None:
+        """Take note."""
+        self.told.append(end)
+        self.at.append(trio.current_time())
+
+    def established(self, request: TransportRequest) -> None:
+        """Take note."""
+        self.told.append("established")
+        self.at.append(trio.current_time())
+
+
+class Scene:
+    """A network with one listening transport, which its owner asks when it says so."""
+
+    def __init__(self, network: MemoryNetwork, transport: MemoryTransport) -> None:
+        self.network = network
+        self.transport = transport
+        self.trace: list[Segment] = []
+        """Every segment since `record`."""
+        self.edges = 0
+        """How often the transport has said that there may be something."""
+        self.readiness: Readiness
+        transport.edge = self._on_edge
+
+    def _on_edge(self) -> None:
+        self.edges += 1
+
+    def record(self) -> None:
+        """Take note of all segments from now on."""
+        self.network.on_segment = self.trace.append
+
+    def sent(self, *kinds: SegmentKind, by: str | None = None) -> list[float]:
+        """Return when segments of these kinds were sent, by this host or by any."""
+        return [
+            segment.at
+            for segment in self.trace
+            if segment.kind in kinds and (by is None or str(segment.source.host) == by)
+        ]
+
+    def open(self, client: str = CLIENT) -> MemoryStream:
+        """Have a client send its first SYN."""
+        return self.network.host(client).open_connection(PLACE)
+
+    def request(self) -> MemoryRequest:
+        """Return the next request, which is there."""
+        request = self.transport.next_request()
+        assert request is not None
+        return request
+
+    async def pair(self) -> tuple[MemoryStream, Endpoint]:
+        """Connect a client; return its stream and the server's channel."""
+        stream = await self.network.host(CLIENT).connect(PLACE)
+        while (request := self.transport.next_request()) is None:
+            await trio.sleep(1)
+        request.approve()
+        return stream, request.accept()
+
+    def watched(self) -> tuple[MemoryRequest, Keeper]:
+        """Return the next request, and who is told of its end from now on."""
+        request, keeper = self.request(), Keeper()
+        request.watch_end(self.readiness, keeper)
+        return request, keeper
+
+
+@asynccontextmanager
+async def scene(
+    *,
+    point: InspectPoint = AFTER,
+    backlog: int = 128,
+    latency: float = 0.0,
+    loss: float = 0.0,
+    seed: int = 0,
+) -> AsyncIterator[Scene]:
+    """Have a server on `PLACE`, whose readiness is driven as a listening block does it."""
+    network = MemoryNetwork(latency=latency, loss=loss, seed=seed)
+    transport = network.host(SERVER).transport(80, backlog=backlog)
+    result = Scene(network, transport)
+    transport.inspect_at(point)
+    await transport.bind()
+    async with trio.open_nursery() as nursery:
+        result.readiness = transport.pump_readiness(nursery.start_soon)
+        transport.listen(result.readiness)
+        nursery.start_soon(_drive, result.readiness)
+        yield result
+        transport.close()
+        nursery.cancel_scope.cancel()
+    result.readiness.close()
+
+
+async def _drive(readiness: Readiness) -> None:
+    while True:
+        await readiness.park()
+        readiness.poll()

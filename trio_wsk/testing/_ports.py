@@ -1,0 +1,86 @@
+"""Which ports of a host are taken."""
+
+from __future__ import annotations
+
+import errno
+import os
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from trio_wsk._errors import BindError, InvalidParameterError
+
+from ._segments import Key, address_of
+
+if TYPE_CHECKING:
+    from trio_wsk._addresses import Address
+
+    from ._memory_transport import MemoryTransport
+    from ._wire import Wire
+
+__all__ = ["Ports", "checked_port"]
+
+_FIRST: Final = 32768
+_LAST: Final = 60999
+"""Linux's choice of ports for those who ask for none (ip_local_port_range)."""
+
+_HIGHEST: Final = 0xFFFF
+
+
+class Ports:
+    """The ports of one host."""
+
+    def __init__(self, wire: Wire, octets: bytes) -> None:
+        self.wire = wire
+        self._octets = octets
+        self._next = _FIRST
+
+    def key_to(self, octets: bytes, port: int) -> Key:
+        """Choose the port that a connection comes from.
+
+        Raises:
+          OSError: all are taken by connections to the same place (EADDRNOTAVAIL).
+        """
+        wire = self.wire
+        own = self._octets
+        for candidate in chain(range(self._next, _LAST + 1), range(_FIRST, self._next)):
+            key = (own, candidate, octets, port)
+            end = wire.ends.get(key)
+            if (end is None or end.remains) and (own, candidate) not in wire.bound:
+                self._next = _FIRST if candidate == _LAST else candidate + 1
+                return key
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+    def bind(self, transport: MemoryTransport, port: int) -> Address:
+        """Give a port to a listening socket.
+
+        Raises:
+          BindError: somebody has it (EADDRINUSE).
+        """
+        wire = self.wire
+        own = self._octets
+        if not port:
+            candidates = chain(range(self._next, _LAST + 1), range(_FIRST, self._next))
+            port = next((each for each in candidates if (own, each) not in wire.bound), 0)
+            self._next = _FIRST if port == _LAST else port + 1
+        if not port or (own, port) in wire.bound:
+            error = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise BindError.from_oserror(
+                error,
+                str(address_of(own, port)),
+                "another transport of this host listens there; take another port, or port 0",
+            ) from error
+        wire.bound[own, port] = transport
+        return address_of(own, port)
+
+    def release(self, transport: MemoryTransport, port: int) -> None:
+        """Take the port back."""
+        if self.wire.bound.get((self._octets, port)) is transport:
+            del self.wire.bound[self._octets, port]
+
+
+def checked_port(port: int) -> int:
+    """Return the port, if it is one."""
+    given: object = port  # by a caller without a type checker, perhaps
+    if not isinstance(given, int) or not 0 <= given <= _HIGHEST:
+        raise InvalidParameterError(f"port={port!r} is no TCP port: they go from 0 to {_HIGHEST}")
+    return port
