@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from trio_wsk._addresses import Address
-    from trio_wsk._readiness import Readiness
-    from trio_wsk.transports import PortableTransport
+    from trio_wsk.transports import PeerEnd, PortableTransport, Readiness, TransportRequest
     from trio_wsk.transports._accepted import PortableRequest
 
 PATIENCE: Final = 10
@@ -28,8 +27,9 @@ PATIENCE: Final = 10
 class Owner:
     """What a listening block is to its transport: it waits for edges and takes requests."""
 
-    def __init__(self, transport: PortableTransport) -> None:
+    def __init__(self, transport: PortableTransport, readiness: Readiness) -> None:
         self.transport = transport
+        self.readiness = readiness
         self.edges = 0
         """How often the transport has said that there may be something."""
         self._edge = trio.Event()
@@ -59,6 +59,42 @@ class Owner:
         self._edge = trio.Event()
 
 
+class Keeper:
+    """Who keeps a request, and writes down what it is told of its peer's end."""
+
+    def __init__(self) -> None:
+        self.told: list[PeerEnd] = []
+        """The ways in which the peer has left, in order."""
+        self.is_calling = False
+        """Set it around a call, to have being told from inside of it fail."""
+        self._is_told = trio.Event()
+
+    def peer_ended(self, request: TransportRequest, end: PeerEnd) -> None:
+        """Write it down."""
+        assert not self.is_calling, "told from inside a call"
+        assert end not in self.told, "told twice"
+
+        self.told.append(end)
+        self._is_told.set()
+
+    def established(self, request: TransportRequest) -> None:
+        """Never called: the kernel has shaken hands before there is a request."""
+        raise AssertionError
+
+    def watch(self, request: TransportRequest, readiness: Readiness) -> None:
+        """Ask to be told."""
+        self.is_calling = True
+        request.watch_end(readiness, self)
+        self.is_calling = False
+
+    async def is_told(self, end: PeerEnd) -> None:
+        """Wait until this is the last that was told."""
+        with trio.fail_after(PATIENCE):
+            while self.told[-1:] != [end]:
+                await self._is_told.wait()
+                self._is_told = trio.Event()
+
+
 @asynccontextmanager
 async def owning(
     transport: PortableTransport, *, edge_triggered: bool = True
@@ -68,7 +104,7 @@ async def owning(
         readiness: Readiness = (
             EpollReadiness() if edge_triggered else TrioReadiness(nursery.start_soon)
         )
-        owner = Owner(transport)
+        owner = Owner(transport, readiness)
         try:
             await transport.bind()
             transport.listen(readiness)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsk import Address
-from trio_wsk._readiness import Watch
 from trio_wsk._transport import next_serial_number
 from trio_wsk.transports import (
     NoDescriptorsError,
+    PeerEnd,
     PortableTransport,
     Transport,
     TransportRequest,
+    Watch,
 )
 
 from .support import PATIENCE, RESET_ON_CLOSE
@@ -30,8 +31,7 @@ from .support import PATIENCE, RESET_ON_CLOSE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trio_wsk._readiness import Readiness
-    from trio_wsk.transports import Channel
+    from trio_wsk.transports import Channel, Readiness, RequestKeeper
     from trio_wsk.transports._accepted import PortableRequest
 
 HERE = Address.tcp(IPv4Address("192.0.2.1"), 80)
@@ -50,12 +50,13 @@ class ScriptedRequest(TransportRequest):
         self.peer = peer
         self._channel = channel
         self.has_reset = False
-        """The peer has gone; the owner finds out when it looks."""
+        """The peer has gone; the owner finds out when it looks, or is told if it watches."""
         self.answer: str | None = None
         """``accept`` or ``reset``, once there is one."""
         self.is_aborted = False
         self.is_refused = False
         """Nobody has ever seen it: it came too late, or waited when the transport was closed."""
+        self._keeper: RequestKeeper | None = None
 
     def __repr__(self) -> str:
         return f"<ScriptedRequest {self.number} {self.answer}>"
@@ -77,11 +78,14 @@ class ScriptedRequest(TransportRequest):
 
     def accept(self) -> Channel:
         """Answer yes."""
+        assert None is self._keeper, f"{self} is watched still"
+
         self._is_answered("accept")
         return self._channel
 
     def reset(self) -> None:
         """Answer no."""
+        self._keeper = None
         self._is_answered("reset")
         self._channel.close()
 
@@ -96,6 +100,23 @@ class ScriptedRequest(TransportRequest):
         assert None is self.answer
 
         return self.has_reset
+
+    def watch_end(self, readiness: Readiness, keeper: RequestKeeper) -> None:
+        """Tell when the peer goes; that it has gone already, as soon as the caller has returned."""
+        assert None is self.answer
+        assert None is self._keeper, f"{self} is watched already"
+
+        self._keeper = keeper
+        if self.has_reset:
+            trio.lowlevel.current_trio_token().run_sync_soon(self._tell_end)
+
+    def unwatch_end(self) -> None:
+        """Tell nothing more."""
+        self._keeper = None
+
+    def _tell_end(self) -> None:
+        if self._keeper is not None:
+            self._keeper.peer_ended(self, PeerEnd.RESET)
 
     def watch(self, channel: Channel) -> Watch:
         """Make the watch of this channel."""
@@ -116,6 +137,7 @@ class ScriptedRequest(TransportRequest):
     def vanish(self) -> None:
         """The peer goes away, with a reset."""
         self.has_reset = True
+        self._tell_end()
 
     def refuse(self) -> None:
         """What the kernel does with those whom nobody takes."""
@@ -272,10 +294,29 @@ class LoopbackRequest(ScriptedRequest):
 
         return has_reset
 
+    def watch_end(self, readiness: Readiness, keeper: RequestKeeper) -> None:
+        """Have the kernel tell when the peer goes."""
+        self._keeper = keeper
+        self.real.watch_end(readiness, self)
+
+    def unwatch_end(self) -> None:
+        """Tell nothing more."""
+        super().unwatch_end()
+        self.real.unwatch_end()
+
+    def peer_ended(self, request: TransportRequest, end: PeerEnd) -> None:
+        """Pass on what the kernel has told."""
+        assert self._keeper is not None
+
+        self._keeper.peer_ended(self, end)
+
+    def established(self, request: TransportRequest) -> None:
+        """Never called: the kernel has shaken hands before."""
+
     def vanish(self) -> None:
         """Leave, where it can be seen when that has arrived."""
         if self in self._transport.taken and not self.has_reset:
-            super().vanish()
+            self.has_reset = True
             self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self.peer.close()
             spin_until(self.real.was_reset)

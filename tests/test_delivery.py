@@ -79,6 +79,61 @@ def test_permits_bound_the_event() -> None:
     assert 2 == delivery.unpark_for_event()
 
 
+def test_what_must_not_go_to_the_event_now_waits_for_it() -> None:
+    """
+    A request that comes when the event can't be called is parked for it, permit unused, and
+    goes to an acceptor all the same.
+    """
+    delivery: Delivery[str, int] = Delivery(9)
+    delivery.event_enabled = True
+    delivery.permits = 1
+    delivery.queue("a")
+
+    assert "a" == delivery.place(1, to_event=False)
+    assert Way.PARKED is delivery.place(2, to_event=False)
+    assert 1 == delivery.permits
+    assert 2 == delivery.unpark_for_event()
+
+
+def test_what_has_ended_leaves_the_line() -> None:
+    """
+    A parked request can be taken out from anywhere in the line, once; the others keep their
+    order, and what is not parked (any more) is not found.
+    """
+    delivery: Delivery[str, int] = Delivery(9)
+    placed(delivery, 1, 2, 3, 4)
+
+    assert [True, False] == [delivery.remove(3), delivery.remove(3)]
+    assert 1 == delivery.oldest_parked()
+    assert delivery.remove(1)
+    assert 2 == delivery.oldest_parked()
+    assert (2, 4) == (delivery.parked, delivery.parked_most)
+    assert [2, 4, None] == [delivery.queue(acceptor) for acceptor in ("a", "b", "c")]
+    assert not delivery.remove(2)
+    assert None is delivery.oldest_parked()
+
+
+def test_demand_is_what_would_be_taken_at_once() -> None:
+    """Each acceptor wants one request, the event as many as it has permits, if it is enabled."""
+    delivery: Delivery[str, int] = Delivery(9)
+
+    assert 0 == delivery.demand
+
+    delivery.queue("a")
+    delivery.queue("b")
+    delivery.permits = 3
+
+    assert 2 == delivery.demand
+
+    delivery.event_enabled = True
+
+    assert 5 == delivery.demand
+
+    delivery.permits = math.inf
+
+    assert math.inf == delivery.demand
+
+
 def test_everything_comes_out_at_the_end() -> None:
     """drain() gives back all acceptors or all that is parked, and leaves nothing."""
     delivery: Delivery[str, int] = Delivery(9)
@@ -139,15 +194,15 @@ class Deliveries(RuleBasedStateMachine):
             assert not self.delivery.withdraw(-1)
 
     @precondition(lambda self: self.delivery.wanted or self.delivery.room)
-    @rule()
-    def arrive(self) -> None:
-        """A connection comes."""
+    @rule(to_event=st.booleans())
+    def arrive(self, to_event: bool) -> None:  # noqa: FBT001 - a drawn value
+        """A connection comes, at a moment when the event may be called or may not."""
         request = self._number()
-        place = self.delivery.place(request)
+        place = self.delivery.place(request, to_event=to_event)
         if self.acceptors:
             assert self.acceptors.pop(0) == place
             self._out(request)
-        elif self.enabled and self.permits > 0 and not self.parked:
+        elif to_event and self.enabled and self.permits > 0 and not self.parked:
             assert Way.EVENT is place
             self.permits -= 1
             self._out(request)
@@ -179,6 +234,15 @@ class Deliveries(RuleBasedStateMachine):
         else:
             assert None is request
 
+    @rule(index=st.integers(0, 9))
+    def remove(self, index: int) -> None:
+        """A parked request ends where it stands, or one that is not parked does."""
+        if index < len(self.parked):
+            assert self.delivery.remove(self.parked.pop(index))
+        else:
+            assert not self.delivery.remove(-1)
+            assert not any(map(self.delivery.remove, self.came_out))
+
     @rule()
     def drain(self) -> None:
         """The socket closes, and another one begins."""
@@ -199,6 +263,9 @@ class Deliveries(RuleBasedStateMachine):
         assert self.permits == delivery.permits >= 0
         assert (self.enabled and self.permits > 0) is delivery.event_takes
         assert delivery.wanted is (bool(self.acceptors) or delivery.event_takes)
+        assert delivery.wanted is (delivery.demand > 0)
+        assert len(self.acceptors) + (self.permits if self.enabled else 0) == delivery.demand
+        assert (self.parked[0] if self.parked else None) == delivery.oldest_parked()
         assert sorted(set(self.came_out)) == self.came_out
 
 

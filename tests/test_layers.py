@@ -22,9 +22,10 @@ PACKAGE = Path(trio_wsk.__path__[0])
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 # A layer is a module or a package directly below `trio_wsk`.
-PURE = {"_inspection", "_records"}
-CATCHES_OS_ERRORS = {"_connection", "_handoff", "_readiness", "transports"}
-OPENS_NURSERIES = {"_listening", "_serving", "_workers"}
+PURE = {"_inspection", "_records", "_verdict"}
+# `testing` plays the machine and its peers, and holds transports against their contract.
+CATCHES_OS_ERRORS = {"_connection", "_handoff", "_readiness", "testing", "transports"}
+OPENS_NURSERIES = {"_listening", "_serving", "_workers", "testing"}
 
 IMPURE_IMPORTS = {"_socket", "_ssl", "select", "socket", "ssl", "time", "trio"}
 
@@ -99,7 +100,7 @@ def test_pure_module_imports_neither_machine_nor_clock(module: Path) -> None:
 def test_os_errors_are_caught_at_the_seams_only(module: Path) -> None:
     """
     The operating system's errors are translated once, in a transport, the readiness, the
-    connection or the hand-off; no other module catches `OSError` by any of its names.
+    connection or the hand-off; no other module of a server catches `OSError` by any of its names.
     """
     assert [] == list(caught_os_errors(tree_of(module)))
 
@@ -108,7 +109,7 @@ def test_os_errors_are_caught_at_the_seams_only(module: Path) -> None:
     "module", [m for m in MODULES if layer_of(m) not in OPENS_NURSERIES], ids=str
 )
 def test_nurseries_are_opened_at_the_top_only(module: Path) -> None:
-    """Tasks are started by the listening block, the server and the workers, and nowhere else."""
+    """In a server, the listening block, the server and the workers start tasks, and nobody else."""
     assert [] == list(opened_nurseries(tree_of(module)))
 
 

@@ -8,12 +8,14 @@ import attrs
 import pytest
 
 from trio_wsk import DrainReport, ListeningStatistics, ServerStatistics, open_server
-from trio_wsk._statistics import ListeningCounters
+from trio_wsk._statistics import REASONS, ListeningCounters
 
 
 def picture(counters: ListeningCounters) -> ListeningStatistics:
     """Freeze counts of which nothing else is known."""
-    return counters.picture(parked=0, parked_most=0, queued_accepts=0, queue_depth=None)
+    return counters.picture(
+        parked=0, parked_most=0, queued_accepts=0, pending=0, straggling=0, queue_depth=None
+    )
 
 
 def test_picture_is_of_its_moment() -> None:
@@ -21,16 +23,28 @@ def test_picture_is_of_its_moment() -> None:
     counters = ListeningCounters()
     counters.dropped["refused"] += 1
     counters.accept_errors["EMFILE"] += 1
+    counters.count_rejected("over-quota")
+    counters.aborted["fin"] += 1
     taken = picture(counters)
     counters.dropped["refused"] += 1
     counters.accept_errors["EPROTO"] += 1
     counters.to_event += 1
+    counters.count_rejected("over-quota")
+    counters.aborted["reset"] += 1
 
     assert {"refused": 1} == taken.dropped
     assert {"EMFILE": 1} == taken.accept_errors
     assert {"accept": 0, "event": 0} == taken.delivered
+    assert {"over-quota": 1} == taken.rejected
+    assert {"fin": 1} == taken.aborted
 
-    mappings: list[Any] = [taken.dropped, taken.accept_errors, taken.delivered]
+    mappings: list[Any] = [
+        taken.dropped,
+        taken.accept_errors,
+        taken.delivered,
+        taken.rejected,
+        taken.aborted,
+    ]
     for mapping in mappings:
         with pytest.raises(TypeError):
             mapping["refused"] = 7
@@ -44,10 +58,52 @@ def test_depth_of_the_kernels_queue_may_be_unknown() -> None:
 
     assert (None, None) == (picture(counters).backlog, picture(counters).backlog_limit)
 
-    known = counters.picture(parked=1, parked_most=2, queued_accepts=3, queue_depth=(4, 5))
+    known = counters.picture(
+        parked=1, parked_most=2, queued_accepts=3, pending=6, straggling=7, queue_depth=(4, 5)
+    )
 
     assert (4, 5) == (known.backlog, known.backlog_limit)
     assert (1, 2, 3) == (known.parked, known.parked_most, known.queued_accepts)
+    assert (6, 7) == (known.pending, known.straggling)
+
+
+def test_counts_of_inspection_are_pictured_under_their_names() -> None:
+    """What is counted of inspections is found in the picture, each in its own field."""
+    counters = ListeningCounters()
+    counters.inspected, counters.approved, counters.pending_most = 5, 4, 3
+    counters.close_fallbacks = 2
+    taken = picture(counters)
+
+    assert (5, 4, 3) == (taken.inspected, taken.approved, taken.pending_most)
+    assert 2 == taken.close_fallbacks
+
+
+def test_rejection_without_a_reason_has_one() -> None:
+    """What is refused without saying why is counted as ``rejected``."""
+    counters = ListeningCounters()
+
+    assert ["rejected", "over-quota"] == [counters.count_rejected(r) for r in ("", "over-quota")]
+    assert {"rejected": 1, "over-quota": 1} == picture(counters).rejected
+
+
+def test_reasons_of_rejections_are_bounded() -> None:
+    """
+    Only so many reasons are told apart, in case a peer can choose its own; those that come
+    later are counted together, those that are known already still by themselves.
+    """
+    counters = ListeningCounters()
+    for number in range(REASONS):
+        assert f"reason-{number}" == counters.count_rejected(f"reason-{number}")
+
+    assert ["other", "other", "reason-0"] == [
+        counters.count_rejected(reason) for reason in ("late", "later", "reason-0")
+    ]
+
+    rejected = picture(counters).rejected
+
+    assert REASONS + 1 == len(rejected)
+    assert (2, 2, 1) == (rejected["other"], rejected["reason-0"], rejected["reason-1"])
+    assert REASONS + 3 == sum(rejected.values())
 
 
 @pytest.mark.parametrize("kind", [ListeningStatistics, ServerStatistics, DrainReport])

@@ -551,6 +551,13 @@ class ConditionalAccept:
                 f"the peer of the request, {request.remote_address}, has left: {fault}",
                 status=Status.CONNECTION_ABORTED,
             ) from fault.error
+        if is_all and not data and PeerEnd.FIN in self._gone:
+            # The edge that says so is on its way; the verdict must not depend on who is faster.
+            self._lose(request, Event.LEAVE, AbortReason.FIN)
+            raise ConnectionBrokenError(
+                f"the peer of the request, {request.remote_address}, has left",
+                status=Status.CONNECTION_ABORTED,
+            )
         return data if is_all or len(data) >= count else None
 
     # --- Ending ------------------------------------------------------------------------

@@ -74,6 +74,10 @@ def conditions_of(
     given: object = max_pending  # by a caller without a type checker, perhaps
     if not isinstance(given, int) or given < 1:
         raise InvalidParameterError(f"max_pending is a count, 1 or more, not {max_pending!r}")
+    if abort_on_half_close not in (None, True, False):
+        raise InvalidParameterError(
+            f"abort_on_half_close is None, True or False, not {abort_on_half_close!r}"
+        )
     timeout = _checked_timeout(inspect_point, inspect_timeout)
     if not isinstance(overflow, Overflow):
         overflow = Overflow(pending=overflow, parked=overflow)

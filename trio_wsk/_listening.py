@@ -650,6 +650,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if self._conditional is not None:
             await self._conditional.wait_decided()
         await self._block.settle()
+        while self._delivery.parked and self._delivery.event_takes:
+            await self._block.settle()  # the accept event is given one batch at each turn
 
     def _serve(self, admit: Callable[[Connection], bool], max_connections: float) -> None:
         """For a server: have every connection admitted, and no more at once than that.

@@ -192,7 +192,7 @@ class Readiness(ABC):
     def arm_end(self, watch: Watch) -> None:
         """Report from now on that the peer has ended, and what is true already.
 
-        The edges are among `ENDED`, or `LOOK` where nothing tells them from data.
+        The edges are among ``ENDED``, or ``LOOK`` where nothing tells them from data.
         """
         self.arm(watch, 0)
 

@@ -7,6 +7,7 @@ reported, and there may be only so many.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -68,13 +69,16 @@ class Stragglers:
 
     def _check(self) -> None:
         self._check_is_due = False
-        self._report(cancelled_before=trio.current_time() - STRAGGLE_SECONDS)
+        self._report(due=trio.current_time())
         self._check_later()
 
-    def _report(self, *, cancelled_before: float) -> None:
+    def _report(self, *, due: float) -> None:
+        """Report who has had its time by then."""
         while self._cancelled:
             request, cancelled = next(iter(self._cancelled.items()))
-            if cancelled > cancelled_before:
+            # The same sum as in `_check_later`: another one may be rounded to a later time,
+            # which a virtual clock would never reach.
+            if cancelled + STRAGGLE_SECONDS > due:
                 break
             del self._cancelled[request]
             self._reported.add(request)
@@ -95,4 +99,4 @@ class Stragglers:
         none_running = self._none_running
         with trio.move_on_after(STRAGGLE_SECONDS):
             await none_running.wait()
-        self._report(cancelled_before=trio.current_time())
+        self._report(due=math.inf)

@@ -144,7 +144,7 @@ class RequestKeeper(Protocol):
         """Take note: its peer has left in this way; again if it goes further (FIN, then RST)."""
 
     def established(self, request: TransportRequest) -> None:
-        """Take note: an approved request's handshake is over; `accept` gives its channel."""
+        """Take note: an approved request's handshake is over; ``accept()`` gives its channel."""
 
 
 class TransportRequest(ABC):
@@ -239,7 +239,7 @@ class TransportRequest(ABC):
         """Return the octets that have come, up to ``count``, and leave them; never waits.
 
         Returns:
-          The octets, and whether no more can come: the peer has finished.
+          The octets, and whether the peer has finished, so that no more can come.
 
         Raises:
           InvalidDeviceStateError: before the handshake there are none. (The caller's.)

@@ -13,6 +13,8 @@ number was given to somebody else.
 from __future__ import annotations
 
 import _socket
+import errno
+import os
 import socket
 import struct
 import sys
@@ -61,6 +63,7 @@ class PortableRequest(TransportRequest):
         "_local",
         "_peer",
         "_remote",
+        "_told",
         "_was_reset",
         "_watch",
         "serial_number",
@@ -76,6 +79,7 @@ class PortableRequest(TransportRequest):
         self._local: Address | None = None
         self._remote: Address | None = None
         self._was_reset = False
+        self._told: PeerEnd | None = None
         self._keeper: RequestKeeper | None = None
         self._watch: Watch | None = None
         self.serial_number = next_serial_number()
@@ -179,6 +183,7 @@ class PortableRequest(TransportRequest):
         by looking from time to time, and a FIN behind it is not found.
         """
         self._keeper = keeper
+        self._told = None
         watch = Watch(self._channel.fileno(), self)
         try:
             readiness.arm_end(watch)
@@ -198,7 +203,9 @@ class PortableRequest(TransportRequest):
         keeper = self._keeper
         if keeper is not None and edges & (ENDED | LOOK):
             end = self._end_of_peer(edges)
-            if end is not None:
+            # Whoever looks from time to time sees the same end each time.
+            if end is not None and end is not self._told:
+                self._told = end
                 keeper.peer_ended(self, end)
 
     def _end_of_peer(self, edges: int) -> PeerEnd | None:
@@ -219,6 +226,8 @@ class PortableRequest(TransportRequest):
     def peek(self, count: int) -> tuple[bytes, bool]:
         """Look at what has come (MSG_PEEK)."""
         has_ended = self._watch is not None and self._watch.ended
+        if self._was_reset:  # whoever asked for the error has taken it away
+            raise PeerFaultError(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
         try:
             data = self._channel.recv(count, socket.MSG_PEEK)
         except BlockingIOError:

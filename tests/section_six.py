@@ -1,0 +1,391 @@
+"""What conditional accept is, fact by fact, and which test shows it where.
+
+The facts are those of Microsoft's public pages, in our words; 6 is what it does, 7 what is to
+be seen on the wire, 8 in which order things happen. Where the pages are silent, the row says
+what is done here. `test_section_six` sees to it that each fact that can be shown is shown.
+
+Three places show them. In memory the SYN is really withheld, and time is virtual. On real
+sockets a request is inspected after the handshake. What only inspection before the handshake
+could show there is marked so.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+__all__ = ["SECTION_SIX", "Row"]
+
+MEMORY: Final = "test_conditional_memory"
+ACCEPT: Final = "test_conditional_accept"
+LOAD: Final = "test_conditional_load"
+WALK: Final = "test_inspection_walk"
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """One fact."""
+
+    number: str
+    """Its name."""
+    fact: str
+    """In our words."""
+    source: str
+    """The public pages that say so; or that nobody does, and it was decided here."""
+    memory: tuple[str, ...] = ()
+    """The tests that show it in memory, or on the table of states alone: ``module::test``."""
+    real: tuple[str, ...] = ()
+    """The tests that show it on real sockets, after the handshake."""
+    before: str = ""
+    """What of it real sockets can show only before the handshake."""
+    windows: str = ""
+    """What of it describes Windows alone."""
+
+
+SECTION_SIX: Final = (
+    Row(
+        number="6.1",
+        fact="The inspector is called first for each request, with both addresses and an id, and"
+        " before any part of the handshake is answered. It sees addresses, and no octets.",
+        source="PFN_WSK_INSPECT_EVENT; SO_CONDITIONAL_ACCEPT",
+        memory=(
+            f"{MEMORY}::test_syn_ack_is_withheld_until_the_verdict",
+            f"{MEMORY}::test_no_peek_before_the_handshake",
+        ),
+        real=(f"{ACCEPT}::test_inspector_is_asked_before_anybody_has_the_connection",),
+        before="that nothing is answered meanwhile",
+    ),
+    Row(
+        number="6.2",
+        fact="Accepted, the handshake goes on, and the connection is delivered to a queued accept"
+        " or to the accept event; or the request is aborted. Approval is not delivery.",
+        source="PFN_WSK_INSPECT_EVENT, WskInspectAccept",
+        memory=(
+            f"{MEMORY}::test_approved_client_is_gone_before_it_is_established",
+            f"{MEMORY}::test_peer_resets_while_parked",
+        ),
+        real=(
+            f"{ACCEPT}::test_approved_connection_goes_the_way_of_any_other",
+            f"{ACCEPT}::test_peer_that_leaves_between_approval_and_accept_is_not_delivered",
+        ),
+    ),
+    Row(
+        number="6.3",
+        fact="Rejected, the request is dropped: neither an accept nor an abort follows.",
+        source="PFN_WSK_INSPECT_EVENT, WskInspectReject; PFN_WSK_ABORT_EVENT",
+        memory=(
+            f"{MEMORY}::test_rejected_syn_is_refused",
+            f"{MEMORY}::test_rejected_connection_is_reset",
+        ),
+        real=(f"{ACCEPT}::test_nothing_follows_a_rejection",),
+    ),
+    Row(
+        number="6.4",
+        fact="Pended, the request is kept under its id until somebody completes it, once, unless"
+        " it is aborted meanwhile.",
+        source="PFN_WSK_INSPECT_EVENT, WskInspectPend; PFN_WSK_INSPECT_COMPLETE",
+        memory=(f"{MEMORY}::test_pended_request_is_completed_and_delivered",),
+        real=(
+            f"{ACCEPT}::test_pended_request_is_kept_until_it_is_completed",
+            f"{ACCEPT}::test_second_completion_is_not_found_and_changes_nothing",
+        ),
+    ),
+    Row(
+        number="6.5",
+        fact="An inspect id is a key and a serial number, unique for the request, and compared by"
+        " content. Here no pair comes twice, though the key does.",
+        source="WSK_INSPECT_ID",
+        memory=(f"{MEMORY}::test_retry_after_a_rejection_is_a_new_request",),
+        real=(f"{ACCEPT}::test_inspect_ids_are_values_that_never_come_twice",),
+    ),
+    Row(
+        number="6.6",
+        fact="The id names the request until it is accepted or aborted. After that the connection"
+        " alone remembers it, and one that was not inspected has none.",
+        source="WSK_INSPECT_ID; SIO_WSK_QUERY_INSPECT_ID",
+        memory=(f"{MEMORY}::test_pended_request_is_completed_and_delivered",),
+        real=(
+            f"{ACCEPT}::test_inspector_is_asked_before_anybody_has_the_connection",
+            f"{ACCEPT}::test_connection_that_was_not_inspected_has_no_inspect_id",
+            f"{ACCEPT}::test_request_can_be_looked_up_until_its_abort_callback_has_returned",
+        ),
+    ),
+    Row(
+        number="6.7",
+        fact="Only what was pended can be completed, with yes or no. Anything else is told by a"
+        " status, and disturbs no other request; which status is decided here.",
+        source="PFN_WSK_INSPECT_COMPLETE",
+        memory=(f"{MEMORY}::test_ids_that_mean_nothing",),
+        real=(
+            f"{ACCEPT}::test_completion_of_what_was_never_pended_is_not_found",
+            f"{ACCEPT}::test_completion_with_what_decides_nothing_is_an_invalid_parameter",
+        ),
+    ),
+    Row(
+        number="6.8",
+        fact="That a completion succeeded says that the inspection is over, and not that there is"
+        " a connection.",
+        source="PFN_WSK_INSPECT_COMPLETE, remarks",
+        memory=(f"{MEMORY}::test_approved_client_is_gone_before_it_is_established",),
+        real=(
+            f"{ACCEPT}::test_peer_that_was_reset_before_its_late_approval_is_not_delivered",
+            f"{ACCEPT}::test_pended_request_is_kept_until_it_is_completed",
+        ),
+    ),
+    Row(
+        number="6.9",
+        fact="Completing what was aborted is legal and harmless; there is no connection. Here it"
+        " has a status of its own.",
+        source="PFN_WSK_ABORT_EVENT, remarks",
+        memory=(f"{MEMORY}::test_reset_while_pended",),
+        real=(f"{ACCEPT}::test_completion_of_what_was_aborted_is_too_late_and_harmless",),
+    ),
+    Row(
+        number="6.10",
+        fact="A rejection may race with the peer's going. Here they are decided in one place, so"
+        " that whichever comes first is the request's one end.",
+        source="PFN_WSK_INSPECT_COMPLETE, remarks",
+        memory=(
+            f"{MEMORY}::test_pended_request_is_rejected_late",
+            f"{WALK}::test_order_is_kept_in_every_state",
+        ),
+        real=(
+            f"{ACCEPT}::test_nothing_follows_a_rejection",
+            f"{ACCEPT}::test_hundreds_pended_at_once_are_completed_in_any_order",
+        ),
+        windows="that an abort may follow one's own rejection",
+    ),
+    Row(
+        number="6.11",
+        fact="An abort is told for a request that was inspected, was not rejected, and was dropped"
+        " before it was established: also for an approved one, once, and for no other.",
+        source="PFN_WSK_ABORT_EVENT",
+        memory=(
+            f"{MEMORY}::test_reset_while_pended",
+            f"{MEMORY}::test_approved_client_is_gone_before_it_is_established",
+            f"{WALK}::test_order_is_kept_in_every_state",
+        ),
+        real=(
+            f"{ACCEPT}::test_peer_that_leaves_is_noticed_at_once",
+            f"{ACCEPT}::test_connection_that_was_taken_is_its_owners",
+            f"{ACCEPT}::test_newcomers_are_reset_while_too_many_are_pending",
+        ),
+    ),
+    Row(
+        number="6.12",
+        fact="It is dropped remotely, or locally. Local here: no verdict in time, no room, the"
+        " listening socket closed or failed.",
+        source="PFN_WSK_ABORT_EVENT; what is local is decided here",
+        memory=(
+            f"{MEMORY}::test_time_for_a_verdict",
+            f"{MEMORY}::test_approved_client_never_answers",
+            f"{MEMORY}::test_requests_beyond_max_pending_evict",
+            f"{MEMORY}::test_listening_socket_fails",
+        ),
+        real=(
+            f"{ACCEPT}::test_peer_that_leaves_is_noticed_at_once",
+            f"{ACCEPT}::test_request_without_a_verdict_in_time_is_aborted",
+            f"{ACCEPT}::test_oldest_makes_room_while_too_many_are_pending",
+            f"{ACCEPT}::test_failure_of_the_listening_socket_is_told_once",
+        ),
+    ),
+    Row(
+        number="6.13",
+        fact="Closing the listening socket waits for callbacks that run. Here every request is"
+        " reset, and every abort told before closing has ended.",
+        source="PFN_WSK_CLOSE_SOCKET; what becomes of requests is decided here",
+        memory=(
+            f"{MEMORY}::test_closing_aborts_what_pends",
+            f"{MEMORY}::test_leaving_the_block_aborts_what_pends",
+        ),
+        real=(
+            f"{ACCEPT}::test_closing_aborts_every_request_before_it_returns",
+            f"{ACCEPT}::test_leaving_the_block_aborts_every_request",
+        ),
+    ),
+    Row(
+        number="6.14",
+        fact="Conditional accept can't be had without callbacks. Here the inspector is what turns"
+        " it on, and an abort callback without one is refused.",
+        source="Winsock Kernel Events; SO_CONDITIONAL_ACCEPT",
+        real=(
+            f"{ACCEPT}::test_option_that_is_wrong_is_refused_when_the_socket_is_opened",
+            f"{ACCEPT}::test_aborts_without_a_callback_are_records_and_counts",
+        ),
+    ),
+    Row(
+        number="6.15",
+        fact="Pending has no time limit of its own. Here there is always one.",
+        source="PFN_WSK_INSPECT_EVENT, by its silence",
+        memory=(f"{MEMORY}::test_time_for_a_verdict",),
+        real=(
+            f"{ACCEPT}::test_request_without_a_verdict_in_time_is_aborted",
+            f"{ACCEPT}::test_each_request_has_its_own_time",
+        ),
+    ),
+    Row(
+        number="6.16",
+        fact="Many requests pend at once, completed in any order, and none holds up those behind"
+        " it, as the deferred one of WSAAccept does.",
+        source="WSK_INSPECT_ID; WSAAccept, CF_DEFER",
+        memory=(f"{MEMORY}::test_any_number_pends_and_completes_in_any_order",),
+        real=(
+            f"{ACCEPT}::test_pended_request_blocks_nobody_behind_it",
+            f"{ACCEPT}::test_hundreds_pended_at_once_are_completed_in_any_order",
+            f"{LOAD}::test_thousands_pended_at_once_end_each_as_it_must",
+        ),
+        windows="that CF_DEFER holds up the queue",
+    ),
+    Row(
+        number="7.1",
+        fact="The SYN is not acknowledged before the verdict: connect() waits for it.",
+        source="SO_CONDITIONAL_ACCEPT",
+        memory=(f"{MEMORY}::test_syn_ack_is_withheld_until_the_verdict",),
+        before="all of it",
+    ),
+    Row(
+        number="7.2",
+        fact="A rejected SYN is answered with a reset, and connect() is refused; each further"
+        " attempt is a new request, and inspected anew. After the handshake the peer is"
+        " connected, and reset then.",
+        source="SO_CONDITIONAL_ACCEPT; eMule, ListenSocket.cpp",
+        memory=(
+            f"{MEMORY}::test_rejected_syn_is_refused",
+            f"{MEMORY}::test_rejected_connection_is_reset",
+            f"{MEMORY}::test_retry_after_a_rejection_is_a_new_request",
+        ),
+        real=(
+            f"{ACCEPT}::test_rejected_peer_reads",
+            f"{ACCEPT}::test_each_attempt_after_a_rejection_is_a_new_request",
+        ),
+        before="that the peer is refused",
+        windows="that connect() itself tries several times after a refusal",
+    ),
+    Row(
+        number="7.3",
+        fact="A SYN that comes again while its request pends is the same request: here it is"
+        " absorbed, and there is one inspection.",
+        source="WSK_INSPECT_ID, by what it promises; decided here",
+        memory=(
+            f"{MEMORY}::test_repeated_syn_is_the_same_request",
+            f"{MEMORY}::test_every_connection_on_a_bad_network_is_inspected_once",
+        ),
+        before="all of it",
+    ),
+    Row(
+        number="7.4",
+        fact="Where there is no more room peers are refused, or reset after the handshake, or"
+        " wait; programs can't rely on one of these.",
+        source="listen, remarks; Winsock Connect and TCP SYN Attack Protection",
+        memory=(
+            f"{MEMORY}::test_syns_beyond_max_pending_wait",
+            f"{MEMORY}::test_requests_beyond_max_pending_are_reset",
+        ),
+        real=(
+            f"{ACCEPT}::test_newcomers_wait_in_the_backlog_while_too_many_are_pending",
+            f"{ACCEPT}::test_newcomers_are_reset_while_too_many_are_pending",
+        ),
+        windows="that a full backlog resets, where Linux drops the SYN",
+    ),
+    Row(
+        number="7.5",
+        fact="Who inspects each SYN has neither the system's protection from floods nor its"
+        " backlog, so it needs limits of its own, and must be quick.",
+        source="SO_CONDITIONAL_ACCEPT, remarks",
+        memory=(
+            f"{MEMORY}::test_requests_beyond_max_pending_evict",
+            f"{MEMORY}::test_connections_beyond_max_parked",
+        ),
+        real=(
+            f"{ACCEPT}::test_oldest_makes_room_while_too_many_are_pending",
+            f"{ACCEPT}::test_evicted_inspectors_that_go_on_are_bounded_too",
+            f"{LOAD}::test_flood_neither_starves_a_steady_client_nor_leaks",
+        ),
+        windows="that the option turns SYN attack protection off",
+    ),
+    Row(
+        number="7.6",
+        fact="Under SYN attack protection the handshake comes first, and then the condition is"
+        " asked: the same as inspection after the handshake here, which says so.",
+        source="WSAAccept, remarks",
+        memory=(f"{MEMORY}::test_syn_ack_is_not_withheld_after_the_handshake",),
+        real=(
+            f"{ACCEPT}::test_point_in_force_can_be_asked_for",
+            f"{ACCEPT}::test_point_that_cannot_be_had_is_refused_with_the_reason",
+        ),
+        windows="which of the two features turns the other off",
+    ),
+    Row(
+        number="7.7",
+        fact="A peer that gives up before the handshake sends nothing, and is missed by a timer"
+        " alone. After the handshake its FIN or its reset tells.",
+        source="RFC 9293, 3.8.1; decided here",
+        memory=(
+            f"{MEMORY}::test_client_that_stops_asking_is_gone",
+            f"{MEMORY}::test_client_that_goes_on_asking_is_not_gone",
+        ),
+        real=(f"{ACCEPT}::test_peer_that_leaves_is_noticed_at_once",),
+        before="that silence is noticed",
+    ),
+    Row(
+        number="8.1",
+        fact="For each request: inspected, then completed if it was pended, then exactly one of"
+        " delivered and aborted; after a rejection neither.",
+        source="PFN_WSK_INSPECT_EVENT, PFN_WSK_ABORT_EVENT",
+        memory=(f"{WALK}::test_order_is_kept_in_every_state",),
+        real=(
+            f"{ACCEPT}::test_hundreds_pended_at_once_are_completed_in_any_order",
+            f"{LOAD}::test_thousands_pended_at_once_end_each_as_it_must",
+        ),
+    ),
+    Row(
+        number="8.2",
+        fact="Between requests no order is promised: they are delivered as they are approved.",
+        source="nobody; decided here",
+        memory=(f"{MEMORY}::test_any_number_pends_and_completes_in_any_order",),
+        real=(f"{ACCEPT}::test_pended_request_blocks_nobody_behind_it",),
+    ),
+    Row(
+        number="8.3",
+        fact="A request may be completed before its inspector has returned that it pends. Here"
+        " the word is kept until it has, and void if it decides by itself.",
+        source="nobody; decided here",
+        memory=(
+            f"{MEMORY}::test_completed_early",
+            f"{MEMORY}::test_own_word_overrules_an_early_one",
+        ),
+        real=(f"{ACCEPT}::test_completion_may_come_before_the_inspector_has_answered",),
+    ),
+    Row(
+        number="8.4",
+        fact="When closing has ended no callback runs, and none will; it can't fail.",
+        source="PFN_WSK_CLOSE_SOCKET",
+        memory=(
+            f"{MEMORY}::test_closing_aborts_what_pends",
+            f"{MEMORY}::test_straggling_inspector_holds_closing_for_a_second",
+        ),
+        real=(
+            f"{ACCEPT}::test_closing_aborts_every_request_before_it_returns",
+            f"{ACCEPT}::test_closing_is_bounded_although_an_inspector_goes_on",
+        ),
+    ),
+    Row(
+        number="8.5",
+        fact="Connections that were approved and that nobody has taken when the listening socket"
+        " closes are reset; those that were delivered are not touched.",
+        source="nobody; decided here. PFN_WSK_CLOSE_SOCKET for delivered ones",
+        real=(
+            f"{ACCEPT}::test_closing_aborts_every_request_before_it_returns",
+            f"{ACCEPT}::test_closing_does_not_touch_what_was_delivered",
+        ),
+    ),
+    Row(
+        number="8.6",
+        fact="There are no time limits for accept, for the handshake or for a pended request but"
+        " those that somebody sets. Here an approved connection has none.",
+        source="PFN_WSK_ACCEPT, PFN_WSK_INSPECT_EVENT, by their silence",
+        real=(f"{ACCEPT}::test_approved_request_has_no_deadline",),
+    ),
+)
+"""Row by row."""

@@ -1,0 +1,92 @@
+"""Section six row by row: each fact of conditional accept that can be shown is shown by a test."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from .section_six import SECTION_SIX, Row
+
+IN_MEMORY = {"test_conditional_memory", "test_inspection_walk"}
+"""The modules that need no socket."""
+
+
+def by_number(row: Row) -> str:
+    """Name a row."""
+    return row.number
+
+
+@cache
+def names_in(module: str) -> frozenset[str]:
+    """Return the names of the tests in a module, without importing it."""
+    tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
+    return frozenset(
+        node.name
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.name.startswith("test_")
+    )
+
+
+def test_table_has_every_row_once_and_in_order() -> None:
+    """Nothing is left out."""
+    expected = [
+        *(f"6.{number}" for number in range(1, 17)),
+        *(f"7.{number}" for number in range(1, 8)),
+        *(f"8.{number}" for number in range(1, 7)),
+    ]
+
+    assert expected == [row.number for row in SECTION_SIX]
+
+
+@pytest.mark.parametrize("row", SECTION_SIX, ids=by_number)
+def test_row_that_can_be_shown_is_shown(row: Row) -> None:
+    """
+    By a test on real sockets, unless these could show it before the handshake alone; then in
+    memory. A row that describes Windows alone would say so.
+    """
+    assert row.memory or row.real or row.windows
+    assert row.real or row.before or row.windows
+
+
+@pytest.mark.parametrize("row", SECTION_SIX, ids=by_number)
+def test_named_tests_exist_where_they_are_said_to_be(row: Row) -> None:
+    """A test that is renamed is renamed here too; what is shown in memory opens no socket."""
+    for name in row.memory + row.real:
+        module, _, test = name.partition("::")
+
+        assert test in names_in(module)
+        assert (module in IN_MEMORY) is (name in row.memory)
+
+
+@pytest.mark.parametrize("row", SECTION_SIX, ids=by_number)
+def test_row_is_a_statement_with_a_source(row: Row) -> None:
+    """Whole sentences, and where each comes from."""
+    assert row.fact.endswith(".")
+    assert row.source
+
+
+def test_every_row_of_the_handshake_is_shown_in_memory() -> None:
+    """What is marked for later on real sockets can be seen now, in memory."""
+    later = [row for row in SECTION_SIX if row.before]
+
+    assert ["6.1", "7.1", "7.2", "7.3", "7.7"] == [row.number for row in later]
+    assert all(row.memory for row in later)
+
+
+def test_table_prints_where_each_row_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each, to be read with ``pytest -s``."""
+    for row in SECTION_SIX:
+        places = {
+            "memory": row.memory,
+            "real sockets": row.real,
+            "before the handshake (later)": row.before,
+            "Windows alone": row.windows,
+        }
+        shown = ", ".join(place for place, what in places.items() if what)
+        print(f"{row.number:>5}  {shown}")  # noqa: T201 - that is what it is for
+
+    assert len(SECTION_SIX) == len(capsys.readouterr().out.splitlines())
