@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ html_theme = "sphinx_rtd_theme"
 
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:class", r"(trio_wsk\..*\.)?T"),  # a type variable has no page
+    ("py:class", r"(trio_wsk\..*\.)?(Client)?T"),  # a type variable has no page
     ("py:class", r"exceptiongroup\..*"),  # what Python 3.10 calls the built-in ones
 ]
 default_role = "obj"  # `accept` in a docstring is a link
@@ -54,13 +55,22 @@ intersphinx_mapping = {
 
 NOT_MADE_BY_CALLING = {
     "trio_wsk.Connection",
+    "trio_wsk.ConnectionRequest",
     "trio_wsk.Irp",
     "trio_wsk.ListeningSocket",
+    "trio_wsk.PendingInspections",
     "trio_wsk.Server",
     "trio_wsk.observers.Observer",
+    "trio_wsk.testing.MemoryHost",
+    "trio_wsk.testing.MemoryStream",
+    "trio_wsk.testing.MemoryTransport",
+    "trio_wsk.testing.TransportCheck",
     "trio_wsk.transports.Channel",
     "trio_wsk.transports.PortableTransport",
+    "trio_wsk.transports.RequestKeeper",
 }
+NEEDS_PYTEST = "trio_wsk.pytest_plugin"
+"""It can't be imported here, and what it has are fixtures: their page is written by hand."""
 IMPORTED_AS = {"stdlib_socket.socket": "socket.socket"}
 
 
@@ -79,7 +89,8 @@ def find_attribute_docstrings(_app: Sphinx) -> None:
     public one, which only imports it.
     """
     below = [found.name for found in pkgutil.walk_packages(trio_wsk.__path__, prefix="trio_wsk.")]
-    public = [ModuleAnalyzer.for_module(name) for name in ("trio_wsk", *below) if "._" not in name]
+    names = [name for name in ("trio_wsk", *below) if "._" not in name and name != NEEDS_PYTEST]
+    public = [ModuleAnalyzer.for_module(name) for name in names]
     for module in public:
         module.analyze()
     for name in below:
@@ -115,7 +126,8 @@ def qualify_bare_name(
     What a module imports for its annotations only, autodoc can't resolve: `Outcome` stays
     `Outcome`, where the inventory has `outcome.Outcome`.
     """
-    bare = IMPORTED_AS.get(node["reftarget"], node["reftarget"])
+    target = re.sub(r"^trio_wsk\._\w+\.", "", node["reftarget"])  # where it is at home, but private
+    bare = IMPORTED_AS.get(target, target)
     ours = env.domains.python_domain
     others = InventoryAdapter(env).main_inventory.values()
     listed = {*ours.objects, *(name for names in others for name in names)}

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_wsk import _faults, _listening
+from trio_wsk import (
+    AbortReason,
+    Verdict,
+    _conditional_accept,
+    _faults,
+    _listening,
+    _statistics,
+    pytest_plugin,
+)
 
 from .public_names import public_names
 
@@ -33,6 +41,18 @@ DOCUMENTED = {
 def test_public_name_is_in_the_reference(name: str) -> None:
     """Every public name has a directive of its own on a page of `docs/reference`."""
     assert name in DOCUMENTED
+
+
+def test_fixtures_are_in_the_reference() -> None:
+    """Every fixture of the plugin has a directive of its own, and there is no other."""
+    tree = ast.parse(inspect.getsource(pytest_plugin))
+    fixtures = {
+        f"{pytest_plugin.__name__}.{node.name}"
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.decorator_list
+    }
+
+    assert fixtures == {name for name in DOCUMENTED if name.startswith(pytest_plugin.__name__)}
 
 
 def slugs(module: ModuleType, *functions: str) -> set[str]:
@@ -63,8 +83,24 @@ def reasons(page: str, heading: str) -> set[str]:
 def test_reasons_of_drops_are_in_the_reference() -> None:
     """The reasons for which connections are dropped are those of the reference."""
     expected = slugs(_listening, "_drop", "_count_dropped", "_end")
+    expected |= slugs(_conditional_accept, "_count_dropped")
 
     assert expected == reasons("listening.md", "Why connections are dropped")
+
+
+def test_reasons_of_rejections_are_in_the_reference() -> None:
+    """The reasons that the library itself gives for rejections are those of the reference."""
+    verdicts = [each for each in vars(_conditional_accept).values() if isinstance(each, Verdict)]
+    expected = {verdict.reason for verdict in verdicts} | slugs(_statistics, "count_rejected")
+
+    assert expected == reasons("conditional-accept.md", "Why requests are rejected")
+
+
+def test_reasons_of_aborts_are_in_the_reference() -> None:
+    """The reasons for which requests are aborted are those of the reference."""
+    expected = {reason.value for reason in AbortReason}
+
+    assert expected == reasons("conditional-accept.md", "Why requests are aborted")
 
 
 def test_reasons_of_failed_handshakes_are_in_the_reference() -> None:

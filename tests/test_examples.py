@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -13,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
+import trio_wsk
 from trio_wsk import _readiness
+from trio_wsk.observers import CallbackFailed
 
-from .support import connect, fate_of, open_descriptors, reset, until
+from .support import connect, fate_of, open_descriptors, read_to_end, reset, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import ModuleType
 
     from trio_wsk import Address
+    from trio_wsk.observers import Record
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ECHOES = ["echo", "echo_events"]
@@ -41,11 +47,11 @@ def example(name: str) -> ModuleType:
 
 
 @asynccontextmanager
-async def running(name: str) -> AsyncIterator[Any]:
+async def running(name: str, **options: object) -> AsyncIterator[Any]:
     """Run an example's main() in a nursery; its end must leave no descriptor behind."""
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            yield await nursery.start(partial(example(name).main, port=0))
+            yield await nursery.start(partial(example(name).main, port=0, **options))
             nursery.cancel_scope.cancel()
 
 
@@ -221,6 +227,108 @@ async def test_chat_ends_a_line_without_end() -> None:
         await client.aclose()
 
 
+# --- conditional_accept ---------------------------------------------------------------------------
+
+
+async def connect_from(host: str, address: Address) -> trio.SocketStream:
+    """Connect from one of the machine's own addresses; return when the kernel has answered."""
+    sock = trio.socket.socket(address.family)
+    await sock.bind((host, 0))
+    await sock.connect(address.sockaddr)
+    return trio.SocketStream(sock)
+
+
+def ipv4(server: trio_wsk.Server) -> Address:
+    """Where the server listens, of its addresses the one of the family that all machines have."""
+    (address,) = (each for each in server.local_addresses if each.family == socket.AF_INET)
+    return address
+
+
+def name_of(client: trio.SocketStream) -> str:
+    """How a server's log calls the client."""
+    host, port = client.socket.getsockname()
+    return f"{host}:{port}"
+
+
+@over_both
+async def test_conditional_accept_lets_in_who_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A peer that is on the list is welcomed after its look-up, and served."""
+    async with running("conditional_accept", lookup_seconds=0.01) as server:
+        client = await connect_from("127.0.0.1", ipv4(server))
+        async with client:
+            assert b"Welcome.\n" == await receive_until(client, b"\n")
+
+            await client.send_all(b"hello\n")
+
+            assert b"hello\n" == await receive_until(client, b"\n")
+            assert f"{name_of(client)} is let in\n" in capsys.readouterr().out
+
+
+@over_both
+async def test_conditional_accept_sends_away_who_is_not_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A peer that is not on the list is told so, and then nothing more; also if it has talked."""
+    async with running("conditional_accept", lookup_seconds=0.01) as server:
+        client = await connect_from("127.0.0.2", ipv4(server))
+        async with client:
+            await client.send_all(b"let me in\n")
+
+            assert b"You are not on the list.\n" == await read_to_end(client)
+            assert f"{name_of(client)} is sent away: not-listed\n" in capsys.readouterr().out
+            assert {"not-listed": 1} == server.statistics().listening.rejected
+
+
+@over_both
+@pytest.mark.parametrize(
+    ("leave", "how"), [(reset, "reset"), (lambda client: client.socket.close(), "fin")]
+)
+async def test_conditional_accept_tells_who_leaves_during_the_look_up(
+    leave: Callable[[trio.SocketStream], None], how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A peer that leaves during its look-up is reported at once, by name, and the look-up ends
+    with it: its descriptor is free again, long before the service would have answered.
+    """
+    async with running("conditional_accept", lookup_seconds=3600) as server:
+        await trio.testing.wait_all_tasks_blocked()
+        before = open_descriptors()
+        client = await connect_from("127.0.0.1", ipv4(server))
+        name = name_of(client)
+        await until(lambda: server.statistics().listening.pending)
+        leave(client)
+        await until(lambda: server.statistics().listening.aborted)
+        await until(lambda: open_descriptors() == before)
+
+        assert f"{name} is gone: {how}\n" in capsys.readouterr().out
+        assert {how: 1} == server.statistics().listening.aborted
+
+
+async def test_conditional_accept_reports_a_list_that_fails() -> None:
+    """An answer that is no answer rejects the peer, and names the trouble."""
+    module = example("conditional_accept")
+    reports: list[Record] = []
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as service:
+        await service.bind(("127.0.0.1", 0))
+        inspect = partial(module.inspect, service.getsockname())
+        async with trio_wsk.open_server(
+            module.greet, 0, host="127.0.0.1", inspect=inspect, observers=[reports.append]
+        ) as server:
+            async with await connect(ipv4(server)) as client:
+                asked, asker = await service.recvfrom(512)
+                number = int.from_bytes(asked[:2], "big")
+                other = (number ^ 1).to_bytes(2, "big")
+                await service.sendto(other + struct.pack("!5H", 0x8183, 1, 0, 0, 0), asker)
+                await service.sendto(asked[:2] + struct.pack("!5H", 0x8182, 1, 0, 0, 0), asker)
+
+                assert "reset" == await fate_of(client)
+
+            (failure,) = (each for each in reports if isinstance(each, CallbackFailed))
+
+            assert "the list can't be asked: 0x8182" == str(failure.error)
+            assert {"inspector-failed": 1} == server.statistics().listening.rejected
+
+
 # --- As programs ---------------------------------------------------------------------------------
 
 
@@ -278,6 +386,25 @@ async def test_echo_program_ends_quietly_on_a_signal(name: str, number: signal.S
         assert (0, "") == await ended(process)
 
         await client.aclose()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_conditional_accept_program_ends_on_a_signal(number: signal.Signals) -> None:
+    """It says where to talk to it, what becomes of its peers, and ends without another word."""
+    async with started("conditional_accept") as (process, port):
+        client = await trio.open_tcp_stream("127.0.0.1", port)
+        name = name_of(client)
+        reset(client)
+        assert process.stdout is not None
+        said = b""
+        while not said.endswith(b"\n"):
+            said += await process.stdout.receive_some()
+
+        assert said.decode().endswith(f" s: {name} is gone: reset\n")
+
+        process.send_signal(number)
+
+        assert (0, "") == await ended(process)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
