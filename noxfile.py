@@ -1,7 +1,8 @@
-"""Everything that is checked, one session per question; `nox` asks all but `bench`."""
+"""Everything that is checked, one session per question; `nox` asks all but `bench` and `model`."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +19,8 @@ nox.options.download_python = "never"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 HEAVY_PYTHON = "3.11"  # heavy tests ask the kernel more than they ask Python: once is enough
+
+MODEL_EXAMPLES = "6000"  # of about fifty steps each
 
 # What flake8-async finds and ruff does not ...
 ASYNC_RULES = "ASYNC102,ASYNC113,ASYNC119,ASYNC120,ASYNC128"
@@ -114,6 +117,17 @@ def bench(session: nox.Session) -> None:
     session.install("--editable", ".")
     install_group(session, "bench")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session(default=False)
+def model(session: nox.Session) -> None:
+    """Walk every state of a small world, and run the model for hundreds of thousands of steps."""
+    session.install("--editable", ".[test]")
+    files = session.posargs or ["tests/test_inspection_walk.py", "tests/test_conditional_model.py"]
+    examples = os.environ.get("TRIO_WSK_EXAMPLES", MODEL_EXAMPLES)
+    # Nothing hangs here that takes its time, so there is nothing to dump.
+    unhurried = ("-s", "-o", "faulthandler_timeout=0")
+    session.run("python", "-m", "pytest", *unhurried, *files, env={"TRIO_WSK_EXAMPLES": examples})
 
 
 def run_measured_tests(session: nox.Session) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trio_wsk.testing import MemoryStream, MemoryTransport, Segment
     from trio_wsk.testing._endpoint import Endpoint
     from trio_wsk.testing._memory_transport import MemoryRequest
+    from trio_wsk.testing._wire import Wire
 
 SERVER: Final = "192.0.2.1"
 CLIENT: Final = "192.0.2.2"
@@ -85,11 +86,39 @@ class Scene:
         assert request is not None
         return request
 
+    @property
+    def wire(self) -> Wire:
+        """What is behind the network."""
+        return self.network._wire  # noqa: SLF001 - to see that nothing is left
+
+    def endpoint_of(self, stream: MemoryStream) -> Endpoint:
+        """Return what is behind a stream."""
+        return stream._endpoint  # noqa: SLF001 - what it shows of itself is less
+
+    def come_from(self, stream: MemoryStream) -> None:
+        """Have the next client come from the same port as this one did, which knows no more."""
+        self.wire.ends.pop(self.endpoint_of(stream).key, None)
+        host = self.network.host(CLIENT)
+        host._ports.next = stream.local_address.port  # noqa: SLF001 - chance would take long
+
+    def fill(self, stream: MemoryStream) -> int:
+        """Send until there is no room; return how many octets."""
+        total = 0
+        while taken := self.endpoint_of(stream).put(bytes(10_000)):
+            self.wire.flush()
+            total += taken
+        return total
+
+    async def arrived(self) -> MemoryRequest:
+        """Wait for the next request."""
+        while not self.transport.has_more():  # noqa: ASYNC110 - of an edge only the owner is told
+            await trio.sleep(0.371)
+        return self.request()
+
     async def pair(self) -> tuple[MemoryStream, Endpoint]:
         """Connect a client; return its stream and the server's channel."""
         stream = await self.network.host(CLIENT).connect(PLACE)
-        while (request := self.transport.next_request()) is None:
-            await trio.sleep(1)
+        request = await self.arrived()
         request.approve()
         return stream, request.accept()
 

@@ -327,6 +327,29 @@ async def test_inspector_has_the_context_of_the_block_and_leaks_nothing_into_it(
     assert {"block"} == set(seen)
 
 
+async def test_abort_callback_has_the_context_of_the_block_and_leaks_nothing_into_it() -> None:
+    """What one call sets, the next one and the inspectors don't see."""
+    seen: list[str] = []
+
+    def look(request: ConnectionRequest) -> None:
+        seen.append(COLOUR.get())
+        COLOUR.set("changed")
+
+    def inspect(request: ConnectionRequest) -> InspectAction:
+        look(request)
+        return PEND
+
+    COLOUR.set("block")
+    async with inspecting(inspect) as desk:
+        desk.on_abort = look
+        for count in range(1, 4):
+            client, _ = await desk.pended()
+            reset(client)
+            await desk.aborted(count)
+
+    assert ["block"] * 6 == seen
+
+
 async def test_slow_inspections_are_all_in_flight_at_once() -> None:
     """None waits for another one, and a quick one in between is not held up."""
     go_on = trio.Event()
@@ -681,6 +704,7 @@ async def test_peer_that_never_reads_its_message_is_reset_in_the_end(
 async def test_peers_that_read_their_message_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the one that has had the longest time is reset."""
     monkeypatch.setattr(_last_words, "LINGER_MOST", 2)
+    monkeypatch.setattr(_last_words, "LINGER_SECONDS", 10 * PATIENCE)
     async with inspecting(Verdict(REJECT, close=b"go away\n")) as desk:
         clients = [(await desk.ask())[0] for _ in range(3)]
         for client in clients[1:]:
@@ -981,6 +1005,12 @@ async def wait_for_cancellation(request: ConnectionRequest) -> InspectAction:
     await trio.sleep_forever()
 
 
+async def ignore_cancellation(go_on: trio.Event) -> None:
+    """Go on until told to, and not for ever: a test that fails should end, too."""
+    with trio.CancelScope(deadline=trio.current_time() + 2 * PATIENCE, shield=True):
+        await go_on.wait()
+
+
 INSPECTORS: dict[str, Inspect | InspectAction] = {
     "inspected": wait_for_cancellation,
     "pended": PEND,
@@ -1165,9 +1195,10 @@ async def test_what_the_inspector_awaits_is_cancelled_with_it() -> None:
             ended.append(name)
 
     async def inspect(request: ConnectionRequest) -> InspectAction:
+        name = "first" if request is desk.asked[0] else "second"
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(child, f"{len(desk.asked)} a")
-            nursery.start_soon(child, f"{len(desk.asked)} b")
+            nursery.start_soon(child, f"{name} a")
+            nursery.start_soon(child, f"{name} b")
         pytest.fail("nobody ends it")
 
     async with inspecting(inspect) as desk:
@@ -1178,7 +1209,7 @@ async def test_what_the_inspector_awaits_is_cancelled_with_it() -> None:
         await desk.aborted()
         await wait_all_tasks_blocked()
 
-        assert {"1 a", "1 b"} == set(ended)
+        assert {"first a", "first b"} == set(ended)
         assert one.cancel_scope.cancelled_caught
         assert not other.cancel_scope.cancel_called
         assert 1 == desk.statistics().pending
@@ -1558,17 +1589,17 @@ async def test_each_request_has_its_own_time(mock_clock: trio.testing.MockClock)
     async with inspecting(PEND, inspect_timeout=10) as desk:
         for _ in range(3):
             await desk.pended()
-            mock_clock.jump(3)
+            mock_clock.jump(0.5)
         desk.complete(desk.asked[1], ACCEPT)
-        mock_clock.jump(1)  # 10 s after the first came
+        mock_clock.jump(8.5)  # 10 s after the first came
         await desk.aborted(1)
 
-        assert [0.0, 3.0, 6.0] == [
-            request.arrived_at - desk.asked[0].arrived_at for request in desk.asked
-        ]
+        first, _, last = desk.asked
+
+        assert 1.0 == last.arrived_at - first.arrived_at
         assert 1 == desk.statistics().pending
 
-        mock_clock.jump(5.9)
+        mock_clock.jump(0.9)
         await wait_all_tasks_blocked()
 
         assert 1 == desk.statistics().pending
@@ -1576,7 +1607,7 @@ async def test_each_request_has_its_own_time(mock_clock: trio.testing.MockClock)
         mock_clock.jump(0.2)
         await desk.aborted(2)
 
-        assert [0, 2] == [index for index, request in enumerate(desk.asked) if request.aborted]
+        assert [first.inspect_id, last.inspect_id] == desk.told_abort
         assert 1 == desk.statistics().parked
         assert {AbortReason.TIMED_OUT} == {each.reason for each in desk.aborts}
 
@@ -1671,8 +1702,7 @@ async def test_evicted_inspectors_that_go_on_are_bounded_too() -> None:
     go_on = trio.Event()
 
     async def inspect(request: ConnectionRequest) -> InspectAction:
-        with trio.CancelScope(shield=True):
-            await go_on.wait()
+        await ignore_cancellation(go_on)
         return ACCEPT
 
     async with inspecting(inspect, max_pending=3, overflow="evict") as desk:
@@ -2013,8 +2043,7 @@ async def test_inspector_that_ignores_its_cancellation_is_not_listened_to(
         if way == "swallowed":
             with suppress(trio.Cancelled):
                 await trio.sleep_forever()
-        with trio.CancelScope(shield=True):
-            await go_on.wait()
+        await ignore_cancellation(go_on)
         return late
 
     async with inspecting(inspect) as desk:
@@ -2057,8 +2086,7 @@ async def test_closing_is_bounded_although_an_inspector_goes_on(
     go_on = trio.Event()
 
     async def inspect(request: ConnectionRequest) -> InspectAction:
-        with trio.CancelScope(shield=True):
-            await go_on.wait()
+        await ignore_cancellation(go_on)
         order.append("inspector")
         return ACCEPT
 
@@ -2114,8 +2142,7 @@ async def test_closing_that_is_cancelled_closes_all_the_same() -> None:
     """Its wait for inspectors and callbacks can be cancelled; what it does is done before."""
 
     async def inspect(request: ConnectionRequest) -> InspectAction:
-        with trio.CancelScope(shield=True):
-            await go_on.wait()
+        await ignore_cancellation(go_on)
         return ACCEPT
 
     go_on = trio.Event()
@@ -2734,7 +2761,7 @@ async def test_limit_of_connections_counts_those_that_are_inspected(
         )
 
     async def inspect(request: ConnectionRequest) -> InspectAction:
-        number = len(bouncer.asked)
+        number = bouncer.asked.index(request) + 1
         look()
         await request.peek(1)
         look()

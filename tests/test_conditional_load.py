@@ -46,7 +46,7 @@ CLIENTS = 1000
 """How many are inspected at once by tasks."""
 
 FLOOD = 3000
-"""How many come and go."""
+"""How many come and go, if the machine is quick enough."""
 
 DESCRIPTORS = REQUESTS + 500
 """How many this process and the clients' are allowed to have."""
@@ -255,7 +255,7 @@ async def test_slow_inspections_of_a_thousand_are_in_flight_together(
             echo, 0, host=HOST, inspect=inspect, inspect_timeout=PATIENCE, grace=0
         ) as server:
             port = server.local_addresses[0].port
-            async with running("clients", port, CLIENTS, 1 << 14, 0) as clients:
+            async with running("clients", port, CLIENTS, 1 << 10, 0) as clients:
                 fates = await clients.hear()
             await until(lambda: not server.statistics().open_connections)
             counted = server.statistics()
@@ -282,10 +282,11 @@ async def test_flood_neither_starves_a_steady_client_nor_leaks(
         return ACCEPT if await request.peek(6) == b"friend" else REJECT
 
     rounds = 0
+    is_over = False
 
     async def be_steady() -> None:
         nonlocal rounds
-        while True:
+        while not is_over:
             client = await connect(server.local_addresses[0])
             async with client:
                 await client.send_all(b"friend")
@@ -296,7 +297,7 @@ async def test_flood_neither_starves_a_steady_client_nor_leaks(
 
     with trio.fail_after(PATIENCE):
         async with open_server(
-            echo, 0, host=HOST, inspect=inspect, inspect_timeout=1, grace=0
+            echo, 0, host=HOST, inspect=inspect, inspect_timeout=5, grace=0
         ) as server:
             _readiness.task_readiness()  # shared by all awaited connections of a run
             await wait_all_tasks_blocked()
@@ -306,22 +307,22 @@ async def test_flood_neither_starves_a_steady_client_nor_leaks(
                     "crowd", "flood", server.local_addresses[0].port, FLOOD
                 ) as crowd:
                     nursery.start_soon(be_steady)
-                    came = await crowd.hear()
+                    left = await crowd.hear()
                 seen = rounds
-                await until(lambda: rounds > seen)
-                nursery.cancel_scope.cancel()
+                is_over = True
             await until(lambda: held() == before)
             counted = server.statistics().listening
 
-            assert FLOOD == came
-            assert seen >= FLOOD // 100
-            assert 0 == counted.pending == counted.parked == counted.straggling
-            assert FLOOD + rounds <= counted.accepted <= FLOOD + rounds + 1
             # Who finishes behind data is asked, or, where that can't be told from data, waited for.
             asked = counted.rejected["rejected"] + counted.aborted.get("timed-out", 0)
+            came = sum(left.values())
 
-            assert FLOOD // 3 == asked
-            assert FLOOD // 3 == counted.aborted["fin"]
-            assert FLOOD // 3 == counted.aborted["reset"]
-            assert [] == caplog.messages
+            assert seen >= came // 100
+            assert 0 == counted.pending == counted.parked == counted.straggling
+            assert came + rounds == counted.accepted
+            assert left["wait"] + left["close after data"] == asked
+            assert left["close"] + left["half"] == counted.aborted["fin"]
+            assert left["reset"] + left["reset after data"] == counted.aborted["reset"]
+            # A machine that stalls for a second makes its inspectors late, too.
+            assert [] == [line for line in caplog.messages if "goes on" not in line]
             check_balance(counted)

@@ -108,6 +108,8 @@ def test_verdict_is_taken_as_it_is(action: InspectAction) -> None:
         (InspectAction.ACCEPT,),
         CloseStyle.RESET,
         NotImplemented,
+        [],
+        {},
         object(),
     ],
     ids=repr,

@@ -32,7 +32,8 @@ class Ports:
     def __init__(self, wire: Wire, octets: bytes) -> None:
         self.wire = wire
         self._octets = octets
-        self._next = _FIRST
+        self.next: int = _FIRST
+        """Which is tried first for whoever asks for none."""
 
     def key_to(self, octets: bytes, port: int) -> Key:
         """Choose the port that a connection comes from.
@@ -42,11 +43,11 @@ class Ports:
         """
         wire = self.wire
         own = self._octets
-        for candidate in chain(range(self._next, _LAST + 1), range(_FIRST, self._next)):
+        for candidate in chain(range(self.next, _LAST + 1), range(_FIRST, self.next)):
             key = (own, candidate, octets, port)
             end = wire.ends.get(key)
             if (end is None or end.remains) and (own, candidate) not in wire.bound:
-                self._next = _FIRST if candidate == _LAST else candidate + 1
+                self.next = _FIRST if candidate == _LAST else candidate + 1
                 return key
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
@@ -59,9 +60,9 @@ class Ports:
         wire = self.wire
         own = self._octets
         if not port:
-            candidates = chain(range(self._next, _LAST + 1), range(_FIRST, self._next))
+            candidates = chain(range(self.next, _LAST + 1), range(_FIRST, self.next))
             port = next((each for each in candidates if (own, each) not in wire.bound), 0)
-            self._next = _FIRST if port == _LAST else port + 1
+            self.next = _FIRST if port == _LAST else port + 1
         if not port or (own, port) in wire.bound:
             error = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             raise BindError.from_oserror(

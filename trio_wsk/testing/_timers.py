@@ -41,7 +41,8 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[Timer] = []
         self._order = count()
-        self._due = 0
+        self.due: int = 0
+        """How many are."""
         self._has_task = False
         self._scope: trio.CancelScope | None = None
 
@@ -53,7 +54,7 @@ class Timers:
         """Have ``action`` done at ``when``, on Trio's clock. It must not raise."""
         timer = Timer(when, next(self._order), action)
         heapq.heappush(self._heap, timer)
-        self._due += 1
+        self.due += 1
         if not self._has_task:
             trio.lowlevel.spawn_system_task(self._run, name="trio_wsk: network in memory")
             self._has_task = True
@@ -66,11 +67,11 @@ class Timers:
         if timer.action is None:
             return
         timer.action = None
-        self._due -= 1
+        self.due -= 1
         heap = self._heap
-        if not self._due:
+        if not self.due:
             heap.clear()
-        elif len(heap) > _FEW + 2 * self._due:
+        elif len(heap) > _FEW + 2 * self.due:
             heap[:] = [each for each in heap if each.action is not None]
             heapq.heapify(heap)
         while heap and heap[0].action is None:
@@ -83,7 +84,7 @@ class Timers:
 
     async def _run(self) -> None:  # noqa: ASYNC910 - a task of its own
         try:
-            while self._due:
+            while self.due:
                 with trio.CancelScope(deadline=self._heap[0].when) as self._scope:
                     await trio.sleep_forever()
                 self._scope = None
@@ -91,7 +92,7 @@ class Timers:
         finally:
             # Either nothing is due, or the run is ending and nothing will be.
             self._heap.clear()
-            self._due = 0
+            self.due = 0
             self._scope = None
             self._has_task = False
 
@@ -102,5 +103,5 @@ class Timers:
             timer = heapq.heappop(heap)
             action, timer.action = timer.action, None
             if action is not None:
-                self._due -= 1
+                self.due -= 1
                 action()
