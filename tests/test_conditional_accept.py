@@ -68,7 +68,7 @@ from .support import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from trio_wsk import InspectAction
@@ -1983,6 +1983,24 @@ async def test_plain_function_that_returns_a_coroutine_is_an_async_inspector() -
 
     async with open_listening_socket(
         0, host=HOST, inspect=partial(look_up, ACCEPT), observers=[Silent()]
+    ) as listening:
+        client = connect_now(listening.local_addresses[0])
+        (await listening.accept()).close()
+        await client.aclose()
+
+        assert 1 == listening.statistics().approved
+
+
+async def test_anything_that_can_be_awaited_is_an_inspection() -> None:
+    """What an inspector returns may be an object of its own that has ``__await__``."""
+
+    class LookUp:
+        def __await__(self) -> Generator[Any, Any, InspectAction]:
+            yield from trio.lowlevel.checkpoint().__await__()  # noqa: ASYNC105 - `await` can't be here
+            return ACCEPT
+
+    async with open_listening_socket(
+        0, host=HOST, inspect=lambda request: LookUp(), observers=[Silent()]
     ) as listening:
         client = connect_now(listening.local_addresses[0])
         (await listening.accept()).close()

@@ -25,7 +25,7 @@ from tests.pairs import (
     receive_all,
     receive_exactly,
 )
-from tests.support import PATIENCE, connect, fate_of, open_descriptors, reset
+from tests.support import PATIENCE, connect, fate_of, open_descriptors, reset, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
@@ -604,6 +604,32 @@ async def test_without_a_disconnect_callback_the_connection_finishes_itself() ->
         await wait_all_tasks_blocked()
 
         assert connection.closed
+
+
+async def test_connection_that_ends_in_its_accept_callback_is_closed_with_its_peer() -> None:
+    """
+    An accept callback may say good-bye at once, and want no events: when the peer has finished,
+    too, the connection is closed.
+    """
+    connections = []
+
+    def accept(connection: Connection | None) -> ConnectionDispatch:
+        assert connection is not None
+        connection.disconnect(data=b"good-bye")
+        connections.append(connection)
+        return ConnectionDispatch()
+
+    async with open_listening_socket(
+        0, host="127.0.0.1", dispatch=ListenDispatch(accept=accept)
+    ) as listening:
+        listening.enable_events(EventMask.ACCEPT)
+        client = await connect(listening.local_addresses[0])
+        with trio.fail_after(PATIENCE):
+            assert b"good-bye" == await client.receive_some()
+            assert b"" == await client.receive_some()
+
+        await client.aclose()
+        await until(lambda: connections[0].closed)
 
 
 async def test_queued_data_is_sent_before_the_connection_finishes_itself() -> None:

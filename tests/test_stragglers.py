@@ -111,6 +111,26 @@ async def test_inspector_that_is_not_cancelled_does_not_straggle(autojump_clock:
         assert [] == office.reports
 
 
+async def test_who_has_had_no_turn_is_not_reported(mock_clock: MockClock) -> None:
+    """
+    When the whole run has stood still since the cancellation, the inspector had no turn to end
+    in: its time begins anew.
+    """
+    async with working() as office:
+        (peer,) = await office.arrive()
+        peer.vanish()
+        mock_clock.jump(2 * STRAGGLE_SECONDS)
+        await wait_all_tasks_blocked()
+
+        assert [] == office.reports
+        assert 1 == office.straggling
+
+        mock_clock.jump(STRAGGLE_SECONDS)
+        await wait_all_tasks_blocked()
+
+        assert 1 == len(office.reports)
+
+
 async def test_inspector_that_goes_on_is_counted_at_once_and_reported_later(
     autojump_clock: MockClock,
 ) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, final
@@ -203,7 +203,7 @@ class ConditionalAccept:
         except BaseException:  # Ctrl-C and its like go on, and nobody decides about this one
             self._lose_if_undecided(request)
             raise
-        if isinstance(answer, Coroutine):
+        if as_verdict(answer) is None and isinstance(answer, Awaitable):
             self._start(request, answer)
         else:
             self._answered(request, answer, to_event=True)
@@ -212,23 +212,24 @@ class ConditionalAccept:
         context = self._block.context.copy()
         return self._block.call("inspect", request, context, self._inspect, request)
 
-    def _start(self, request: ConnectionRequest, coroutine: Coroutine[Any, Any, object]) -> None:
+    def _start(self, request: ConnectionRequest, answer: Awaitable[object]) -> None:
         """Run an async inspector in a task of its own."""
         if request._state not in UNDECIDED:
-            coroutine.close()  # the listening socket was closed meanwhile
+            if isinstance(answer, Coroutine):
+                answer.close()  # the listening socket was closed meanwhile
             return
         self._inspectors.started(request)
         self._keep(request)
-        self._block.start_task(self._run, request, coroutine, name=self._task_name)
+        self._block.start_task(self._run, request, answer, name=self._task_name)
 
     @trio.lowlevel.enable_ki_protection
     async def _run(  # noqa: ASYNC910 - a task of its own
-        self, request: ConnectionRequest, coroutine: Coroutine[Any, Any, object]
+        self, request: ConnectionRequest, inspection: Awaitable[object]
     ) -> None:
         answer: object = FAILED
         try:
             with request.cancel_scope:
-                answer = await _unprotected(coroutine)
+                answer = await _unprotected(inspection)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             self._block.report_callback("inspect", request, error)
         except BaseExceptionGroup as group:
@@ -245,14 +246,14 @@ class ConditionalAccept:
     def tell_failure(self) -> None:
         """In the pump: the listening socket has failed, which the inspector is told once."""
         answer = self._ask(None)
-        if isinstance(answer, Coroutine):
+        if isinstance(answer, Awaitable):
             self._block.start_task(self._run_failure, answer, name=self._task_name)
 
     async def _run_failure(  # noqa: ASYNC910 - a task of its own
-        self, coroutine: Coroutine[Any, Any, object]
+        self, inspection: Awaitable[object]
     ) -> None:
         try:
-            await coroutine
+            await inspection
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             self._block.report_callback("inspect", None, error)
 
@@ -542,7 +543,6 @@ class ConditionalAccept:
                 f"the request of {request.remote_address} is {request._state.value}: peek before"
                 " the verdict, receive after it"
             )
-        self._watch(request)
         try:
             data, is_all = request._transport_request.peek(count)
         except PeerFaultError as fault:
@@ -642,5 +642,5 @@ class PendingInspections(Mapping[InspectId, ConnectionRequest]):
 
 
 @trio.lowlevel.disable_ki_protection
-async def _unprotected(coroutine: Coroutine[Any, Any, object]) -> object:  # noqa: ASYNC910 - theirs to keep
-    return await coroutine
+async def _unprotected(inspection: Awaitable[object]) -> object:  # noqa: ASYNC910 - theirs to keep
+    return await inspection

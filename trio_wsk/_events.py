@@ -152,6 +152,8 @@ class ConnectionEvents:
         self._is_the_blocks = True
         if self._connection.closed:
             return
+        if self._connection._eof_sent:  # the accept callback has said good-bye
+            self._wait_for_peer()
         self._enabled |= mask
         if self._enabled:
             self._belong_to_block()
@@ -609,6 +611,10 @@ class ConnectionEvents:
             self._close_in_turn()
             return
         connection._shut_down_sending()
+        self._wait_for_peer()
+
+    def _wait_for_peer(self) -> None:
+        """After our FIN: wait for the peer's, throwing away what it sends, and not for ever."""
         if self._is_event_driven and self._heard_at is None:
             self._heard_at = trio.current_time()
             self._block.call_at(self._heard_at + LINGER_SECONDS, self._linger)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -64,12 +65,16 @@ class Stragglers:
     def _check_later(self) -> None:
         if self._cancelled and not self._check_is_due:
             self._check_is_due = True
-            first = next(iter(self._cancelled.values()))
-            self._block.call_at(first + STRAGGLE_SECONDS, self._check)
+            due = next(iter(self._cancelled.values())) + STRAGGLE_SECONDS
+            self._block.call_at(due, partial(self._check, due))
 
-    def _check(self) -> None:
+    def _check(self, due: float) -> None:
         self._check_is_due = False
-        self._report(due=trio.current_time())
+        now = trio.current_time()
+        if now - due < STRAGGLE_SECONDS:
+            self._report(due=now)
+        else:  # the whole run stood still, and they have not had their turn since
+            self._cancelled = OrderedDict.fromkeys(self._cancelled, now)
         self._check_later()
 
     def _report(self, *, due: float) -> None:

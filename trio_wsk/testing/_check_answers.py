@@ -1,4 +1,7 @@
-"""Checks of how requests are answered, and of what their peers see of it."""
+"""Checks of how requests are answered, and of what their peers see of it.
+
+PYTEST_DONT_REWRITE: what is asserted here has a sentence of its own, and its values can be long.
+"""
 
 from __future__ import annotations
 

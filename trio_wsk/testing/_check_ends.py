@@ -1,4 +1,7 @@
-"""Checks of what a transport tells of peers that leave, and of the first octets of a request."""
+"""Checks of what a transport tells of peers that leave, and of the first octets of a request.
+
+PYTEST_DONT_REWRITE: what is asserted here has a sentence of its own, and its values can be long.
+"""
 
 from __future__ import annotations
 

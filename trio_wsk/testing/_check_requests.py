@@ -1,4 +1,7 @@
-"""Checks of how requests appear: binding, listening, edges, addresses, numbers, errors."""
+"""Checks of how requests appear: binding, listening, edges, addresses, numbers, errors.
+
+PYTEST_DONT_REWRITE: what is asserted here has a sentence of its own, and its values can be long.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 The owner does what a listening block does: it sets `Transport.edge`, binds, listens, drives
 the readiness in a task of its own, and takes requests until there are no more. And it keeps
 its ears open: what a transport may not do at any time is noticed here, in every check.
+
+PYTEST_DONT_REWRITE: what is asserted here has a sentence of its own, and its values can be long.
 """
 
 from __future__ import annotations
