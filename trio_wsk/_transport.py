@@ -137,7 +137,8 @@ class PeerEnd(enum.Enum):
 class RequestKeeper(Protocol):
     """Who keeps a request, and is told what becomes of it meanwhile.
 
-    Both are called from wherever it was noticed, so they take note and run no user code.
+    Both are called from wherever it was noticed, so they take note and run no user code. They
+    may answer the request from inside the call.
     """
 
     def peer_ended(self, request: TransportRequest, end: PeerEnd) -> None:
@@ -294,7 +295,10 @@ class Transport(ABC):
 
     edge: Callable[[], None]
     """Set by the owner before `listen`: call it when `next_request` may have something
-    after it had nothing."""
+    after it had nothing.
+
+    The owner may stop asking before it has seen None. Then a new arrival is an edge, too,
+    unless `has_more` has been true all the while."""
 
     inspect_point: InspectPoint = InspectPoint.AFTER_HANDSHAKE
     """When requests appear. `inspect_at` changes it."""
