@@ -601,6 +601,7 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
         if connection is None:
             assert self.has_failed
             return None
+        assert "trio_wsk: pump" == trio.lowlevel.current_task().name, "on somebody else's stack"
         assert self.is_enabled, "the event is disabled"
         assert 0 == self.listening.statistics().queued_accepts, "a queued accept wins"
 

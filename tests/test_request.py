@@ -213,7 +213,7 @@ async def test_peek_waits_for_what_is_missing() -> None:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_peek)
-                for piece in (b"c", b"te", b"ts and more"):
+                for piece in (b"c", b"tet", b"s and more"):
                     await wait_all_tasks_blocked()
 
                     assert [] == got

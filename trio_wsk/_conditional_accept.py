@@ -524,7 +524,8 @@ class ConditionalAccept:
                 await request._transport_request.wait_for_more()
                 data = self._peek_now(request, count)
         except ConnectionBrokenError:
-            await trio.lowlevel.checkpoint()  # in `cancel_scope` it ends here, cancelled
+            # In `cancel_scope` it ends here, cancelled.
+            await trio.lowlevel.checkpoint()  # noqa: ASYNC120 - that is what the caller is to see
             raise
         finally:
             request._peeking = False

@@ -95,10 +95,13 @@ class Stragglers:
                     seconds=trio.current_time() - cancelled,
                 )
 
-    async def wait_none(self) -> None:  # noqa: ASYNC910 - `aclose` has other checkpoints
-        """When all are cancelled: wait for them to end, `STRAGGLE_SECONDS` and no longer."""
+    async def wait_none(self) -> None:
+        """When all are cancelled: wait for them to end, `STRAGGLE_SECONDS` and no longer.
+
+        No checkpoint if none runs: `aclose` has others.
+        """
         if not self._running:
-            return
+            return  # noqa: ASYNC910 - as it says
         if self._none_running is None:
             self._none_running = trio.Event()
         none_running = self._none_running

@@ -171,26 +171,26 @@ class Endpoint:
     )
 
     def __init__(self, wire: Wire, key: Key, iss: int) -> None:
-        self.wire = wire
-        self.key = key
+        self.wire: Wire = wire
+        self.key: Key = key
         self.peer_key: Key = (key[2], key[3], key[0], key[1])
-        self.phase = _SYN_SENT
-        self.established = False
+        self.phase: Phase = _SYN_SENT
+        self.established: bool = False
         """Whether there ever was a connection."""
-        self.error = 0
+        self.error: int = 0
         """What the system has to say about it: an errno, told once to whoever uses the channel."""
-        self.was_reset = False
+        self.was_reset: bool = False
         """Whether the peer has reset it."""
-        self.closed = False
+        self.closed: bool = False
         """Whether its owner is done with it."""
         self.watch: MemoryWatch | None = None
         self.request: MemoryRequest | None = None
         """The request that it belongs to, until somebody has accepted it."""
         self.listener: MemoryTransport | None = None
         """Which listening socket answers it, until the handshake is over."""
-        self.remains = False
+        self.remains: bool = False
         """Whether it is over and stays until ``until``: TIME-WAIT."""
-        self.until = 0.0
+        self.until: float = 0.0
         # Sending: SYN is the octet before the first, FIN the one after the last.
         self._snd_una = iss
         self._snd_nxt = iss + 1

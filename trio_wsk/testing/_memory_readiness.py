@@ -35,7 +35,7 @@ class MemoryWatch(Watch):
 
     def __init__(self, endpoint: Endpoint, home: MemoryReadiness) -> None:
         super().__init__(-1)
-        self.home = home
+        self.home: Readiness | None = home
         self.endpoint: Endpoint | None = endpoint
         endpoint.watch = self
 
@@ -111,12 +111,12 @@ class MemoryReadiness(Readiness):
             await trio.lowlevel.checkpoint()
             return
 
-        def abort(_: object) -> trio.lowlevel.Abort:
+        def _abort(_: object) -> trio.lowlevel.Abort:
             self._driver = None
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._driver = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await trio.lowlevel.wait_task_rescheduled(_abort)
 
     def wake(self) -> None:
         """Return the pump from `park`."""

@@ -27,8 +27,8 @@ class Timer:
     __slots__ = ("action", "order", "when")
 
     def __init__(self, when: float, order: int, action: Callable[[], object]) -> None:
-        self.when = when
-        self.order = order
+        self.when: float = when
+        self.order: int = order
         self.action: Callable[[], object] | None = action
 
     def __lt__(self, other: Timer) -> bool:
