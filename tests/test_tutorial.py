@@ -8,7 +8,7 @@ import subprocess
 import sys
 from itertools import takewhile, zip_longest
 from pathlib import Path
-from signal import SIGINT
+from signal import SIG_DFL, SIGINT, signal
 from threading import Thread
 from time import monotonic, sleep
 
@@ -96,6 +96,7 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - it calls nothing that could hold a lock
         )
 
     def listen(self, server: subprocess.Popen[str]) -> None:
@@ -192,6 +193,11 @@ class Terminal:
             assert self.listener is not None
             self.listener.join()
             self.server.stdout.close()
+
+
+def hear_ctrl_c() -> None:
+    """In the new process: undo what a shell does that starts the tests in the background."""
+    signal(SIGINT, SIG_DFL)
 
 
 def compare(shown: list[str], said: list[str]) -> None:
