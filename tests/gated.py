@@ -1,0 +1,210 @@
+"""A listening socket behind a gate, clients that come to it, and segments made by hand."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import struct
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from trio_wsk._addresses import Address
+from trio_wsk.transports.linux._netlink import (
+    DUMP,
+    NETFILTER,
+    NetlinkSocket,
+    netfilter_header,
+    parse_attributes,
+)
+from trio_wsk.transports.linux._nfqueue import Fate, Queue
+from trio_wsk.transports.linux._nftables import REJECT_MARK, Gatehouse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self
+
+    from trio_wsk.transports.linux._nfqueue import Packet
+
+PATIENCE: Final = 20
+"""Seconds after which what a test waits for has failed to come."""
+
+LOOPBACK: Final = ("127.0.0.1", "::1")
+
+NO_COUNTERS: Final = "an ordinary user may not read what the kernel says about queues"
+
+SYN_SENT: Final = 2
+"""TCP's state of a client that has had no answer."""
+
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+
+
+class Gated:
+    """A listening socket whose SYNs are held in a queue until a test says what becomes of them."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        scope_id: int = 0,
+        queue: dict[str, Any] | None = None,
+        most_per_second: int | None = None,
+        **house: Any,
+    ) -> None:
+        self._stack = ExitStack()
+        address = Address.tcp(host, 0, scope_id)
+        self.listening = self._stack.enter_context(socket.socket(address.family))
+        self.listening.bind(address.sockaddr)
+        self.listening.listen(64)
+        self.listening.settimeout(PATIENCE)
+        self.address = Address.from_sockaddr(address.family, self.listening.getsockname())
+        self.queue = Queue(**(queue or {}))
+        self._stack.callback(self.queue.close)
+        self.house = Gatehouse(self.queue.number, **house)
+        self._stack.callback(self.house.close)
+        self.gate = self.house.add([self.address], most_per_second=most_per_second)
+        self._held: list[Packet] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def client(
+        self, sock: socket.socket | None = None, *, mark: int = 0, scope_id: int = 0
+    ) -> socket.socket:
+        """Have a client connect, without waiting; it is closed with the rest."""
+        if sock is None:
+            sock = socket.socket(self.address.family)
+        self._stack.enter_context(sock)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, 36, mark)  # SO_MARK
+        sock.settimeout(0)
+        address = Address.tcp(str(self.address.host), self.address.port, scope_id)
+        code = sock.connect_ex(address.sockaddr)
+        assert code in {0, errno.EINPROGRESS}, errno.errorcode[code]
+        return sock
+
+    def packet(self) -> Packet:
+        """Wait for the next packet that is held."""
+        while not self._held:
+            assert has_come(self.queue), "no packet has come"
+            self._held += self.queue.receive()
+        return self._held.pop(0)
+
+    def decide(self, fate: Fate, mark: int | None = None) -> Packet:
+        """Wait for the next packet, and say what becomes of it."""
+        packet = self.packet()
+        self.queue.verdict(packet.packet_id, fate, mark)
+        self.queue.flush()
+        return packet
+
+    def accept(self) -> Packet:
+        """Let the next packet through."""
+        return self.decide(Fate.ACCEPT)
+
+    def reject(self) -> Packet:
+        """Have the next packet answered with a reset."""
+        packet = self.packet()
+        self.queue.verdict(packet.packet_id, Fate.ACCEPT, packet.mark | REJECT_MARK)
+        self.queue.flush()
+        return packet
+
+    def nobody_came(self) -> bool:
+        """Whether no connection waits to be accepted."""
+        return not select.select([self.listening], [], [], 0)[0]
+
+    def counters(self) -> tuple[int, int, int, int]:
+        """What the kernel has counted for the queue."""
+        counters = self.queue.counters()
+        if counters is None:
+            pytest.skip(NO_COUNTERS)
+        return counters
+
+
+def has_come(source: Any) -> bool:
+    """Wait until there is something to read; False if nothing comes."""
+    return bool(select.select([source], [], [], PATIENCE)[0])
+
+
+def fate_of(client: socket.socket) -> str:
+    """Wait for the answer to a SYN, and name it; "" for success."""
+    assert select.select([], [client], [], PATIENCE)[1], "there is no answer"
+    code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.errorcode[code] if code else ""
+
+
+def state_of(client: socket.socket) -> int:
+    """Return TCP's state."""
+    state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what the kernel does by itself and announces to nobody."""
+    deadline = monotonic() + PATIENCE
+    while not condition():
+        assert monotonic() < deadline, "it never happened"
+
+
+def queues() -> str:
+    """Return the kernel's table of queues, of this namespace."""
+    try:
+        return Path("/proc/thread-self/net/netfilter/nfnetlink_queue").read_text("ascii")
+    except PermissionError:
+        pytest.skip(NO_COUNTERS)
+
+
+def tables_of(family: int) -> list[str]:
+    """Name the tables of nftables in this namespace."""
+    netlink = NetlinkSocket(NETFILTER)
+    try:
+        answers = netlink.request(
+            10 << 8 | 1, netfilter_header(family), flags=DUMP, step="list the tables"
+        )
+    finally:
+        netlink.close()
+    return [parse_attributes(answer.body, 4)[1].rstrip(b"\0").decode() for answer in answers]
+
+
+# ---------------------------------------------------------------------------- by hand
+
+
+def send_segment(source: Address, target: Address, flags: int, sequence: int = 1) -> None:
+    """Send one TCP segment without payload, from whoever ``source`` says."""
+    ours, theirs = source.host, target.host
+    assert ours is not None
+    assert theirs is not None
+    segment = struct.pack(
+        "!HHIIBBHHH", source.port, target.port, sequence, 0, 5 << 4, flags, 65535, 0, 0
+    )
+    pseudo = ours.packed + theirs.packed + struct.pack("!II", len(segment), socket.IPPROTO_TCP)
+    segment = segment[:16] + _checksum(pseudo + segment) + segment[18:]
+    if ours.version == 4:
+        # The kernel fills in the length and the checksum.
+        header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0)
+        where: Any = (str(theirs), 0)
+    else:
+        header = struct.pack("!IHBB", 6 << 28, len(segment), socket.IPPROTO_TCP, 64)
+        where = (str(theirs), 0, 0, target.scope_id)
+    with socket.socket(source.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(header + ours.packed + theirs.packed + segment, where)
+
+
+def _checksum(data: bytes) -> bytes:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    folded = total % 0xFFFF  # adding up with end-around carry
+    return (~folded & 0xFFFF).to_bytes(2, "big")
+
+
+def segment_of(packet: bytes) -> tuple[int, int, int, int]:
+    """Read source port, target port, flags and sequence number of a packet's TCP header."""
+    start = (packet[0] & 0xF) * 4 if packet[0] >> 4 == 4 else 40
+    source, target, sequence = struct.unpack_from("!HHI", packet, start)
+    return source, target, packet[start + 13], sequence

@@ -1,0 +1,158 @@
+"""Copies of packets that rules of ours let pass (NFLOG): here, of resets.
+
+A peer that resets its connection request while the SYN is held leaves no other trace: to the
+rest of the kernel there is no connection yet.
+
+Like a queue's, the number of a group belongs to the socket that has bound it. Unlike a queue's,
+its packets wait for nobody.
+
+Source: net/netfilter/nfnetlink_log.c and ``linux/netfilter/nfnetlink_log.h``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from ._netlink import (
+    NETFILTER,
+    REQUEST,
+    KernelRefusedError,
+    NetlinkError,
+    NetlinkSocket,
+    attribute,
+    be32,
+    likely_numbers,
+    message,
+    netfilter_header,
+    parse_attributes,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["PacketLog", "parse_logged"]
+
+_SUBSYSTEM: Final = 4
+_PACKET: Final = _SUBSYSTEM << 8 | 0
+_CONFIG: Final = _SUBSYSTEM << 8 | 1
+
+# NFULA_CFG_...
+_COMMAND: Final = 1
+_MODE: Final = 2
+_THRESHOLD: Final = 5
+
+_BIND: Final = b"\1"
+_UNBIND: Final = b"\2"
+_COPY_PACKET: Final = 2
+_MODE_VALUE: Final = struct.Struct("!IBx")
+
+_PAYLOAD: Final = 9
+_NETFILTER_HEADER_SIZE: Final = 4
+
+_COPY_RANGE: Final = 128
+"""Octets: an IPv6 header, some of its extensions, and TCP's."""
+_RECEIVE_BUFFER: Final = 1 << 20
+
+
+class PacketLog:
+    """A group of NFLOG, bound to a number that nobody else has.
+
+    Args:
+      numbers: Which to try, in this order; without it, numbers that start with one made
+        from the process id.
+      receive_buffer: Octets; what does not fit is lost, and `overruns` counts.
+
+    Raises:
+      KernelRefusedError: no group can be had, or all these numbers are taken.
+    """
+
+    __slots__ = ("_number", "_socket", "_strange")
+
+    def __init__(
+        self, *, numbers: Iterable[int] | None = None, receive_buffer: int = _RECEIVE_BUFFER
+    ) -> None:
+        self._strange = 0
+        self._socket = NetlinkSocket(NETFILTER)
+        try:
+            self._socket.set_receive_buffer(receive_buffer)
+            self._number = self._socket.claim(
+                _CONFIG,
+                attribute(_COMMAND, _BIND),
+                likely_numbers() if numbers is None else numbers,
+                what="packet log",
+            )
+            # The kernel would collect a hundred packets, or a second's.
+            settings = be32(_THRESHOLD, 1)
+            settings += attribute(_MODE, _MODE_VALUE.pack(_COPY_RANGE, _COPY_PACKET))
+            self._socket.request(
+                _CONFIG,
+                netfilter_header(0, self._number) + settings,
+                step=f"have the packets of log {self._number} copied",
+            )
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<PacketLog {self._number}>"
+
+    @property
+    def number(self) -> int:
+        """The number of the group, for `Gate`'s ``reset_group``."""
+        return self._number
+
+    @property
+    def overruns(self) -> int:
+        """How often the receive buffer has overflowed; each time may have cost many packets."""
+        return self._socket.overruns
+
+    @property
+    def malformed(self) -> int:
+        """Messages that could not be read, or were none of a log's."""
+        return self._socket.malformed + self._strange
+
+    def fileno(self) -> int:
+        """Return the descriptor, which is readable when packets have come; -1 when closed."""
+        return self._socket.fileno()
+
+    def receive(self, most: int = 64) -> list[bytes]:
+        """Return the next packets, each from its IP header on; none if none is there now.
+
+        Raises:
+          KernelRefusedError: the log is closed.
+        """
+        packets: list[bytes] = []
+        for incoming in self._socket.receive(most):
+            try:
+                if incoming.kind == _PACKET:
+                    packets.append(parse_logged(incoming.body))
+                else:
+                    self._strange += 1
+            except NetlinkError:
+                self._strange += 1
+        return packets
+
+    def close(self) -> None:
+        """Give the number back. Idempotent."""
+        if self._socket.fileno() < 0:
+            return
+        # Closing would do, were it not for a forked child that has the descriptor as well.
+        body = netfilter_header(0, self._number) + attribute(_COMMAND, _UNBIND)
+        try:
+            self._socket.send(message(_CONFIG, REQUEST, 0, body), step="unbind the log")
+        except KernelRefusedError:
+            pass  # it is closed next, which does the same
+        self._socket.close()
+
+
+def parse_logged(body: bytes) -> bytes:
+    """Return a logged packet, as much as was copied.
+
+    Raises:
+      NetlinkError: it is cut short, or there is no packet in it.
+    """
+    payload = parse_attributes(body, _NETFILTER_HEADER_SIZE).get(_PAYLOAD)
+    if payload is None:
+        raise NetlinkError("a message of the log has no packet in it")
+    return payload
