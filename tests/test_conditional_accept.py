@@ -54,6 +54,7 @@ from trio_wsk.observers import (
     RequestPended,
     RequestRejected,
 )
+from trio_wsk.transports import PortableTransport
 from trio_wsk.transports._accepted import can_be_silent
 
 from .inspecting import ACCEPT, PEND, REJECT, Desk, Silent, check_balance, inspecting
@@ -477,7 +478,9 @@ async def test_point_that_cannot_be_had_is_refused_with_the_reason() -> None:
     """Asking before the handshake is strict: it is never replaced by asking after it."""
     with pytest.raises(trio_wsk.InspectPointError, match="handshake"):
         async with open_listening_socket(
-            0, host=HOST, inspect=accept_all, inspect_point=InspectPoint.BEFORE_HANDSHAKE
+            transport=PortableTransport.tcp(0, host=HOST),
+            inspect=accept_all,
+            inspect_point=InspectPoint.BEFORE_HANDSHAKE,
         ):
             pytest.fail("it is open")
 

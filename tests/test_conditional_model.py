@@ -1162,12 +1162,12 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
             assert client.is_connected
             assert client.received == (GREETING if is_taken else b"")
             return {""} if is_taken else {"reset"}
-        if last.aborted is not None:
-            if last.aborted.reason is AbortReason.SILENT:  # wrongly, and it goes on asking
-                return {"", "refused", "timed out"}
-            return {"reset"} if client.is_connected else {"refused"}
-        assert client.is_connected is ("y" in last.log or self.point is AFTER)
-        return {""}
+        if last.aborted is None:
+            assert client.is_connected is ("y" in last.log or self.point is AFTER)
+            return {""}
+        if last.aborted.reason is AbortReason.SILENT:  # wrongly, and it goes on asking
+            return {"", "refused", "timed out"}
+        return {"reset"} if client.is_connected else {"refused"}
 
     def fates_of_a_rejected(self, close: CloseStyle) -> set[str]:
         """Say what may have become of a client that was turned away so."""

@@ -31,11 +31,11 @@ from .gated import (
     fate_of,
     has_come,
     segment_of,
-    send_segment,
     state_of,
 )
 from .namespaces import as_ordinary_user, in_own_namespace
 from .support import RESET_ON_CLOSE
+from .wire import send_segment
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has NFLOG"),
@@ -56,7 +56,7 @@ def reset_while_held(host: str) -> None:
 
         assert has_come(log)
         (packet,) = log.receive()
-        assert (port, gated.address.port, RST, sequence + 1) == segment_of(packet)
+        assert (port, gated.address.port, RST, sequence + 1) == segment_of(packet.payload)
         assert SYN_SENT == state_of(client)
         assert [] == gated.queue.receive()
 
@@ -94,7 +94,7 @@ def test_only_resets_are_copied(host: str) -> None:
             assert has_come(log)
             (packet,) = log.receive()
 
-        port, _, flags, _ = segment_of(packet)
+        port, _, flags, _ = segment_of(packet.payload)
         assert (peer[1], RST) == (port, flags & (RST | SYN))
         assert RST | ACK | flags == RST | ACK
 

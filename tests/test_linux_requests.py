@@ -419,13 +419,13 @@ def test_connection_without_approval_is_a_stranger(isn: int | None) -> None:
 @pytest.mark.parametrize("verb", ["reject", "silence"])
 def test_approval_that_was_taken_back_lets_nobody_in(verb: str, isn: int | None) -> None:
     """
-    Turned away after its approval, a request is the kernel's to destroy; a connection that comes
+    Turned away after its approval, a request has no packet left to answer; a connection that comes
     of it all the same is turned away.
     """
     table = table_of()
     request = approved(table)
 
-    assert Act.DESTROY is getattr(table, verb)(request, 0.1)
+    assert None is getattr(table, verb)(request, 0.1)
     assert Stranger.TURNED_AWAY is table.correlate(KEY, isn, 63.0)
     assert (0, math.inf) == (table.approved, table.next_due)
 
@@ -815,7 +815,7 @@ class Requests(RuleBasedStateMachine):
             assert None is act
             return
 
-        assert (expected if told.stage is Stage.HELD else Act.DESTROY) is act
+        assert (expected if told.stage is Stage.HELD else None) is act
 
         told.stage = stage
         self.remember(told.key, told.isn, stage)

@@ -14,7 +14,13 @@ from trio_wsk._statistics import REASONS, ListeningCounters
 def picture(counters: ListeningCounters) -> ListeningStatistics:
     """Freeze counts of which nothing else is known."""
     return counters.picture(
-        parked=0, parked_most=0, queued_accepts=0, pending=0, straggling=0, queue_depth=None
+        parked=0,
+        parked_most=0,
+        queued_accepts=0,
+        pending=0,
+        straggling=0,
+        queue_depth=None,
+        transport={},
     )
 
 
@@ -59,7 +65,13 @@ def test_depth_of_the_kernels_queue_may_be_unknown() -> None:
     assert (None, None) == (picture(counters).backlog, picture(counters).backlog_limit)
 
     known = counters.picture(
-        parked=1, parked_most=2, queued_accepts=3, pending=6, straggling=7, queue_depth=(4, 5)
+        parked=1,
+        parked_most=2,
+        queued_accepts=3,
+        pending=6,
+        straggling=7,
+        queue_depth=(4, 5),
+        transport={"x": 8},
     )
 
     assert (4, 5) == (known.backlog, known.backlog_limit)

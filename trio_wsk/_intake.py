@@ -160,6 +160,12 @@ class Intake:
         Args:
           indicate: Whether the accept event may be called: in the pump only.
         """
+        try:
+            self._take_one_by_one(indicate=indicate)
+        finally:
+            self._transport.flush()
+
+    def _take_one_by_one(self, *, indicate: bool) -> None:
         is_asked = self._transport.has_more()  # else None is not the kernel's word
         has_answered = False
         for _ in range(BATCH):

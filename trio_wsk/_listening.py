@@ -634,6 +634,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             pending=0 if self._conditional is None else self._conditional.pending,
             straggling=0 if self._conditional is None else self._conditional.straggling,
             queue_depth=(self._transport.queue_depth() if self._state is _LISTENING else None),
+            transport=self._transport.counters(),
         )
 
     # --- For the block and the server --------------------------------------------------
@@ -786,6 +787,7 @@ async def open_listening_socket(
             },
             mode=mode,
             backlog=backlog,
+            inspect_point=inspect_point,
         ),
         dispatch=dispatch,
         context=context,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ._listening import ListeningSocket
     from ._records import RequestAborted
     from ._transport import TransportRequest
-    from ._verdict import Verdict
+    from ._verdict import InspectPoint, Verdict
+    from .transports.linux._syn import Syn
 
 __all__ = ["PEEK_LIMIT", "ConnectionRequest"]
 
@@ -87,6 +88,25 @@ class ConnectionRequest:
     def remote_address(self) -> Address:
         """Who wants to connect. Before the handshake it is not proven: anybody can write it."""
         return self._transport_request.remote_address
+
+    @property
+    def inspect_point(self) -> InspectPoint:
+        """When it has appeared, and so what its peer knows by now.
+
+        Of a listening socket that inspects before the handshake, a request may come after it all
+        the same: when the kernel has used SYN cookies, or could not hold one more SYN.
+        """
+        return self._transport_request.inspect_point
+
+    @property
+    def syn(self) -> Syn | None:
+        """What the peer's SYN says: window, options, how many hops are left.
+
+        There before the handshake; None after it. None of it is proven.
+
+        Source: RFC 9293, section 3.1.
+        """
+        return self._transport_request.syn
 
     @property
     def listening(self) -> ListeningSocket:

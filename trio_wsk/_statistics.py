@@ -74,6 +74,8 @@ class ListeningStatistics:
     """Connections that wait now in the kernel for accept; None where it can't tell (Linux can)."""
     backlog_limit: int | None
     """How many may wait there."""
+    transport: Mapping[str, int]
+    """What the transport counts by itself; its documentation says what the names mean."""
 
 
 @attrs.frozen(kw_only=True)
@@ -160,6 +162,7 @@ class ListeningCounters:
         pending: int,
         straggling: int,
         queue_depth: tuple[int, int] | None,
+        transport: Mapping[str, int],
     ) -> ListeningStatistics:
         """Freeze the counts, together with what is true now."""
         backlog, backlog_limit = (None, None) if queue_depth is None else queue_depth
@@ -183,4 +186,5 @@ class ListeningCounters:
             shed=self.shed,
             backlog=backlog,
             backlog_limit=backlog_limit,
+            transport=MappingProxyType(dict(transport)),
         )

@@ -31,12 +31,13 @@ from ._readiness import open_pump_readiness
 from ._verdict import CloseStyle, InspectPoint
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import trio
 
     from ._addresses import Address
     from ._readiness import Readiness, Watch
+    from .transports.linux._syn import Syn
 
     Octets = bytes | bytearray | memoryview
 
@@ -159,6 +160,14 @@ class TransportRequest(ABC):
     __slots__ = ()
 
     @property
+    def inspect_point(self) -> InspectPoint:
+        """When this request has appeared, and so what its peer knows by now.
+
+        A transport that inspects before the handshake may have requests that come after it.
+        """
+        return InspectPoint.AFTER_HANDSHAKE
+
+    @property
     @abstractmethod
     def serial_number(self) -> int:
         """This request's number; never used again in this process."""
@@ -175,6 +184,11 @@ class TransportRequest(ABC):
     @abstractmethod
     def remote_address(self) -> Address:
         """Who wants to connect."""
+
+    @property
+    def syn(self) -> Syn | None:
+        """What the peer's SYN says, where the transport has seen it."""
+        return None
 
     def approve(self) -> bool:
         """Answer yes.
@@ -356,6 +370,14 @@ class Transport(ABC):
           TransportFailedError: the transport itself has failed.
         """
 
+    def flush(self) -> None:  # noqa: B027 - most transports answer at once
+        """Say what was answered since the last `next_request`.
+
+        A transport may hold answers back from the moment when `next_request` returns a
+        request until the owner calls this, which it does after each batch of requests; so that
+        it can say many at once. Never raises.
+        """
+
     @abstractmethod
     def has_more(self) -> bool:
         """Whether `next_request` is worth asking without an edge."""
@@ -376,6 +398,10 @@ class Transport(ABC):
     def queue_depth(self) -> tuple[int, int] | None:
         """How many connections wait in the kernel for accept, and how many may; None if unknown."""
         return None
+
+    def counters(self) -> Mapping[str, int]:
+        """What this transport has counted by itself, by names of its own."""
+        return {}
 
     def public_sockets(self) -> Sequence[trio.socket.SocketType]:
         """The listening sockets, for those who look at them."""

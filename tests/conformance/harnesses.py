@@ -14,11 +14,12 @@ import trio
 from tests.support import connect, reset
 from trio_wsk import Address, InspectPoint, _readiness
 from trio_wsk.testing import MemoryNetwork, MemoryStream, MemoryTransport, TransportHarness
-from trio_wsk.transports import PortableTransport
+from trio_wsk.transports import LinuxTransport, PortableTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.namespaces import Namespace
     from trio_wsk.transports import Transport
 
 
@@ -100,6 +101,43 @@ class AdoptingHarness(SocketHarness):
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         return PortableTransport.adopt([sock])
+
+
+class LinuxHarness(TransportHarness[trio.SocketStream]):
+    """Inspection before the handshake; clients are here, or at the other end of a cable."""
+
+    inspect_point = InspectPoint.BEFORE_HANDSHAKE
+    # A client that has fallen silent is missed when its second SYN has not come.
+    patience = 20.0
+
+    def __init__(self, host: str, there: Namespace | None) -> None:
+        self.host = host
+        self.there = there
+
+    def transport(self) -> LinuxTransport:
+        """Listen on any port."""
+        return LinuxTransport.tcp(0, host=self.host)
+
+    async def connect(self, address: Address) -> trio.SocketStream:
+        """Connect a client."""
+        if self.there is None:
+            return await connect(address)
+        sock = trio.socket.from_stdlib_socket(self.there.socket(address.family))
+        try:
+            await sock.connect(address.sockaddr)
+        except BaseException:
+            sock.close()
+            raise
+        return trio.SocketStream(sock)
+
+    def reset(self, client: trio.SocketStream) -> None:
+        """Close a client with a reset."""
+        reset(client)
+
+    def address_of(self, client: trio.SocketStream) -> Address | None:
+        """Return where the client is at."""
+        sock = client.socket
+        return Address.from_sockaddr(sock.family, sock.getsockname())
 
 
 class MemoryHarness(TransportHarness[MemoryStream]):

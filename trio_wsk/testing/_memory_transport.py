@@ -92,6 +92,11 @@ class MemoryRequest(TransportRequest):
         """Who wants to connect."""
         return self._endpoint.remote_address
 
+    @property
+    def inspect_point(self) -> InspectPoint:
+        """The transport's."""
+        return self._transport.inspect_point
+
     # --- Answers -----------------------------------------------------------------------
 
     def approve(self) -> bool:

@@ -484,6 +484,7 @@ class Stage:
             return self.next_request()
         finally:
             self._is_asking = False
+            self.transport.flush()  # each is a batch of its own
 
     async def request(self) -> TransportRequest:
         """Wait for the next request, as a pump does."""

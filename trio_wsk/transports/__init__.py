@@ -6,6 +6,9 @@ path or sockets. Make one yourself to wrap it, say, or to choose it elsewhere::
     transport = PortableTransport.tcp(8000, host="localhost")
     async with open_listening_socket(transport=transport) as listening: ...
 
+`LinuxTransport` is what it makes when requests are to be inspected before the handshake; it
+has options of its own.
+
 To make a transport of another kind, subclass `Transport` and `TransportRequest`, and hold it
 against `trio_wsk.testing.check_transport`.
 """
@@ -25,16 +28,22 @@ from trio_wsk._transport import (
 )
 
 from ._activation import listen_fds
+from .linux._syn import Syn, TcpOption, Timestamps
+from .linux.transport import LinuxTransport
 from .portable import PortableTransport
 
 __all__ = [
     "Channel",
+    "LinuxTransport",
     "NoDescriptorsError",
     "PeerEnd",
     "PeerFaultError",
     "PortableTransport",
     "Readiness",
     "RequestKeeper",
+    "Syn",
+    "TcpOption",
+    "Timestamps",
     "Transport",
     "TransportFailedError",
     "TransportRequest",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trio_wsk._errors import InvalidParameterError
+from trio_wsk._verdict import InspectPoint
 
+from .linux.transport import LinuxTransport
 from .portable import PortableTransport
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def transport_at(
     tcp: dict[str, Any],
     mode: int | None,
     backlog: int | None,
+    inspect_point: InspectPoint,
 ) -> Transport:
     """Make the transport for the one place that was named, or say that there are more."""
     places = {"port": port, "path": path, "sockets": sockets, "transport": transport}
@@ -46,11 +49,15 @@ def transport_at(
         idle["backlog"] = backlog
     if idle:
         raise InvalidParameterError(f"{named[0]}= doesn't go with {', '.join(idle)}")
+    is_before = inspect_point is InspectPoint.BEFORE_HANDSHAKE
     if port is not None:
+        if is_before:
+            return LinuxTransport.tcp(port, backlog=backlog, **tcp)
         return PortableTransport.tcp(port, backlog=backlog, **tcp)
     if path is not None:
         return PortableTransport.unix(path, mode=mode, backlog=backlog)
     if sockets is not None:
-        return PortableTransport.adopt(sockets, backlog=backlog)
+        kind = LinuxTransport if is_before else PortableTransport
+        return kind.adopt(sockets, backlog=backlog)
     assert transport is not None
     return transport

@@ -15,14 +15,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import trio
-
-from trio_wsk._errors import InvalidDeviceStateError, SocketClosedError
 from trio_wsk._readiness import READ, Watch
 from trio_wsk._transport import (
     NoDescriptorsError,
     PeerFaultError,
-    Transport,
     TransportFailedError,
 )
 from trio_wsk._verdict import CloseStyle
@@ -31,6 +27,7 @@ from ._accept_errors import failure_of
 from ._accepted import PortableRequest, can_be_silent
 from ._adopting import AdoptedPlace
 from ._binding import TcpPlace
+from ._socket_transport import SocketTransport
 from ._spare import SpareDescriptor
 from ._tcp_info import queue_of
 from ._unix import UnixPlace
@@ -40,7 +37,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from trio_wsk._addresses import Address
+    import trio
+
     from trio_wsk._readiness import Readiness
 
     from ._places import Bound, Place
@@ -70,7 +68,7 @@ class _Source:
             self.transport.edge()
 
 
-class PortableTransport(Transport):
+class PortableTransport(SocketTransport):
     """TCP and Unix listening sockets, as every system has them.
 
     Make one with `tcp`, `unix` or `adopt`. What can be known to be wrong without asking the
@@ -81,13 +79,10 @@ class PortableTransport(Transport):
     """
 
     def __init__(self, place: Place) -> None:
-        self._place = place
+        super().__init__(place)
         self._sources: list[_Source] = []
         self._ready: deque[_Source] = deque()
         self._readiness: Readiness
-        self._is_listening = False
-        self._is_closed = False
-        self._public: tuple[trio.socket.SocketType, ...] | None = None
         self._spare = SpareDescriptor()
         self._keeps_spare = False
 
@@ -172,39 +167,16 @@ class PortableTransport(Transport):
         """
         return cls(AdoptedPlace(sockets, backlog=backlog))
 
-    def __repr__(self) -> str:
-        addresses = ", ".join(str(address) for address in self.local_addresses)
-        return f"<PortableTransport on {addresses or 'nothing yet'}>"
-
-    async def bind(self) -> None:
-        """Take the addresses. No request appears yet.
-
-        Always a checkpoint. If it fails or is cancelled, the transport is closed.
-        """
-        if self._sources:
-            raise InvalidDeviceStateError("this transport is bound already")
-        self._check_open()
-        try:
-            bound = await self._place.bind()
-        except BaseException:
-            self.close()
-            raise
-        self._check_open()
-        self._sources = [_Source(self, each) for each in bound]
-
     def listen(self, readiness: Readiness) -> None:
         """From now on requests appear.
 
         Raises:
           BindError: Somebody else was faster, between bind and here.
         """
-        self._check_open()
-        if self._is_listening or not self._sources:
-            raise InvalidDeviceStateError("a transport listens once, after it is bound")
-        self._is_listening = True
+        self._start_listening()
         self._readiness = readiness
+        self._sources = [_Source(self, each) for each in self._bound]
         try:
-            self._place.listen()
             for source in self._sources:
                 self._has_become_ready(source)
                 readiness.arm(source.watch, READ)
@@ -212,21 +184,11 @@ class PortableTransport(Transport):
             self.close()
             raise
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            self._place.close()  # it may have been closed while it was being bound
-            raise SocketClosedError("this transport is closed")
-
     def close_styles(self) -> frozenset[CloseStyle]:
         """Return reset and FIN; and silence for TCP on Linux with CAP_NET_ADMIN."""
         styles = frozenset({CloseStyle.RESET, CloseStyle.FIN})
-        is_tcp = all(not source.bound.address.is_unix for source in self._sources)
+        is_tcp = all(not bound.address.is_unix for bound in self._bound)
         return styles | {CloseStyle.SILENT} if is_tcp and can_be_silent() else styles
-
-    @property
-    def local_addresses(self) -> Sequence[Address]:
-        """The addresses that are bound."""
-        return [source.bound.address for source in self._sources]
 
     def _has_become_ready(self, source: _Source) -> None:
         source.is_ready = True
@@ -288,31 +250,17 @@ class PortableTransport(Transport):
         """How many connections wait in the kernel, and how many may: Linux, TCP; else None."""
         if not self._is_listening:
             return None
-        depths = [queue_of(source.bound.socket) for source in self._sources]
+        depths = [queue_of(bound.socket) for bound in self._bound]
         known = [depth for depth in depths if depth is not None]
         if not known or len(known) < len(depths):
             return None
         return sum(waiting for waiting, _ in known), sum(maximum for _, maximum in known)
 
-    def public_sockets(self) -> Sequence[trio.socket.SocketType]:
-        """The listening sockets, for those who look at them; they stay the transport's."""
-        if self._public is None:
-            self._public = tuple(
-                trio.socket.from_stdlib_socket(source.bound.socket) for source in self._sources
-            )
-        return self._public
-
     def close(self) -> None:
         """Stop listening; the kernel resets what it has queued. Never raises, idempotent."""
-        self._is_closed = True
         self._ready.clear()
         for source in self._sources:
             source.watch.close()
-        # Somebody may wait on a public socket, which only Trio can tell that it is closed.
-        public, self._public = self._public, ()
-        for sock in public or ():
-            if sock.fileno() >= 0:
-                trio.lowlevel.notify_closing(sock)
-        self._place.close()
+        super().close()
         self._spare.give_up()
         self._keeps_spare = False

@@ -12,7 +12,7 @@ Source: net/netfilter/nfnetlink_log.c and ``linux/netfilter/nfnetlink_log.h``.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ._netlink import (
     NETFILTER,
@@ -26,12 +26,13 @@ from ._netlink import (
     message,
     netfilter_header,
     parse_attributes,
+    parse_number,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PacketLog", "parse_logged"]
+__all__ = ["Logged", "PacketLog", "parse_logged"]
 
 _SUBSYSTEM: Final = 4
 _PACKET: Final = _SUBSYSTEM << 8 | 0
@@ -47,12 +48,22 @@ _UNBIND: Final = b"\2"
 _COPY_PACKET: Final = 2
 _MODE_VALUE: Final = struct.Struct("!IBx")
 
+_INTERFACE: Final = 4
 _PAYLOAD: Final = 9
 _NETFILTER_HEADER_SIZE: Final = 4
 
 _COPY_RANGE: Final = 128
 """Octets: an IPv6 header, some of its extensions, and TCP's."""
 _RECEIVE_BUFFER: Final = 1 << 20
+
+
+class Logged(NamedTuple):
+    """One packet that went by."""
+
+    payload: bytes
+    """The packet from its IP header on, as much as was copied."""
+    interface: int
+    """The index of the interface that it came in by; 0 if it came by none."""
 
 
 class PacketLog:
@@ -116,13 +127,13 @@ class PacketLog:
         """Return the descriptor, which is readable when packets have come; -1 when closed."""
         return self._socket.fileno()
 
-    def receive(self, most: int = 64) -> list[bytes]:
-        """Return the next packets, each from its IP header on; none if none is there now.
+    def receive(self, most: int = 64) -> list[Logged]:
+        """Return the next packets, at most so many; none if none is there now.
 
         Raises:
           KernelRefusedError: the log is closed.
         """
-        packets: list[bytes] = []
+        packets: list[Logged] = []
         for incoming in self._socket.receive(most):
             try:
                 if incoming.kind == _PACKET:
@@ -146,13 +157,15 @@ class PacketLog:
         self._socket.close()
 
 
-def parse_logged(body: bytes) -> bytes:
-    """Return a logged packet, as much as was copied.
+def parse_logged(body: bytes) -> Logged:
+    """Read one packet that was logged.
 
     Raises:
       NetlinkError: it is cut short, or there is no packet in it.
     """
-    payload = parse_attributes(body, _NETFILTER_HEADER_SIZE).get(_PAYLOAD)
+    found = parse_attributes(body, _NETFILTER_HEADER_SIZE)
+    payload = found.get(_PAYLOAD)
     if payload is None:
         raise NetlinkError("a message of the log has no packet in it")
-    return payload
+    interface = found.get(_INTERFACE)
+    return Logged(payload, 0 if interface is None else parse_number(interface, 4))

@@ -112,10 +112,6 @@ class Act(enum.Enum):
     """Have the packet answered with RST."""
     DROP = "drop"
     """Drop the packet: its sender hears nothing."""
-    DESTROY = "destroy"
-    """There is no packet any more: have the kernel destroy what became of it, if it can. If the
-    connection comes all the same, it is a stranger."""
-
     __hash__ = object.__hash__
 
 
@@ -266,8 +262,18 @@ class RequestTable(Generic[OwnerT]):
 
     # --- Packets -----------------------------------------------------------------------
 
-    def syn(self, key: Key, isn: int, packet_id: int, now: float) -> Answer[OwnerT]:
-        """A SYN has come."""
+    def syn(
+        self, key: Key, isn: int, packet_id: int, now: float, *, has_room: bool = True
+    ) -> Answer[OwnerT]:
+        """A SYN has come.
+
+        Args:
+          key: Which connection it asks for.
+          isn: Its sequence number.
+          packet_id: By which a verdict names it.
+          now: The time.
+          has_room: Whether there is room for one more request; if not, a new one is dropped.
+        """
         live = self._live.get(key)
         if live is not None and live.isn == isn:
             if live.stage is Stage.HELD:
@@ -281,7 +287,11 @@ class RequestTable(Generic[OwnerT]):
             return self._another_syn(live, isn, packet_id, now)
         if self._is_closed:
             return _REJECT
-        if self.undecided >= self._max_undecided or self.approved >= self._max_approved:
+        if (
+            not has_room
+            or self.undecided >= self._max_undecided
+            or self.approved >= self._max_approved
+        ):
             self.overflowed += 1
             return _DROP
         return Answer(Act.HOLD, self._hold(key, isn, packet_id, now))
@@ -336,7 +346,8 @@ class RequestTable(Generic[OwnerT]):
         """Say no, with a reset; also after `approve`.
 
         Returns:
-          What has to be done; None if the request is over.
+          What has to be done with its packet; None if it has none any more. If its connection
+          comes all the same, it is a stranger that was turned away.
         """
         return self._turn_away(request, Stage.REJECTED, Act.REJECT, now)
 
@@ -344,22 +355,19 @@ class RequestTable(Generic[OwnerT]):
         """Say nothing, now and later; also after `approve`, when SYN-ACK has been said.
 
         Returns:
-          What has to be done; None if the request is over.
+          What has to be done with its packet, as for `reject`.
         """
         return self._turn_away(request, Stage.SILENCED, Act.DROP, now)
 
     def _turn_away(
         self, request: Request[OwnerT], stage: Stage, act: Act, now: float
     ) -> Act | None:
-        if request.stage is Stage.HELD:
-            answer = act
-        elif request.stage is Stage.APPROVED:
-            answer = Act.DESTROY
-        else:
+        is_held = request.stage is Stage.HELD
+        if not is_held and request.stage is not Stage.APPROVED:
             return None
         self._end(request, stage)
         self._remember(request.key, request.isn, stage, now)
-        return answer
+        return act if is_held else None
 
     def close(self) -> list[Request[OwnerT]]:
         """The listening socket closes: from now on each SYN is answered with RST.
@@ -416,10 +424,17 @@ class RequestTable(Generic[OwnerT]):
         """When to call `due`; infinity while nothing is."""
         return self._alarms.next
 
-    def due(self, now: float) -> Due[OwnerT]:
-        """Say what is due. Read the packets that have come first, or the living seem silent."""
+    def due(self, now: float, *, most: int | None = None) -> Due[OwnerT]:
+        """Say what is due. Read the packets that have come first, or the living seem silent.
+
+        Args:
+          now: The time.
+          most: Stop after so many requests; what is left over is still due.
+        """
         due: Due[OwnerT] = Due([], [])
-        while (request := self._alarms.ring(now)) is not None:
+        looked_at = 0
+        while looked_at != most and (request := self._alarms.ring(now)) is not None:
+            looked_at += 1
             if request.stage is Stage.APPROVED:
                 due.look_up.append(request)
                 request._last = now
