@@ -1162,10 +1162,15 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
             assert client.is_connected
             assert client.received == (GREETING if is_taken else b"")
             return {""} if is_taken else {"reset"}
-        if last.aborted is None:
-            assert client.is_connected is ("y" in last.log or self.point is AFTER)
-            return {""}
-        if last.aborted.reason is AbortReason.SILENT:  # wrongly, and it goes on asking
+        if last.aborted is not None:
+            return self.fates_of_an_aborted(client, last.aborted.reason)
+        assert client.is_connected is ("y" in last.log or self.point is AFTER)
+        return {""}
+
+    @staticmethod
+    def fates_of_an_aborted(client: Client, reason: AbortReason) -> set[str]:
+        """Say what may have become of a client that is there, and whose request was aborted."""
+        if reason is AbortReason.SILENT:  # wrongly, and it goes on asking
             return {"", "refused", "timed out"}
         return {"reset"} if client.is_connected else {"refused"}
 

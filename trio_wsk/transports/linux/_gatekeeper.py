@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import math
 import select
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -132,23 +133,17 @@ class Gatekeeper:
         """Packets that were queued and are no SYNs in good order; they were dropped."""
         self.unclaimed = 0
         """SYNs that came for a listening socket that had just closed; they were dropped."""
-        self.queue = Queue(fail_open=fail_open)
-        try:
+        with ExitStack() as on_failure:
+            self._epoll = select.epoll()
+            on_failure.callback(self._epoll.close)
+            self.queue = Queue(fail_open=fail_open)
+            on_failure.callback(self.queue.close)
             self.log = PacketLog()
-            try:
-                self._lookup = SocketLookup()
-                try:
-                    self.house = Gatehouse(self.queue.number, reset_group=self.log.number)
-                except BaseException:
-                    self._lookup.close()
-                    raise
-            except BaseException:
-                self.log.close()
-                raise
-        except BaseException:
-            self.queue.close()
-            raise
-        self._epoll = select.epoll()
+            on_failure.callback(self.log.close)
+            self._lookup = SocketLookup()
+            on_failure.callback(self._lookup.close)
+            self.house = Gatehouse(self.queue.number, reset_group=self.log.number)
+            on_failure.pop_all()
         for each in (self.queue, self.log):
             self._epoll.register(each.fileno(), select.EPOLLIN)
 

@@ -36,7 +36,7 @@ from trio_wsk.transports._accept_errors import failure_of
 from trio_wsk.transports._accepted import PortableRequest
 from trio_wsk.transports._adopting import AdoptedPlace
 from trio_wsk.transports._binding import TcpPlace
-from trio_wsk.transports._places import DEFAULT_BACKLOG, checked_backlog, whole_number
+from trio_wsk.transports._places import checked_backlog, whole_number
 from trio_wsk.transports._socket_transport import SocketTransport
 from trio_wsk.transports._spare import SpareDescriptor
 
@@ -65,6 +65,11 @@ _TCP_SAVE_SYN: Final = 27
 _TCP_SAVED_SYN: Final = 28
 _SAVED_MOST: Final = 256
 """Octets: the longest headers of IPv6 with some extensions, and of TCP."""
+
+_SCOPE_ID: Final = 3  # its place in the address of an IPv6 socket
+
+_DEFAULT_BACKLOG: Final = 4096
+"""SYNs that may wait to be inspected: what most kernels allow themselves, too."""
 
 _MOST_HELD: Final = 65536
 """SYNs that are held for one listening socket at most: as many as the queue holds."""
@@ -321,7 +326,7 @@ class LinuxTransport(SocketTransport):
     ) -> None:
         """Made by `tcp` and `adopt`."""
         super().__init__(place)
-        self._backlog = backlog
+        self._backlog = max(1, backlog)
         self._most_per_second = _checked_limit(most_syns_per_second)
         self._fail_open = fail_open
         self._gatekeeper: Gatekeeper
@@ -358,8 +363,8 @@ class LinuxTransport(SocketTransport):
         Args:
           port: As for `PortableTransport.tcp`, and so for ``host`` and ``socket_options``.
           host: A name or an IP address, or several; None takes all of this machine.
-          backlog: How many SYNs may wait to be inspected, and how many connections for accept in
-            the kernel.
+          backlog: How many SYNs may wait to be inspected, 4096 by default, and how many
+            connections for accept in the kernel, by default as many as it allows.
           reuse_port: Can't be had: the SYNs of a port go to one process.
           socket_options: What ``setsockopt()`` is to be called with before the socket is bound.
           most_syns_per_second: What exceeds so many SYNs per second, for each address
@@ -382,7 +387,7 @@ class LinuxTransport(SocketTransport):
         )
         return cls(
             place,
-            backlog=checked_backlog(backlog),
+            backlog=_DEFAULT_BACKLOG if backlog is None else checked_backlog(backlog),
             most_syns_per_second=most_syns_per_second,
             fail_open=fail_open,
         )
@@ -403,8 +408,7 @@ class LinuxTransport(SocketTransport):
 
         Args:
           sockets: Sockets, Trio sockets, or numbers of descriptors, such as `listen_fds` gives.
-          backlog: How many SYNs may wait to be inspected; for sockets that don't listen
-            yet, how many connections for accept.
+          backlog: As for `tcp`; the kernel's part of it for sockets that don't listen yet.
           most_syns_per_second: As for `tcp`.
           fail_open: As for `tcp`.
 
@@ -415,7 +419,7 @@ class LinuxTransport(SocketTransport):
         try:
             return cls(
                 place,
-                backlog=DEFAULT_BACKLOG if backlog is None else backlog,
+                backlog=_DEFAULT_BACKLOG if backlog is None else checked_backlog(backlog),
                 most_syns_per_second=most_syns_per_second,
                 fail_open=fail_open,
             )
@@ -731,13 +735,14 @@ class LinuxTransport(SocketTransport):
 
 def _identity(connection: PortableRequest) -> tuple[Key, int | None]:
     """Return which connection one is, and its SYN's sequence number if the kernel has kept that."""
-    key = key_of(connection.local_address, connection.remote_address)
-    channel = connection.accept()
+    peer = connection._peer
+    scope_id = cast("int", peer[_SCOPE_ID]) if len(peer) > _SCOPE_ID else 0
     try:
-        saved = channel.getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SAVED_MOST)
-        return key, parse(saved).sequence_number
-    except (OSError, NotASynError):
-        return key, None  # SYN cookies: there is nothing to save
+        saved = connection.accept().getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SAVED_MOST)
+        syn = parse(saved, scope_id=scope_id)
+    except (OSError, NotASynError):  # SYN cookies: there is nothing to save
+        return key_of(connection.local_address, connection.remote_address), None
+    return syn.key, syn.sequence_number
 
 
 def _checked_limit(most_syns_per_second: object) -> int | None:
