@@ -1,4 +1,4 @@
-"""A listening socket behind a gate, clients that come to it, and segments made by hand."""
+"""A listening socket behind a gate, and clients that come to it."""
 
 from __future__ import annotations
 
@@ -171,36 +171,6 @@ def tables_of(family: int) -> list[str]:
     finally:
         netlink.close()
     return [parse_attributes(answer.body, 4)[1].rstrip(b"\0").decode() for answer in answers]
-
-
-# ---------------------------------------------------------------------------- by hand
-
-
-def send_segment(source: Address, target: Address, flags: int, sequence: int = 1) -> None:
-    """Send one TCP segment without payload, from whoever ``source`` says."""
-    ours, theirs = source.host, target.host
-    assert ours is not None
-    assert theirs is not None
-    segment = struct.pack(
-        "!HHIIBBHHH", source.port, target.port, sequence, 0, 5 << 4, flags, 65535, 0, 0
-    )
-    pseudo = ours.packed + theirs.packed + struct.pack("!II", len(segment), socket.IPPROTO_TCP)
-    segment = segment[:16] + _checksum(pseudo + segment) + segment[18:]
-    if ours.version == 4:
-        # The kernel fills in the length and the checksum.
-        header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0)
-        where: Any = (str(theirs), 0)
-    else:
-        header = struct.pack("!IHBB", 6 << 28, len(segment), socket.IPPROTO_TCP, 64)
-        where = (str(theirs), 0, 0, target.scope_id)
-    with socket.socket(source.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-        raw.sendto(header + ours.packed + theirs.packed + segment, where)
-
-
-def _checksum(data: bytes) -> bytes:
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    folded = total % 0xFFFF  # adding up with end-around carry
-    return (~folded & 0xFFFF).to_bytes(2, "big")
 
 
 def segment_of(packet: bytes) -> tuple[int, int, int, int]:

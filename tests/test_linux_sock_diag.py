@@ -15,9 +15,10 @@ from trio_wsk._addresses import Address
 from trio_wsk.transports.linux._netlink import KernelRefusedError, NetlinkError
 from trio_wsk.transports.linux._sock_diag import ConnectionState, SocketLookup, parse_state
 
-from .gated import LOOPBACK, SYN, Gated, fate_of, send_segment, until
+from .gated import LOOPBACK, SYN, Gated, fate_of, until
 from .namespaces import HERE, as_ordinary_user, cabled_namespaces, in_own_namespace
 from .support import RESET_ON_CLOSE
+from .wire import send_segment
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has sock_diag"),
