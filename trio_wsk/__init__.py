@@ -27,6 +27,7 @@ from ._errors import (
 )
 from ._irp import Irp
 from ._listening import ListeningSocket, open_listening_socket
+from ._probe import Finding, ProbeReport, probe
 from ._request import ConnectionRequest
 from ._serving import Server, open_server, serve, serve_events
 from ._statistics import DrainReport, ListeningStatistics, ServerStatistics
@@ -53,6 +54,7 @@ __all__ = [
     "ConnectionRequest",
     "DrainReport",
     "EventMask",
+    "Finding",
     "ForcedClosedError",
     "InspectAction",
     "InspectId",
@@ -67,6 +69,7 @@ __all__ = [
     "OperationCancelledError",
     "Overflow",
     "PendingInspections",
+    "ProbeReport",
     "Server",
     "ServerStatistics",
     "SocketBusyError",
@@ -78,6 +81,7 @@ __all__ = [
     "observers",
     "open_listening_socket",
     "open_server",
+    "probe",
     "serve",
     "serve_events",
     "transports",

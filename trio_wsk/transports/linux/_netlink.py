@@ -108,6 +108,7 @@ _OTHER_OWNERS: Final = (
 _NO_SUBSYSTEM: Final = "this kernel has not been built with it, or may not load the module"
 _GENERAL_HINTS: Final = {
     errno.EPERM: _NEEDS_ADMIN,
+    errno.EAFNOSUPPORT: _NO_SUBSYSTEM,
     errno.EOPNOTSUPP: _NO_SUBSYSTEM,
     errno.EPROTONOSUPPORT: _NO_SUBSYSTEM,
 }
@@ -356,7 +357,8 @@ class NetlinkSocket:
         try:
             self._socket = socket.socket(_AF_NETLINK, kind, protocol)
         except OSError as error:
-            raise KernelRefusedError(step, error.errno or 0, hint=_NO_SUBSYSTEM) from error
+            hint = _GENERAL_HINTS.get(error.errno or 0, "")
+            raise KernelRefusedError(step, error.errno or 0, hint=hint) from error
         try:
             self._socket.settimeout(0)
             self._socket.bind((0, 0))

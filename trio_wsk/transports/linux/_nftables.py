@@ -218,6 +218,19 @@ class Gatehouse:
     def __repr__(self) -> str:
         return f"<Gatehouse {self.table}>"
 
+    def try_out(self, family: int) -> None:
+        """See whether rules can be made for an address family. None is ever in force.
+
+        For IPv4 this has been done when the house was made, for others `add` does it too.
+
+        Args:
+          family: ``socket.AF_INET`` or ``socket.AF_INET6``.
+
+        Raises:
+          KernelRefusedError: they can't be made.
+        """
+        self._prepare(_IPV4 if family == socket.AF_INET else _IPV6)
+
     def add(self, addresses: Iterable[Address], *, most_per_second: int | None = None) -> Gate:
         """Put a gate before some addresses: from now on SYNs for them are held.
 

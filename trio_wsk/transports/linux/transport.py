@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []  # LinuxTransport's home is trio_wsk.transports
 
-# `socket` has no names for them.
-_TCP_SAVE_SYN: Final = 27
+# Linux 4.3, ``linux/tcp.h``; `socket` has no names for them.
+TCP_SAVE_SYN: Final = 27
 _TCP_SAVED_SYN: Final = 28
 _SAVED_MOST: Final = 256
 """Octets: the longest headers of IPv6 with some extensions, and of TCP."""
@@ -456,6 +456,12 @@ class LinuxTransport(SocketTransport):
                 raise InspectPointError(
                     f"{bound.address} is a Unix socket: it has no handshake to inspect before"
                 )
+            try:
+                bound.socket.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
+            except OSError as error:  # ENOPROTOOPT: adopted, and no TCP but MPTCP, say
+                raise InspectPointError(
+                    f"the SYNs for {bound.address} can't be saved (TCP_SAVE_SYN): {error.strerror}"
+                ) from error
         places = [place for bound in self._bound for place in _places_of(bound)]
         try:
             gatekeeper = gatekeeper_here(fail_open=self._fail_open)
@@ -472,8 +478,6 @@ class LinuxTransport(SocketTransport):
             ) from error
         self._gatekeeper = gatekeeper
         self._has_gate = True
-        for bound in self._bound:
-            bound.socket.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, 1)
 
     def listen(self, readiness: Readiness) -> None:  # noqa: ARG002 - the gatekeeper reads for us
         """From now on requests appear.
