@@ -56,9 +56,11 @@ intersphinx_mapping = {
 NOT_MADE_BY_CALLING = {
     "trio_wsk.Connection",
     "trio_wsk.ConnectionRequest",
+    "trio_wsk.Finding",
     "trio_wsk.Irp",
     "trio_wsk.ListeningSocket",
     "trio_wsk.PendingInspections",
+    "trio_wsk.ProbeReport",
     "trio_wsk.Server",
     "trio_wsk.observers.Observer",
     "trio_wsk.testing.MemoryHost",
@@ -66,6 +68,7 @@ NOT_MADE_BY_CALLING = {
     "trio_wsk.testing.MemoryTransport",
     "trio_wsk.testing.TransportCheck",
     "trio_wsk.transports.Channel",
+    "trio_wsk.transports.LinuxTransport",
     "trio_wsk.transports.PortableTransport",
     "trio_wsk.transports.RequestKeeper",
 }

@@ -87,8 +87,12 @@ class Door(Protocol):
         """The kernel doesn't tell anything any more."""
 
 
-def gatekeeper_here(*, fail_open: bool) -> Gatekeeper:
+def gatekeeper_here(*, fail_open: bool, make_queue: Callable[..., Queue] = Queue) -> Gatekeeper:
     """Return the gatekeeper of this Trio run and this thread's network namespace.
+
+    Args:
+      fail_open: Have SYNs let through that can't be queued.
+      make_queue: If there is none yet, makes its queue.
 
     Raises:
       KernelRefusedError: there is none yet, and none can be had; the error says which step failed,
@@ -105,7 +109,8 @@ def gatekeeper_here(*, fail_open: bool) -> Gatekeeper:
         namespace = 0
     which = (namespace, fail_open)
     if which not in keepers:
-        keepers[which] = Gatekeeper(fail_open=fail_open, closed=lambda: keepers.pop(which, None))
+        queue = make_queue(fail_open=fail_open)
+        keepers[which] = Gatekeeper(queue, closed=lambda: keepers.pop(which, None))
     return keepers[which]
 
 
@@ -113,14 +118,15 @@ class Gatekeeper:
     """The queue, the rules and the log of resets, and the task that reads them.
 
     Args:
-      fail_open: Have SYNs let through that can't be queued.
+      queue: Is the gatekeeper's from here on, and closed with it.
       closed: Called when the last door has gone.
 
     Raises:
       KernelRefusedError: this kernel lacks something, or we lack the right to it.
     """
 
-    def __init__(self, *, fail_open: bool, closed: Callable[[], object]) -> None:
+    def __init__(self, queue: Queue, *, closed: Callable[[], object]) -> None:
+        self.queue = queue
         self._closed = closed
         self._doors: dict[tuple[bytes, int], Door] = {}
         self._sources: dict[int, Callable[[], object]] = {}

@@ -147,7 +147,7 @@ class Request(Generic[OwnerT]):
         """The sequence number of its SYN."""
         self.packet_id: Final = packet_id
         """The packet that is held, until there is a verdict."""
-        self.stage = Stage.HELD
+        self.stage: Stage = Stage.HELD
         self.owner: OwnerT | None = None
         """Whatever the transport made of it; the table doesn't look."""
         # Of one that is held: when it came first and last, and the longest time between two.
