@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from trio_wsk import InspectAction, InspectPoint, open_listening_socket
 from trio_wsk._transport import PeerEnd
 from trio_wsk.testing import MemoryNetwork, SegmentKind, TcpState
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from trio_wsk import ConnectionRequest
     from trio_wsk.testing import MemoryStream
     from trio_wsk.testing._memory_transport import MemoryRequest
+    from trio_wsk.transports import Syn
 
 SYN, SYN_ACK, ACK, RST = (
     SegmentKind.SYN,
@@ -782,3 +785,53 @@ async def test_old_server_side_is_discovered(autojump_clock: MockClock) -> None:
         assert 1.0 == trio.current_time()
         with pytest.raises(ConnectionResetError):
             channel.recv(1)
+
+
+# --- What an inspector sees ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "client"), [(SERVER, CLIENT), ("2001:db8::1", "2001:db8::2")], ids=["ipv4", "ipv6"]
+)
+async def test_syn_can_be_read_before_the_handshake(
+    autojump_clock: MockClock, server: str, client: str
+) -> None:
+    """A request has its SYN, as on a real network; there are no options in memory."""
+    network = MemoryNetwork()
+    transport = network.host(server).transport(80)
+    seen: list[Syn] = []
+
+    def _inspect(request: ConnectionRequest | None) -> InspectAction:
+        assert request is not None
+        assert request.syn is not None
+        assert InspectPoint.BEFORE_HANDSHAKE is request.inspect_point
+        seen.append(request.syn)
+        return InspectAction.ACCEPT
+
+    async with open_listening_socket(
+        transport=transport, inspect=_inspect, inspect_point=InspectPoint.BEFORE_HANDSHAKE
+    ):
+        stream = await network.host(client).connect((server, 80))
+
+    (syn,) = seen
+    assert (stream.local_address, stream.remote_address) == (syn.source, syn.destination)
+    assert (65535, 64, (), b"") == (syn.window, syn.hop_limit, syn.options, syn.payload)
+
+
+async def test_there_is_no_syn_after_the_handshake(autojump_clock: MockClock) -> None:
+    """A request that appears after the handshake has none, and says so."""
+    network = MemoryNetwork()
+    seen: list[object] = []
+
+    def _inspect(request: ConnectionRequest | None) -> InspectAction:
+        assert request is not None
+        seen.extend((request.syn, request.inspect_point))
+        return InspectAction.ACCEPT
+
+    async with open_listening_socket(
+        transport=network.host(SERVER).transport(80), inspect=_inspect
+    ) as listening:
+        await network.host(CLIENT).connect(PLACE)
+        await listening.accept()
+
+    assert [None, InspectPoint.AFTER_HANDSHAKE] == seen

@@ -20,8 +20,9 @@ from trio_wsk._transport import (
 from trio_wsk._verdict import CloseStyle, InspectPoint
 from trio_wsk.transports._accept_errors import failure_of
 
-from ._endpoint import Endpoint, Phase
+from ._endpoint import RECEIVE_BUFFER, Endpoint, Phase
 from ._memory_readiness import MemoryReadiness, MemoryWatch
+from ._memory_syn import syn_of
 from ._ports import checked_port
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from trio_wsk._addresses import Address
     from trio_wsk._readiness import Readiness, Watch
     from trio_wsk._transport import Channel, RequestKeeper
+    from trio_wsk.transports import Syn
 
     from ._ports import Ports
     from ._segments import Packet
@@ -96,6 +98,13 @@ class MemoryRequest(TransportRequest):
     def inspect_point(self) -> InspectPoint:
         """The transport's."""
         return self._transport.inspect_point
+
+    @property
+    def syn(self) -> Syn | None:
+        """What the peer's SYN says, before the handshake: its addresses, number and window."""
+        if self.inspect_point is InspectPoint.AFTER_HANDSHAKE:
+            return None
+        return syn_of(self.remote_address, self.local_address, self._endpoint._irs, RECEIVE_BUFFER)
 
     # --- Answers -----------------------------------------------------------------------
 
