@@ -71,6 +71,7 @@ NOT_MADE_BY_CALLING = {
     "trio_wsk.transports.LinuxTransport",
     "trio_wsk.transports.PortableTransport",
     "trio_wsk.transports.RequestKeeper",
+    "trio_wsk.transports.Syn",
 }
 NEEDS_PYTEST = "trio_wsk.pytest_plugin"
 """It can't be imported here, and what it has are fixtures: their page is written by hand."""

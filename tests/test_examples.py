@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +23,11 @@ import trio_wsk
 from trio_wsk import _readiness
 from trio_wsk.observers import CallbackFailed
 
+from .namespaces import in_own_namespace
 from .support import connect, fate_of, open_descriptors, read_to_end, reset, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from types import ModuleType
 
     from trio_wsk import Address
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ECHOES = ["echo", "echo_events"]
 
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can hold a SYN")
 over_both = pytest.mark.usefixtures("readiness")
 
 
@@ -233,8 +237,12 @@ async def test_chat_ends_a_line_without_end() -> None:
 async def connect_from(host: str, address: Address) -> trio.SocketStream:
     """Connect from one of the machine's own addresses; return when the kernel has answered."""
     sock = trio.socket.socket(address.family)
-    await sock.bind((host, 0))
-    await sock.connect(address.sockaddr)
+    try:
+        await sock.bind((host, 0))
+        await sock.connect(address.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
     return trio.SocketStream(sock)
 
 
@@ -329,7 +337,137 @@ async def test_conditional_accept_reports_a_list_that_fails() -> None:
             assert {"inspector-failed": 1} == server.statistics().listening.rejected
 
 
+# --- before_the_handshake -------------------------------------------------------------------------
+
+
+@contextmanager
+def keyboard() -> Iterator[tuple[int, int]]:
+    """Make something to type on: where it is read, and where it is written."""
+    reading, writing = os.pipe()
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@asynccontextmanager
+async def waiting_from(host: str, address: Address) -> AsyncIterator[tuple[str, trio.Event]]:
+    """Have a client connect meanwhile; give its name, and what is set when it is let in."""
+    let_in = trio.Event()
+    with trio.socket.socket() as sock:
+        await sock.bind((host, 0))
+
+        async def _connect() -> None:
+            await sock.connect(address.sockaddr)
+            let_in.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_connect)
+            yield "{}:{}".format(*sock.getsockname()), let_in
+            nursery.cancel_scope.cancel()
+
+
+@linux_only
+@in_own_namespace
+async def test_before_the_handshake_lets_friends_in() -> None:
+    """A friend is let in without a question, welcomed, and served."""
+    with keyboard() as (reading, _):
+        async with (
+            running("before_the_handshake", keyboard=reading) as server,
+            await connect_from("127.0.0.1", ipv4(server)) as client,
+        ):
+            assert b"Welcome.\n" == await receive_until(client, b"\n")
+
+            await client.send_all(b"hello\n")
+
+            assert b"hello\n" == await receive_until(client, b"\n")
+
+
+@linux_only
+@in_own_namespace
+async def test_before_the_handshake_refuses_who_is_unwanted() -> None:
+    """Who is unwanted has no connection, and nobody is asked."""
+    with keyboard() as (reading, _), redirect_stdout(io.StringIO()) as said:
+        async with running("before_the_handshake", keyboard=reading) as server:
+            with pytest.raises(ConnectionRefusedError):
+                await connect_from("127.0.0.3", ipv4(server))
+
+            assert {"unwanted": 1} == server.statistics().listening.rejected
+
+    assert "wants to connect" not in said.getvalue()
+
+
+@linux_only
+@in_own_namespace
+async def test_before_the_handshake_asks_about_strangers() -> None:
+    """
+    Strangers wait in ``connect()``; one question is asked at a time, and who is let in is
+    connected then, who is not is refused.
+    """
+    with keyboard() as (reading, writing), redirect_stdout(io.StringIO()) as said:
+        async with running("before_the_handshake", keyboard=reading) as server:
+            async with waiting_from("127.0.0.2", ipv4(server)) as (name, let_in):
+                question = f"{name} wants to connect. Let it in (y or n)?\n"
+                await until(lambda: said.getvalue().endswith(question))
+
+                assert not let_in.is_set()
+
+                os.write(writing, b"y\n")
+                with trio.fail_after(10):
+                    await let_in.wait()
+
+            os.write(writing, b"n\n")
+            with pytest.raises(ConnectionRefusedError):
+                await connect_from("127.0.0.2", ipv4(server))
+
+            assert {"turned-away": 1} == server.statistics().listening.rejected
+
+
+@linux_only
+@in_own_namespace
+async def test_before_the_handshake_misses_who_gives_up() -> None:
+    """Who leaves before the answer is gone when the SYN should have come again and has not."""
+    with keyboard() as (reading, _), redirect_stdout(io.StringIO()) as said:
+        async with running("before_the_handshake", keyboard=reading) as server:
+            async with waiting_from("127.0.0.2", ipv4(server)) as (name, _):
+                await until(lambda: server.statistics().listening.pending)
+            await until(lambda: server.statistics().listening.aborted)
+
+    assert said.getvalue().endswith(f"{name} is gone: silent\n")
+
+
 # --- As programs ---------------------------------------------------------------------------------
+
+# What is imported late could be where root only may read.
+WITHOUT_RIGHTS = """
+import codecs, os, pkgutil, runpy, sys
+import trio_wsk.observers
+codecs.lookup("idna")
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@contextmanager
+def started_here(name: str) -> Iterator[subprocess.Popen[str]]:
+    """Start an example in the network namespace that this thread is in."""
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, str(EXAMPLES / f"{name}.py"), "0"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()  # which does nothing if it has ended
 
 
 @asynccontextmanager
@@ -420,3 +558,50 @@ async def test_chat_program_drains_on_a_signal(number: signal.Signals) -> None:
         assert (0, "Good-bye.\n") == await ended(process)
 
         await client.aclose()
+
+
+@linux_only
+@in_own_namespace
+def test_before_the_handshake_program_ends_on_a_signal() -> None:
+    """It says where to come to, asks, does as it is told, and ends without another word."""
+    with started_here("before_the_handshake") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        said, port = process.stdout.readline().rsplit(maxsplit=1)
+
+        assert said.endswith("Try: nc -s 127.0.0.2 127.0.0.1")
+
+        process.stdin.write("y\n")
+        process.stdin.flush()
+        place = ("127.0.0.1", int(port))
+        with socket.create_connection(place, 10, ("127.0.0.2", 0)) as client:
+            assert b"Welcome.\n" == client.makefile("rb").readline()
+
+            name = "{}:{}".format(*client.getsockname())
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+
+        assert (0, f"{name} wants to connect. Let it in (y or n)?\n{name} is let in\n") == (
+            process.returncode,
+            rest,
+        )
+
+
+@linux_only
+def test_before_the_handshake_program_says_what_it_lacks() -> None:
+    """Without the capability it ends with an error that names it, and says what to do."""
+    program = str(EXAMPLES / "before_the_handshake.py")
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", WITHOUT_RIGHTS, program, "0"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+        check=False,
+        encoding="utf-8",
+    )
+    first, error, *_, last = done.stderr.splitlines()
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "Nobody can be asked before the handshake here:" == first
+    assert "this takes CAP_NET_ADMIN" in error
+    assert last.endswith(f"sh -c 'ip link set lo up && exec python {program}'")

@@ -47,7 +47,7 @@ from trio_wsk.observers import (
     RequestRejected,
 )
 from trio_wsk.testing import MemoryNetwork, TcpState
-from trio_wsk.transports import _accept_errors
+from trio_wsk.transports import PortableTransport, _accept_errors
 from trio_wsk.transports._accepted import can_be_silent
 
 from .inspecting import ACCEPT, PEND, REJECT, inspecting
@@ -482,9 +482,12 @@ async def test_peer_that_stops_asking_before_the_handshake_is_silent(
 
 
 async def test_inspect_point_that_can_not_be_had_raises() -> None:
-    """Over the kernel's sockets, asking before the handshake raises and says why."""
+    """Over the portable transport, asking before the handshake raises and says why."""
+    transport = PortableTransport.tcp(0, host="127.0.0.1")
     with pytest.raises(InspectPointError, match="after the kernel has answered"):
-        async with inspecting(PEND, inspect_point=InspectPoint.BEFORE_HANDSHAKE):
+        async with inspecting(
+            PEND, port=None, transport=transport, inspect_point=InspectPoint.BEFORE_HANDSHAKE
+        ):
             pass
 
 
