@@ -16,7 +16,7 @@ from typing import Final
 
 import attrs
 
-from ._contenders import BASELINE, CONTENDERS, MODES, Contender, Mode
+from ._contenders import CONTENDERS, MODES, Contender, Mode
 from ._measure import Bench, Outcome, measure_mode
 from ._pended import NAME as PENDED
 from ._pended import Samples, measure_pended
@@ -69,24 +69,30 @@ def _run(options: argparse.Namespace) -> tuple[list[Outcome], Samples, Cores]:
             outcome = measure_mode(
                 bench,
                 mode,
-                [c for c in _chosen(options.only) if mode.name in c.modes],
+                _chosen(mode, options.only),
                 rounds=options.rounds,
                 seconds=options.seconds,
             )
             outcomes.append(outcome)
-            print(f"\n{table(outcome, BASELINE.name)}", flush=True)
+            print(f"\n{table(outcome)}", flush=True)
     return outcomes, pended, cores
 
 
-def _chosen(only: Sequence[Contender]) -> list[Contender]:
-    return [c for c in CONTENDERS if not only or c in only or c == BASELINE]
+def _chosen(mode: Mode, only: Sequence[Contender]) -> list[Contender]:
+    return [
+        contender
+        for contender in CONTENDERS
+        if mode.name in contender.modes
+        and (not only or contender in only or contender.name == mode.baseline)
+    ]
 
 
 def _status(outcomes: Sequence[Outcome], *, chosen: bool) -> int:
     """Fail for a baseline or one of ours that did not run; never for a figure."""
     failed = {name for outcome in outcomes for name in outcome.failures}
+    baselines = {outcome.mode.baseline for outcome in outcomes}
     ours = {contender.name for contender in CONTENDERS if contender.is_ours}
-    missing = failed & ({BASELINE.name} if chosen else ours | {BASELINE.name})
+    missing = failed & (baselines if chosen else ours | baselines)
     if missing:
         print(f"benchmarks: did not run: {', '.join(sorted(missing))}", file=sys.stderr)
     return 1 if missing else 0
@@ -98,7 +104,7 @@ def _status(outcomes: Sequence[Outcome], *, chosen: bool) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure servers against trio.serve_tcp, all in the same run.",
+        description="Measure servers against a baseline, all in the same run.",
     )
     parser.add_argument(
         "--rounds", type=_count, default=ROUNDS, help="per mode (default: %(default)s)"
@@ -114,7 +120,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_contenders,
         default=[],
         metavar="NAME,...",
-        help=f"these contenders; {BASELINE.name} is always there. "
+        help=f"these contenders; a mode's baseline is always there. "
         f"One of ours that cannot start is then no error. Of: "
         f"{', '.join(contender.name for contender in CONTENDERS)}",
     )
@@ -198,8 +204,8 @@ def _print_machine(cores: Cores, options: argparse.Namespace) -> None:
     )
     print(f"{versions}\n{where}")
     print(
-        f"{options.rounds} shuffled rounds of {options.seconds:g} s; ratios to"
-        f" {BASELINE.name} in the same round, median (min-max), more is better",
+        f"{options.rounds} shuffled rounds of {options.seconds:g} s; ratios to the"
+        " baseline in the same round, median (min-max), more is better",
         flush=True,
     )
 
@@ -212,13 +218,13 @@ def _as_json(
         "cores": {"server": sorted(cores.server), "client": sorted(cores.client)},
         "rounds": options.rounds,
         "seconds": options.seconds,
-        "baseline": BASELINE.name,
         PENDED: pended,
         "modes": [
             {
                 **attrs.asdict(outcome.mode),
-                "rows": [attrs.asdict(r) for r in rows(outcome.samples, BASELINE.name)],
+                "rows": [attrs.asdict(r) for r in rows(outcome.samples, outcome.mode.baseline)],
                 "skipped": outcome.failures,
+                "left_out": outcome.left_out,
                 "samples": [
                     {**attrs.asdict(sample), "utilisation": sample.utilisation}
                     for sample in outcome.samples

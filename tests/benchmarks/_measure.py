@@ -9,6 +9,12 @@ of a ratio taken within one round.
 The server's CPU clock is read when the server is calm, before the client's window and
 after it: what a server does for a connection after the client has left it is a cost of
 that connection.
+
+It is the kernel's account of the process. What the kernel does for packets in between
+(softirq) is on the account of whoever runs at that moment. Over loopback that is the sender:
+a client pays for a whole handshake, unless the server has the SYN held and then lets it
+through, which makes the rest of the handshake the server's. So modes that have both kinds
+also compare the CPU of server and client together.
 """
 
 from __future__ import annotations
@@ -19,12 +25,14 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
 from ._contenders import Contender, Mode
+from ._networks import Network, check_gate, own_network
 from ._processes import BenchmarkError, Child, Cores, Programs, running, server_command
 
 START_SECONDS: Final = 30.0
@@ -99,6 +107,8 @@ class Sample:
     """Exchanges (connections or round trips) per second, as the client saw them."""
     cpu_us: float
     """Microseconds of the server's CPU per exchange."""
+    client_cpu_us: float
+    """Microseconds of the client's CPU per exchange."""
     waited: float
     """Share of the window in which the server was ready to run and another ran."""
     client_busy: float
@@ -117,6 +127,11 @@ class Sample:
         """Share of the window in which the server was on its core."""
         return self.rate * self.cpu_us / 1e6
 
+    @property
+    def both_cpu_us(self) -> float:
+        """Microseconds of CPU per exchange, of server and client."""
+        return self.cpu_us + self.client_cpu_us
+
 
 @attrs.frozen
 class Server:
@@ -125,6 +140,8 @@ class Server:
     contender: Contender
     child: Child
     port: int
+    network: Network | None
+    """Its own, where its clients have to be; None: where we are."""
 
 
 @attrs.frozen
@@ -146,6 +163,8 @@ class Outcome:
     """In the order in which they were measured."""
     failures: dict[str, str] = attrs.Factory(dict)
     """Contender that could not start, or did not last: why."""
+    left_out: dict[str, str] = attrs.Factory(dict)
+    """Contender that needs what can't be had here: why."""
 
 
 def measure_mode(
@@ -161,7 +180,7 @@ def measure_mode(
     A contender that fails is left out from there on and named in the outcome.
     """
     outcome = Outcome(mode)
-    with _servers(bench, mode, contenders, outcome.failures) as servers:
+    with _servers(bench, outcome, contenders) as servers:
         for number in range(-1, rounds):
             bench.say(f"{mode.name}: round {number + 1} of {rounds}")
             random.shuffle(servers)
@@ -180,35 +199,54 @@ def measure_mode(
 
 @contextlib.contextmanager
 def _servers(
-    bench: Bench,
-    mode: Mode,
-    contenders: Iterable[Contender],
-    failures: dict[str, str],
+    bench: Bench, outcome: Outcome, contenders: Iterable[Contender]
 ) -> Iterator[list[Server]]:
-    """Run `contenders`, all at once; those that cannot start go to `failures`."""
+    """Run `contenders`, all at once; of those that cannot start the outcome says why."""
+    mode = outcome.mode
     with contextlib.ExitStack() as stack:
-        children = [
-            (
-                contender,
-                stack.enter_context(
-                    running(
-                        server_command(contender, mode.name, bench.programs),
-                        bench.cores.server,
-                    )
-                ),
-            )
-            for contender in contenders
-        ]
+        started = []
+        for contender in contenders:
+            try:
+                network = _network(mode, contender, stack)
+            except BenchmarkError as exc:
+                outcome.left_out[contender.name] = str(exc)
+                continue
+            command = server_command(contender, mode.name, bench.programs)
+            child = stack.enter_context(running(command, bench.cores.server, _place(network)))
+            started.append((contender, child, network))
         deadline = time.monotonic() + START_SECONDS
         servers = []
-        for contender, child in children:
+        for contender, child, network in started:
             try:
                 line = child.read_line(max(1.0, deadline - time.monotonic()))
             except BenchmarkError as exc:
-                failures[contender.name] = str(exc)
+                outcome.failures[contender.name] = str(exc)
             else:
-                servers.append(Server(contender, child, int(line)))
+                servers.append(Server(contender, child, int(line), network))
         yield servers
+
+
+def _network(mode: Mode, contender: Contender, stack: contextlib.ExitStack) -> Network | None:
+    """Make the network of a contender, if the mode is one that has them.
+
+    Raises:
+      BenchmarkError: the contender needs one with a gate, which can't be had.
+    """
+    if not mode.is_apart:
+        return None
+    try:
+        network = stack.enter_context(own_network())
+        if contender.takes_a_gate:
+            check_gate(network)
+    except BenchmarkError:
+        if contender.takes_a_gate:
+            raise
+        return None
+    return network
+
+
+def _place(network: Network | None) -> AbstractContextManager[None]:
+    return contextlib.nullcontext() if network is None else network.entered()
 
 
 def _measure(bench: Bench, mode: Mode, server: Server, number: int, seconds: float) -> Sample:
@@ -230,11 +268,13 @@ def _measure(bench: Bench, mode: Mode, server: Server, number: int, seconds: flo
         raise BenchmarkError(
             f"answered nothing {where}: {why or result['first_error'] or 'silent'}"
         )
+    exchanges = result["completed"] + result["drained"]
     return Sample(
         contender=server.contender.name,
         round=number,
         rate=result["completed"] / result["window_seconds"],
-        cpu_us=cpu.run_ns / 1e3 / (result["completed"] + result["drained"]),
+        cpu_us=cpu.run_ns / 1e3 / exchanges,
+        client_cpu_us=result["client_cpu_seconds"] * 1e6 / exchanges,
         waited=cpu.wait_ns / 1e9 / result["elapsed_seconds"],
         client_busy=result["client_cpu_seconds"] / result["elapsed_seconds"],
         latency_ms=result["latency_ms"],
@@ -251,12 +291,12 @@ def _load(
     pid = server.child.process.pid
     argv: list[str | Path] = [
         bench.programs.load,
-        mode.name,
+        server.contender.load or mode.name,
         str(server.port),
         str(mode.connections),
         str(seconds),
     ]
-    with running(argv, bench.cores.client) as client:
+    with running(argv, bench.cores.client, _place(server.network)) as client:
         client.read_line(READY_SECONDS)
         before = _calm(pid)
         client.write(b"\n")

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Final
 
@@ -132,11 +133,22 @@ class Child:
 
 
 @contextlib.contextmanager
-def running(argv: Sequence[str | Path], cores: frozenset[int]) -> Iterator[Child]:
-    """Run `argv` on `cores`; leaving the block kills it."""
+def running(
+    argv: Sequence[str | Path],
+    cores: frozenset[int],
+    place: AbstractContextManager[None] | None = None,
+) -> Iterator[Child]:
+    """Run `argv` on `cores`; leaving the block kills it.
+
+    Args:
+      argv: The program and its arguments.
+      cores: Where it may run.
+      place: Where this process goes to start it, which is then where it stays.
+    """
     environment = {k: v for k, v in os.environ.items() if k not in DISTORTING_VARIABLES}
     with tempfile.TemporaryFile() as errors:
-        with _on(cores):  # inherited, by threads that do not exist yet as well
+        # Both are inherited, by threads that do not exist yet as well.
+        with place or contextlib.nullcontext(), _on(cores):
             process = subprocess.Popen(  # noqa: S603 - our own programs
                 argv,
                 cwd=ROOT,
@@ -213,4 +225,5 @@ def server_command(contender: Contender, mode: str, programs: Programs) -> list[
     """How to start `contender` for `mode`."""
     if contender.is_c:
         return [programs.servers[contender.name], mode]
-    return [sys.executable, "-m", f"{__package__}.contenders.{contender.name}", mode]
+    module = f"{__package__}.contenders.{contender.program}"
+    return [sys.executable, "-m", module, mode, *contender.arguments]

@@ -1,7 +1,7 @@
 """
 From samples to ratios to a table. Pure: no clock, no process, no file.
 
-A ratio is the median, over the rounds, of what `trio.serve_tcp` needed divided by what
+A ratio is the median, over the rounds, of what the mode's baseline needed divided by what
 the contender needed *in the same round*; beside it stand the least and the greatest.
 Absolute numbers on a shared machine drift by a factor of 1.4 from run to run, ratios
 by a tenth. They are printed for colour only.
@@ -19,6 +19,7 @@ from typing import Final
 
 import attrs
 
+from ._contenders import Mode
 from ._measure import Outcome, Sample
 
 FULL_UTILISATION: Final = 0.9
@@ -61,10 +62,14 @@ class Row:
     """Exchanges per second, over the baseline's in the same round; more is better."""
     cpu_ratio: Spread | None
     """The baseline's CPU per exchange over its own, same round; more is better."""
+    both_ratio: Spread | None
+    """The same of the CPU of server and client together."""
     rate: float
     """Exchanges per second, median."""
     cpu_us: float
     """Microseconds of CPU per exchange, median."""
+    both_cpu_us: float
+    """The same, with the client's."""
     utilisation: float
     """Share of its core, median."""
     p50_ms: float
@@ -97,8 +102,10 @@ def _row(own: Sequence[Sample], reference: dict[int, Sample]) -> Row:
         rate_ratio=Spread.of(s.rate / base.rate for s, base in pairs),
         # A coarse clock may have seen nothing at all.
         cpu_ratio=Spread.of(base.cpu_us / s.cpu_us for s, base in pairs if s.cpu_us),
+        both_ratio=Spread.of(base.both_cpu_us / s.both_cpu_us for s, base in pairs),
         rate=median(lambda s: s.rate),
         cpu_us=median(lambda s: s.cpu_us),
+        both_cpu_us=median(lambda s: s.both_cpu_us),
         utilisation=median(lambda s: s.utilisation),
         p50_ms=median(lambda s: s.latency_ms["p50"]),
         p99_ms=median(lambda s: s.latency_ms["p99"]),
@@ -124,21 +131,32 @@ def _notes(own: Sequence[Sample]) -> Iterable[str]:
         yield f"{unfinished} unfinished"
 
 
-def table(outcome: Outcome, baseline: str) -> str:
+def table(outcome: Outcome) -> str:
     """Print one mode; the last column says what to know before quoting a row."""
     mode = outcome.mode
     heading = (
-        f"  {'contender':<22} {'xCPU':>6} {'(min-max)':<13} {'xrate':>6} {'(min-max)':<13}"
+        f"  {'contender':<22} {'xCPU':>6} {'(min-max)':<13}{_both_heading(mode)}"
+        f" {'xrate':>6} {'(min-max)':<13}"
         f" {'util':>5} {'CPU us':>7} {mode.unit + '/s':>14} {'p50 ms':>7} {'p99 ms':>7}  note"
     )
-    lines = [f"{mode.name}: {mode.description}", heading]
-    for row in rows(outcome.samples, baseline):
+    lines = [f"{mode.name}: {mode.description}; ratios to {mode.baseline}", heading]
+    for row in rows(outcome.samples, mode.baseline):
+        both = f" {row.both_ratio or '-'!s:<20}" if mode.counts_both else ""
         line = (
-            f"  {row.contender:<22} {row.cpu_ratio or '-'!s:<20}"
+            f"  {row.contender:<22} {row.cpu_ratio or '-'!s:<20}{both}"
             f" {row.rate_ratio or '-'!s:<20} {row.utilisation:5.2f} {row.cpu_us:7.1f}"
             f" {row.rate:14.0f} {row.p50_ms:7.2f} {row.p99_ms:7.2f}"
             f"  {'; '.join(row.notes)}"
         )
         lines.append(line.rstrip())
     lines += [f"  {name:<22} SKIPPED: {why}" for name, why in outcome.failures.items()]
+    lines += [f"  {name:<22} LEFT OUT: {why}" for name, why in outcome.left_out.items()]
+    if mode.counts_both:
+        lines.append(
+            "  xboth: CPU of server and client together; who works for whom, `_measure` says"
+        )
     return "\n".join(lines)
+
+
+def _both_heading(mode: Mode) -> str:
+    return f" {'xboth':>6} {'(min-max)':<13}" if mode.counts_both else ""

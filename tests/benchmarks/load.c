@@ -24,6 +24,10 @@
  *   - close() takes the descriptor out of the epoll;
  *   - closing is a reset (SO_LINGER 0), so that nothing rests in TIME_WAIT.
  *
+ * In some modes a client says nothing: it connects, and waits for the server to end
+ * the connection, in one certain way.  Any other end is an error.  It then closes
+ * like any client, without a reset: a reset is something that a server may look at.
+ *
  * A mode is a row in MODES.
  */
 
@@ -68,11 +72,16 @@ struct mode {
     const char *name;
     size_t size;      /* octets sent, and echoed, in one exchange */
     bool lasting;     /* connections stay open; an exchange is a round trip */
+    bool is_ended;    /* by the server; an exchange is a connection */
+    int end;          /* if so: how, as recv() says it; 0: end of file */
 };
 
 static const struct mode MODES[] = {
     {.name = "echo1", .size = 1, .lasting = false},
     {.name = "pingpong", .size = 64, .lasting = true},
+    {.name = "closed", .is_ended = true, .end = 0},
+    {.name = "reset", .is_ended = true, .end = ECONNRESET},
+    {.name = "refused", .is_ended = true, .end = ECONNREFUSED},
 };
 
 struct slot {
@@ -190,7 +199,8 @@ static void slot_connect(struct slot *slot)
     slot->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (slot->fd < 0)
         die("socket");
-    setsockopt(slot->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    if (!mode->is_ended)
+        setsockopt(slot->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     /* The port is chosen by connect(), which knows that only the four-tuple counts. */
     setsockopt(slot->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     if (mode->lasting)
@@ -211,6 +221,23 @@ static void slot_begin(struct slot *slot)
         slot_connect(slot);
     if (slot->fd >= 0)
         slot_send(slot);
+}
+
+/* Whether the server has ended the connection, in the way that it should. */
+static bool slot_ended(struct slot *slot)
+{
+    unsigned char octet;
+    ssize_t n = recv(slot->fd, &octet, sizeof octet, 0);
+
+    if (n < 0 && errno == EAGAIN)
+        return false;
+    if (n > 0)
+        slot_fail(slot, "recv", "data, although nothing was sent");
+    else if (n < 0 && errno != mode->end)
+        slot_fail(slot, "recv", strerror(errno));
+    else if (n == 0 && mode->end)
+        slot_fail(slot, "recv", "end of file");
+    return slot->fd >= 0;
 }
 
 /* Whether this event ended the exchange, well. */
@@ -240,7 +267,7 @@ static bool slot_event(struct slot *slot, uint32_t events)
         if (slot->idle) /* a lasting connection that should be silent */
             slot_fail(slot, "idle", "data or end of file without a question");
         else
-            ended = slot_receive(slot);
+            ended = mode->is_ended ? slot_ended(slot) : slot_receive(slot);
     }
     if (!ended && slot->fd >= 0 && events & EPOLLOUT)
         slot_send(slot);

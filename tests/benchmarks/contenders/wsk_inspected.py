@@ -1,0 +1,67 @@
+"""
+`trio_wsk.open_listening_socket`, closing each connection as soon as it is there.
+
+    python -m tests.benchmarks.contenders.wsk_inspected MODE [POINT FORM VERDICT]
+
+POINT is when requests are inspected, ``before`` or ``after`` the handshake; FORM is that of
+the inspector, ``sync`` or ``async``; VERDICT is what it says, ``accept`` or ``reject``.
+Without them there is no inspector.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+import trio_wsk
+from trio_wsk import ConnectionRequest, EventMask, InspectAction, InspectPoint, ListenDispatch
+
+from ._common import HOST, announce
+
+Inspector = Callable[[ConnectionRequest | None], InspectAction | Awaitable[InspectAction]]
+
+POINTS: Final = {
+    "before": InspectPoint.BEFORE_HANDSHAKE,
+    "after": InspectPoint.AFTER_HANDSHAKE,
+}
+
+
+def close(connection: trio_wsk.Connection | None) -> None:
+    """Take a connection, and end it."""
+    assert connection is not None
+    connection.close()
+
+
+def make_inspector(form: str, verdict: InspectAction) -> Inspector:
+    """Make one that says the same to everybody, and does no more than its form asks for."""
+
+    def answer(_request: ConnectionRequest | None) -> InspectAction:
+        return verdict
+
+    async def _answer(_request: ConnectionRequest | None) -> InspectAction:
+        await trio.lowlevel.checkpoint()
+        return verdict
+
+    forms: dict[str, Inspector] = {"sync": answer, "async": _answer}
+    return forms[form]
+
+
+async def main(inspection: Sequence[str]) -> None:
+    """Serve until killed."""
+    inspect, point = None, InspectPoint.AFTER_HANDSHAKE
+    if inspection:
+        when, form, verdict = inspection
+        inspect, point = make_inspector(form, InspectAction[verdict.upper()]), POINTS[when]
+    async with trio_wsk.open_listening_socket(
+        0, host=HOST, dispatch=ListenDispatch(accept=close, inspect=inspect), inspect_point=point
+    ) as listening:
+        listening.enable_events(EventMask.ACCEPT)
+        announce(listening.local_addresses[0].port)
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[2:])
