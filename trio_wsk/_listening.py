@@ -797,7 +797,12 @@ async def open_listening_socket(
     )
     if conditions is not None:
         listening._conditional = ConditionalAccept(listening, conditions)
+    try:
+        # Without an inspector, too: a transport may have no other point than one before delivery.
         listening._transport.inspect_at(inspect_point)
+    except BaseException:
+        listening._transport.close()
+        raise
     await listening._transport.bind()
     if listening._conditional is not None:
         listening._conditional.choose_styles(listening._transport)

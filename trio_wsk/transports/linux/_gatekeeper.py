@@ -19,6 +19,7 @@ import errno
 import math
 import select
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -33,7 +34,7 @@ from ._sock_diag import ConnectionState, SocketLookup
 from ._syn import NotASynError, parse, reset_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from trio_wsk._addresses import Address
 
@@ -80,6 +81,9 @@ class Door(Protocol):
     def on_reset(self, key: Key, sequence_number: int, now: float) -> None:
         """A reset has come."""
 
+    def on_late(self, packet_ids: Collection[int], now: float) -> None:
+        """The kernel had dropped these packets, of whichever doors, before it heard the answers."""
+
     def do_due(self, now: float, most: int) -> None:
         """Do what is due, for at most so many requests."""
 
@@ -109,8 +113,9 @@ def gatekeeper_here(*, fail_open: bool, make_queue: Callable[..., Queue] = Queue
         namespace = 0
     which = (namespace, fail_open)
     if which not in keepers:
-        queue = make_queue(fail_open=fail_open)
-        keepers[which] = Gatekeeper(queue, closed=lambda: keepers.pop(which, None))
+        keepers[which] = Gatekeeper(
+            partial(make_queue, fail_open=fail_open), closed=lambda: keepers.pop(which, None)
+        )
     return keepers[which]
 
 
@@ -118,15 +123,14 @@ class Gatekeeper:
     """The queue, the rules and the log of resets, and the task that reads them.
 
     Args:
-      queue: Is the gatekeeper's from here on, and closed with it.
+      make_queue: Makes the queue, given who is told of verdicts that come too late.
       closed: Called when the last door has gone.
 
     Raises:
       KernelRefusedError: this kernel lacks something, or we lack the right to it.
     """
 
-    def __init__(self, queue: Queue, *, closed: Callable[[], object]) -> None:
-        self.queue = queue
+    def __init__(self, make_queue: Callable[..., Queue], *, closed: Callable[[], object]) -> None:
         self._closed = closed
         self._doors: dict[tuple[bytes, int], Door] = {}
         self._sources: dict[int, Callable[[], object]] = {}
@@ -135,15 +139,16 @@ class Gatekeeper:
         self._scope: trio.CancelScope | None = None
         self._behind_since = math.inf
         self._queued_by_others = 0
+        self._late: list[int] = []
         self.not_syns = 0
         """Packets that were queued and are no SYNs in good order; they were dropped."""
         self.unclaimed = 0
         """SYNs that came for a listening socket that had just closed; they were dropped."""
         with ExitStack() as on_failure:
-            self._epoll = select.epoll()
-            on_failure.callback(self._epoll.close)
-            self.queue = Queue(fail_open=fail_open)
+            self.queue = make_queue(on_late=self._late.append)
             on_failure.callback(self.queue.close)
+            self._epoll = _make_epoll()
+            on_failure.callback(self._epoll.close)
             self.log = PacketLog()
             on_failure.callback(self.log.close)
             self._lookup = SocketLookup()
@@ -230,6 +235,8 @@ class Gatekeeper:
 
     def read_ahead(self) -> None:
         """Hand the SYNs that have come by now to their doors. Never raises; bounded."""
+        if not self._doors:
+            return  # closed, perhaps with its run
         now = trio.current_time()
         for _ in range(_AHEAD):
             try:
@@ -342,7 +349,13 @@ class Gatekeeper:
 
     def _read_queue(self, now: float) -> bool:
         """Hand SYNs to their doors; return whether there are no more."""
+        others = self._others_read()
         packets = self.queue.receive(_BATCH)
+        if self._late:
+            late = frozenset(self._late)
+            self._late.clear()
+            for each in self._each_door():
+                each.on_late(late, now)
         for packet in packets:
             try:
                 syn = parse(packet.payload, scope_id=_scope(packet.interface))
@@ -356,7 +369,12 @@ class Gatekeeper:
                 self.queue.verdict(packet.packet_id, Fate.DROP)
             else:
                 door.on_syn(syn, packet, now)
-        return len(packets) < _BATCH
+        return len(packets) + self._others_read() - others < _BATCH
+
+    def _others_read(self) -> int:
+        """Count what was read from the queue and is no packet."""
+        queue = self.queue
+        return queue.late_verdicts + queue.malformed + queue.overruns
 
     def _read_log(self, now: float) -> None:
         for logged in self.log.receive(_BATCH):
@@ -373,8 +391,18 @@ class Gatekeeper:
 
     def _fail(self, error: NetlinkError) -> None:
         failure = OSError(getattr(error, "code", 0) or errno.EIO, str(error))
+        for each in (self.queue, self.log):  # or it would be readable, in vain, for ever
+            self._epoll.unregister(each.fileno())
+        self.flush()
         for door in self._each_door():
             door.fail(failure)
+
+
+def _make_epoll() -> select.epoll:
+    try:
+        return select.epoll()
+    except OSError as error:  # there is no descriptor left
+        raise KernelRefusedError("wait for packets", error.errno or 0) from error
 
 
 def _where(place: Address) -> tuple[bytes, int]:

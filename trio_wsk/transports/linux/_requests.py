@@ -38,6 +38,8 @@ import attrs
 from trio_wsk._transport import PeerEnd
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from trio_wsk._addresses import Address
 
     from ._syn import Key
@@ -381,6 +383,18 @@ class RequestTable(Generic[OwnerT]):
         for request in list(self._live.values()):
             self._end(request, Stage.REJECTED)
         return held
+
+    def dropped(self, packet_ids: Collection[int], now: float) -> None:
+        """The kernel has dropped these packets before it heard what was to be done with them.
+
+        It does so when anybody removes a chain with a hook. Whose SYN was to be let through hears
+        the answer to the next one, so he is not looked for before he has sent that. The others'
+        answers are remembered, as always.
+        """
+        for request in self._live.values():
+            if request.stage is Stage.APPROVED and request.packet_id in packet_ids:
+                next_syn = max(request._since + FIRST_REPEAT, request._since + 2 * request._gap + 1)
+                self._alarms.set(request, max(now, next_syn))
 
     # --- Connections -------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ from ._requests import Act, RequestTable, Stranger, key_of
 from ._syn import NotASynError, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from trio_wsk._readiness import Readiness
     from trio_wsk.transports._places import Bound, Place
@@ -352,6 +352,10 @@ class LinuxTransport(SocketTransport):
         over = self._table.rst(key, sequence_number, now)
         if over is not None:
             self._is_over(over)
+
+    def on_late(self, packet_ids: Collection[int], now: float) -> None:
+        """The kernel had dropped packets, perhaps ours, before it heard the answers."""
+        self._table.dropped(packet_ids, now)
 
     def do_due(self, now: float, most: int) -> None:
         """Tell of peers that have fallen silent; accept again after a shortage."""
