@@ -5,8 +5,8 @@ be seen on the wire, 8 in which order things happen. Where the pages are silent,
 what is done here. `test_section_six` sees to it that each fact that can be shown is shown.
 
 Three places show them. In memory the SYN is really withheld, and time is virtual. On real
-sockets a request is inspected after the handshake. What only inspection before the handshake
-could show there is marked so.
+sockets a request is inspected after the handshake, on every system; and before it, on Linux,
+where the tests look at what goes over the wire.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["SECTION_SIX", "Row"]
 MEMORY: Final = "test_conditional_memory"
 ACCEPT: Final = "test_conditional_accept"
 LOAD: Final = "test_conditional_load"
+BEFORE: Final = "test_before_handshake"
 WALK: Final = "test_inspection_walk"
 
 
@@ -37,8 +38,8 @@ class Row:
     """The tests that show it in memory, or on the table of states alone: ``module::test``."""
     real: tuple[str, ...] = ()
     """The tests that show it on real sockets, after the handshake."""
-    before: str = ""
-    """What of it real sockets can show only before the handshake."""
+    before: tuple[str, ...] = ()
+    """The tests that show it on real sockets, before the handshake, over a real network."""
     windows: str = ""
     """What of it describes Windows alone."""
 
@@ -54,7 +55,12 @@ SECTION_SIX: Final = (
             f"{MEMORY}::test_no_peek_before_the_handshake",
         ),
         real=(f"{ACCEPT}::test_inspector_is_asked_before_anybody_has_the_connection",),
-        before="that nothing is answered meanwhile",
+        before=(
+            f"{BEFORE}::test_inspector_is_asked_before_the_client_is_connected",
+            f"{BEFORE}::test_nothing_is_answered_before_the_verdict",
+            f"{BEFORE}::test_request_says_what_is_in_the_syn",
+            f"{BEFORE}::test_there_is_nothing_to_peek_at",
+        ),
     ),
     Row(
         number="6.2",
@@ -69,6 +75,11 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_approved_connection_goes_the_way_of_any_other",
             f"{ACCEPT}::test_peer_that_leaves_between_approval_and_accept_is_not_delivered",
         ),
+        before=(
+            f"{BEFORE}::test_approved_connection_goes_the_way_of_any_other",
+            f"{BEFORE}::test_client_that_left_while_it_was_pended_is_not_delivered",
+            f"{BEFORE}::test_peer_that_leaves_while_it_is_parked_is_aborted",
+        ),
     ),
     Row(
         number="6.3",
@@ -79,6 +90,7 @@ SECTION_SIX: Final = (
             f"{MEMORY}::test_rejected_connection_is_reset",
         ),
         real=(f"{ACCEPT}::test_nothing_follows_a_rejection",),
+        before=(f"{BEFORE}::test_rejected_client_is_refused",),
     ),
     Row(
         number="6.4",
@@ -90,6 +102,7 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_pended_request_is_kept_until_it_is_completed",
             f"{ACCEPT}::test_second_completion_is_not_found_and_changes_nothing",
         ),
+        before=(f"{BEFORE}::test_pended_request_is_kept_until_it_is_completed",),
     ),
     Row(
         number="6.5",
@@ -98,6 +111,7 @@ SECTION_SIX: Final = (
         source="WSK_INSPECT_ID",
         memory=(f"{MEMORY}::test_retry_after_a_rejection_is_a_new_request",),
         real=(f"{ACCEPT}::test_inspect_ids_are_values_that_never_come_twice",),
+        before=(f"{BEFORE}::test_each_attempt_is_a_new_request",),
     ),
     Row(
         number="6.6",
@@ -110,6 +124,10 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_connection_that_was_not_inspected_has_no_inspect_id",
             f"{ACCEPT}::test_request_can_be_looked_up_until_its_abort_callback_has_returned",
         ),
+        before=(
+            f"{BEFORE}::test_inspector_is_asked_before_the_client_is_connected",
+            f"{BEFORE}::test_abort_callback_may_look_the_request_up",
+        ),
     ),
     Row(
         number="6.7",
@@ -120,6 +138,10 @@ SECTION_SIX: Final = (
         real=(
             f"{ACCEPT}::test_completion_of_what_was_never_pended_is_not_found",
             f"{ACCEPT}::test_completion_with_what_decides_nothing_is_an_invalid_parameter",
+        ),
+        before=(
+            f"{BEFORE}::test_pended_request_is_kept_until_it_is_completed",
+            f"{BEFORE}::test_completion_that_means_nothing_disturbs_nobody",
         ),
     ),
     Row(
@@ -132,6 +154,7 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_peer_that_was_reset_before_its_late_approval_is_not_delivered",
             f"{ACCEPT}::test_pended_request_is_kept_until_it_is_completed",
         ),
+        before=(f"{BEFORE}::test_client_that_left_while_it_was_pended_is_not_delivered",),
     ),
     Row(
         number="6.9",
@@ -140,6 +163,10 @@ SECTION_SIX: Final = (
         source="PFN_WSK_ABORT_EVENT, remarks",
         memory=(f"{MEMORY}::test_reset_while_pended",),
         real=(f"{ACCEPT}::test_completion_of_what_was_aborted_is_too_late_and_harmless",),
+        before=(
+            f"{BEFORE}::test_reset_while_there_is_no_verdict_is_an_abort",
+            f"{BEFORE}::test_client_that_was_missed_wrongly_comes_back",
+        ),
     ),
     Row(
         number="6.10",
@@ -153,6 +180,10 @@ SECTION_SIX: Final = (
         real=(
             f"{ACCEPT}::test_nothing_follows_a_rejection",
             f"{ACCEPT}::test_hundreds_pended_at_once_are_completed_in_any_order",
+        ),
+        before=(
+            f"{BEFORE}::test_rejected_client_is_refused",
+            f"{BEFORE}::test_reset_while_there_is_no_verdict_is_an_abort",
         ),
         windows="that an abort may follow one's own rejection",
     ),
@@ -170,6 +201,12 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_peer_that_leaves_is_noticed_at_once",
             f"{ACCEPT}::test_connection_that_was_taken_is_its_owners",
             f"{ACCEPT}::test_newcomers_are_reset_while_too_many_are_pending",
+        ),
+        before=(
+            f"{BEFORE}::test_reset_while_there_is_no_verdict_is_an_abort",
+            f"{BEFORE}::test_client_that_left_while_it_was_pended_is_not_delivered",
+            f"{BEFORE}::test_approved_client_that_never_answers_is_aborted",
+            f"{BEFORE}::test_newcomers_are_refused_while_too_many_are_pending",
         ),
     ),
     Row(
@@ -189,6 +226,13 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_oldest_makes_room_while_too_many_are_pending",
             f"{ACCEPT}::test_failure_of_the_listening_socket_is_told_once",
         ),
+        before=(
+            f"{BEFORE}::test_reset_while_there_is_no_verdict_is_an_abort",
+            f"{BEFORE}::test_client_that_gives_up_is_missed_and_one_that_waits_is_not",
+            f"{BEFORE}::test_request_without_a_verdict_in_time_is_refused",
+            f"{BEFORE}::test_oldest_makes_room_while_too_many_are_pending",
+            f"{BEFORE}::test_closing_refuses_everybody_and_tells_every_abort",
+        ),
     ),
     Row(
         number="6.13",
@@ -202,6 +246,10 @@ SECTION_SIX: Final = (
         real=(
             f"{ACCEPT}::test_closing_aborts_every_request_before_it_returns",
             f"{ACCEPT}::test_leaving_the_block_aborts_every_request",
+        ),
+        before=(
+            f"{BEFORE}::test_closing_refuses_everybody_and_tells_every_abort",
+            f"{BEFORE}::test_closing_aborts_who_was_let_in_and_is_not_there_yet",
         ),
     ),
     Row(
@@ -223,6 +271,10 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_request_without_a_verdict_in_time_is_aborted",
             f"{ACCEPT}::test_each_request_has_its_own_time",
         ),
+        before=(
+            f"{BEFORE}::test_request_without_a_verdict_in_time_is_refused",
+            f"{BEFORE}::test_there_are_two_seconds_unless_somebody_says_otherwise",
+        ),
     ),
     Row(
         number="6.16",
@@ -235,6 +287,10 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_hundreds_pended_at_once_are_completed_in_any_order",
             f"{LOAD}::test_thousands_pended_at_once_end_each_as_it_must",
         ),
+        before=(
+            f"{BEFORE}::test_any_number_pends_at_once_and_completes_in_any_order",
+            f"{BEFORE}::test_pended_request_blocks_nobody_behind_it",
+        ),
         windows="that CF_DEFER holds up the queue",
     ),
     Row(
@@ -242,7 +298,10 @@ SECTION_SIX: Final = (
         fact="The SYN is not acknowledged before the verdict: connect() waits for it.",
         source="SO_CONDITIONAL_ACCEPT",
         memory=(f"{MEMORY}::test_syn_ack_is_withheld_until_the_verdict",),
-        before="all of it",
+        before=(
+            f"{BEFORE}::test_nothing_is_answered_before_the_verdict",
+            f"{BEFORE}::test_pended_client_is_answered_once_although_it_asks_again_and_again",
+        ),
     ),
     Row(
         number="7.2",
@@ -259,7 +318,11 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_rejected_peer_reads",
             f"{ACCEPT}::test_each_attempt_after_a_rejection_is_a_new_request",
         ),
-        before="that the peer is refused",
+        before=(
+            f"{BEFORE}::test_rejected_client_is_refused",
+            f"{BEFORE}::test_each_attempt_is_a_new_request",
+            f"{BEFORE}::test_silence_is_not_heard",
+        ),
         windows="that connect() itself tries several times after a refusal",
     ),
     Row(
@@ -271,7 +334,11 @@ SECTION_SIX: Final = (
             f"{MEMORY}::test_repeated_syn_is_the_same_request",
             f"{MEMORY}::test_every_connection_on_a_bad_network_is_inspected_once",
         ),
-        before="all of it",
+        before=(
+            f"{BEFORE}::test_pended_client_is_answered_once_although_it_asks_again_and_again",
+            f"{BEFORE}::test_silence_is_not_heard",
+            f"{BEFORE}::test_repeated_syn_gets_the_same_answer_again",
+        ),
     ),
     Row(
         number="7.4",
@@ -285,6 +352,11 @@ SECTION_SIX: Final = (
         real=(
             f"{ACCEPT}::test_newcomers_wait_in_the_backlog_while_too_many_are_pending",
             f"{ACCEPT}::test_newcomers_are_reset_while_too_many_are_pending",
+        ),
+        before=(
+            f"{BEFORE}::test_newcomers_wait_while_too_many_are_pending",
+            f"{BEFORE}::test_newcomers_are_refused_while_too_many_are_pending",
+            f"{BEFORE}::test_syns_beyond_the_backlog_come_again",
         ),
         windows="that a full backlog resets, where Linux drops the SYN",
     ),
@@ -301,6 +373,12 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_oldest_makes_room_while_too_many_are_pending",
             f"{ACCEPT}::test_evicted_inspectors_that_go_on_are_bounded_too",
             f"{LOAD}::test_flood_neither_starves_a_steady_client_nor_leaks",
+        ),
+        before=(
+            f"{BEFORE}::test_oldest_makes_room_while_too_many_are_pending",
+            f"{BEFORE}::test_nobody_is_asked_about_while_too_many_are_parked",
+            f"{BEFORE}::test_approved_connection_beyond_what_may_be_parked",
+            f"{BEFORE}::test_kernel_drops_syns_beyond_the_limit_before_anybody_is_asked",
         ),
         windows="that the option turns SYN attack protection off",
     ),
@@ -326,7 +404,10 @@ SECTION_SIX: Final = (
             f"{MEMORY}::test_client_that_goes_on_asking_is_not_gone",
         ),
         real=(f"{ACCEPT}::test_peer_that_leaves_is_noticed_at_once",),
-        before="that silence is noticed",
+        before=(
+            f"{BEFORE}::test_client_that_gives_up_is_missed_and_one_that_waits_is_not",
+            f"{BEFORE}::test_client_that_was_missed_wrongly_comes_back",
+        ),
     ),
     Row(
         number="8.1",
@@ -338,6 +419,11 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_hundreds_pended_at_once_are_completed_in_any_order",
             f"{LOAD}::test_thousands_pended_at_once_end_each_as_it_must",
         ),
+        before=(
+            f"{BEFORE}::test_any_number_pends_at_once_and_completes_in_any_order",
+            f"{BEFORE}::test_pended_request_is_kept_until_it_is_completed",
+            f"{BEFORE}::test_reset_while_there_is_no_verdict_is_an_abort",
+        ),
     ),
     Row(
         number="8.2",
@@ -345,6 +431,10 @@ SECTION_SIX: Final = (
         source="nobody; decided here",
         memory=(f"{MEMORY}::test_any_number_pends_and_completes_in_any_order",),
         real=(f"{ACCEPT}::test_pended_request_blocks_nobody_behind_it",),
+        before=(
+            f"{BEFORE}::test_any_number_pends_at_once_and_completes_in_any_order",
+            f"{BEFORE}::test_pended_request_blocks_nobody_behind_it",
+        ),
     ),
     Row(
         number="8.3",
@@ -356,6 +446,7 @@ SECTION_SIX: Final = (
             f"{MEMORY}::test_own_word_overrules_an_early_one",
         ),
         real=(f"{ACCEPT}::test_completion_may_come_before_the_inspector_has_answered",),
+        before=(f"{BEFORE}::test_completion_may_come_before_the_inspector_has_answered",),
     ),
     Row(
         number="8.4",
@@ -369,6 +460,7 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_closing_aborts_every_request_before_it_returns",
             f"{ACCEPT}::test_closing_is_bounded_although_an_inspector_goes_on",
         ),
+        before=(f"{BEFORE}::test_closing_refuses_everybody_and_tells_every_abort",),
     ),
     Row(
         number="8.5",
@@ -379,6 +471,7 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_closing_aborts_every_request_before_it_returns",
             f"{ACCEPT}::test_closing_does_not_touch_what_was_delivered",
         ),
+        before=(f"{BEFORE}::test_closing_resets_who_was_let_in_and_not_who_was_taken",),
     ),
     Row(
         number="8.6",
@@ -386,6 +479,7 @@ SECTION_SIX: Final = (
         " those that somebody sets. Here an approved connection has none.",
         source="PFN_WSK_ACCEPT, PFN_WSK_INSPECT_EVENT, by their silence",
         real=(f"{ACCEPT}::test_approved_request_has_no_deadline",),
+        before=(f"{BEFORE}::test_approved_request_has_no_deadline",),
     ),
 )
 """Row by row."""
