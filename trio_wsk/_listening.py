@@ -598,7 +598,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         It is bounded: an inspector that does not end when it is cancelled is waited for
         one second, and reported (`InspectorStraggles`). Leaving the block waits for it.
 
-        Always a checkpoint. If cancelled, the socket is closed all the same.
+        Always a checkpoint. If cancelled, the socket is closed all the same, and what is left to be
+        called is called soon.
 
         Source: PFN_WSK_CLOSE_SOCKET.
         """
