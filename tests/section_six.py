@@ -21,6 +21,7 @@ MEMORY: Final = "test_conditional_memory"
 ACCEPT: Final = "test_conditional_accept"
 LOAD: Final = "test_conditional_load"
 BEFORE: Final = "test_before_handshake"
+FAILURES: Final = "test_before_handshake_failures"
 WALK: Final = "test_inspection_walk"
 
 
@@ -392,6 +393,7 @@ SECTION_SIX: Final = (
             f"{ACCEPT}::test_point_in_force_can_be_asked_for",
             f"{ACCEPT}::test_point_that_cannot_be_had_is_refused_with_the_reason",
         ),
+        before=(f"{FAILURES}::test_cookie_from_before_the_gate_gets_nobody_in_unasked",),
         windows="which of the two features turns the other off",
     ),
     Row(

@@ -103,6 +103,30 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return {"host": HOST}
 
 
+@pytest.fixture
+def tells_fin_behind_data(readiness: str, request: pytest.FixtureRequest) -> None:
+    """Trio's own waits don't."""
+    if hides_fin(readiness, request.getfixturevalue("sent")):
+        pytest.skip("a FIN behind data can't be told from data by Trio's own waits")
+
+
+@pytest.fixture
+def tells_close_behind_data(
+    readiness: str, place: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """Trio's own waits don't; over TCP that is a half-close, and another rule's."""
+    is_close = "path" in place and request.getfixturevalue("how") == "close"
+    if is_close and hides_fin(readiness, request.getfixturevalue("sent")):
+        pytest.skip("a close behind data can't be told from data by Trio's own waits")
+
+
+@pytest.fixture
+def knows_resets(place: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    """Unix sockets don't."""
+    if "path" in place and request.getfixturevalue("how") == "reset":
+        pytest.skip("a Unix socket has no reset")
+
+
 @pytest.fixture(params=["plain", "async", "pended"])
 def inspector(request: pytest.FixtureRequest) -> Callable[[InspectAction | Verdict], Inspect]:
     """Make an inspector that gives an answer in one of three ways."""
@@ -1056,6 +1080,7 @@ def hides_fin(readiness: str, sent: bytes) -> bool:
     ],
     indirect=["place"],
 )
+@pytest.mark.usefixtures("tells_close_behind_data")
 async def test_peer_that_leaves_is_noticed_at_once(
     stage: str,
     sent: bytes,
@@ -1070,8 +1095,6 @@ async def test_peer_that_leaves_is_noticed_at_once(
     tell it; a FIN counts if nothing was sent before it.
     """
     is_half = how == "fin" or (how == "close" and "path" not in place)
-    if "path" in place and how == "close" and hides_fin(readiness, sent):
-        pytest.skip("a close behind data can't be told from data here")
     async with inspecting(INSPECTORS[stage], **place) as desk:
         before = trio.current_time()
         client, request = await bring(desk, stage, sent)
@@ -1102,12 +1125,11 @@ async def test_peer_that_leaves_is_noticed_at_once(
 @pytest.mark.parametrize("stage", INSPECTORS)
 @pytest.mark.parametrize("sent", [b"", b"x"], ids=["quiet", "unread"])
 @pytest.mark.parametrize("place", ["IPv4", "Unix"], indirect=True)
+@pytest.mark.usefixtures("tells_fin_behind_data")
 async def test_half_close_counts_always_if_told_so(
     stage: str, sent: bytes, place: dict[str, Any], readiness: str
 ) -> None:
     """``abort_on_half_close=True``: a FIN counts behind data, too."""
-    if hides_fin(readiness, sent):
-        pytest.skip("a FIN behind data can't be told from data here")
     async with inspecting(INSPECTORS[stage], abort_on_half_close=True, **place) as desk:
         client, _ = await bring(desk, stage, sent)
         leave(client, "fin")
@@ -2318,12 +2340,11 @@ async def test_peek_waits_for_more_without_spinning(place: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("sent", [b"", b"two"])
+@pytest.mark.usefixtures("tells_fin_behind_data")
 async def test_peek_returns_what_there_is_when_the_peer_has_finished(
     sent: bytes, place: dict[str, Any], readiness: str
 ) -> None:
     """Fewer octets than asked for say that no more will come; none, that none ever came."""
-    if hides_fin(readiness, sent):
-        pytest.skip("a FIN behind data can't be told from data here")
     peeked: list[bytes] = []
 
     async def inspect(request: ConnectionRequest) -> InspectAction:
@@ -2347,10 +2368,9 @@ async def test_peek_returns_what_there_is_when_the_peer_has_finished(
 
 
 @pytest.mark.parametrize("sent", [b"", b"two"])
+@pytest.mark.usefixtures("tells_fin_behind_data")
 async def test_peek_sees_an_end_that_came_before_it(sent: bytes, readiness: str) -> None:
     """Also if the peer had finished before anybody was asked."""
-    if hides_fin(readiness, sent):
-        pytest.skip("a FIN behind data can't be told from data here")
     peeked: list[bytes] = []
 
     async def inspect(request: ConnectionRequest) -> InspectAction:
@@ -2383,10 +2403,9 @@ async def test_peer_that_resets_while_it_is_peeked_at_is_gone() -> None:
 
 
 @pytest.mark.parametrize("how", ["reset", "fin", "close"])
+@pytest.mark.usefixtures("knows_resets")
 async def test_peek_may_be_the_first_to_know_of_an_end(how: str, place: dict[str, Any]) -> None:
     """What the kernel says when it is asked counts as well as what it tells by itself."""
-    if how == "reset" and "path" in place:
-        pytest.skip("a Unix socket has no reset")
     client: trio.SocketStream
 
     async def inspect(request: ConnectionRequest) -> InspectAction:

@@ -404,6 +404,21 @@ def test_connection_with_another_number_is_a_stranger() -> None:
     assert request is table.correlate(KEY, ISN, 0.1)
 
 
+def test_approved_request_whose_packet_was_dropped_is_not_looked_for_before_its_next_syn() -> None:
+    """The verdict came too late for its SYN, so the kernel knows nothing until the next one."""
+    table = table_of()
+    request = approved(table)
+    table.dropped({PACKET + 1}, 0.1)
+
+    assert 0.2 == table.next_due
+
+    table.dropped({PACKET, PACKET + 1}, 0.1)
+
+    assert 3.5 == table.next_due
+    assert Act.ACCEPT is again(table, 1.0)
+    assert [request] == table.due(3.5).look_up
+
+
 @pytest.mark.parametrize("isn", [ISN, None])
 def test_connection_without_approval_is_a_stranger(isn: int | None) -> None:
     """A connection whose request nobody has seen, or nobody has decided, is not approved."""

@@ -18,7 +18,6 @@ BEFORE_THE_HANDSHAKE = {"test_before_handshake", "test_before_handshake_failures
 
 NOT_ON_THE_NETWORK = {
     "6.14": "options are refused before there is any",
-    "7.6": "it is about inspection after the handshake",
 }
 """Rows that inspection before the handshake can't show, and why."""
 

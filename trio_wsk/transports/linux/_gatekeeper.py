@@ -393,6 +393,8 @@ class Gatekeeper:
         failure = OSError(getattr(error, "code", 0) or errno.EIO, str(error))
         for each in (self.queue, self.log):  # or it would be readable, in vain, for ever
             self._epoll.unregister(each.fileno())
+        self._closed()  # the next listening socket has another gatekeeper
+        self._closed = lambda: None
         self.flush()
         for door in self._each_door():
             door.fail(failure)

@@ -1,0 +1,217 @@
+"""Thousands of SYNs at once before the handshake, from a second process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_wsk import (
+    Address,
+    ConnectionRequest,
+    InspectAction,
+    InspectPoint,
+    ListeningSocket,
+    Status,
+    open_listening_socket,
+)
+from trio_wsk.transports import LinuxTransport
+
+from .gated import queues, tables_of
+from .inspecting import ACCEPT, PEND, REJECT, Silent, check_balance
+from .namespaces import in_own_namespace
+from .support import connect, until
+from .wire import flood
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux can hold a SYN"),
+    pytest.mark.heavy,
+    pytest.mark.usefixtures("no_leak_in_all"),
+]
+
+HOST = "127.0.0.1"
+FLOODERS = ["127.1.0.1", "127.1.0.2", "127.1.0.3", "127.1.0.4"]
+"""Whom SYNs come from that no socket has sent; what is answered to them is reset."""
+
+PENDED = 10_000
+"""How many are pended at once."""
+
+OCTETS = 16 << 10
+"""What one that is pended may cost us: several times what it does."""
+
+
+def gated(
+    inspect: Callable[..., InspectAction],
+    transport: LinuxTransport | None = None,
+    **options: Any,
+) -> AbstractAsyncContextManager[ListeningSocket]:
+    """Open a listening socket that inspects before the handshake."""
+    return open_listening_socket(
+        transport=transport or LinuxTransport.tcp(0, host=HOST),
+        inspect=inspect,
+        inspect_point=InspectPoint.BEFORE_HANDSHAKE,
+        observers=[Silent()],
+        **options,
+    )
+
+
+def resident() -> int:
+    """Return how many octets of memory this process has."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def held_by_the_kernel() -> int:
+    """Return how many packets wait in the one queue that there is."""
+    (line,) = queues().splitlines()
+    return int(line.split()[2])
+
+
+@in_own_namespace
+async def test_ten_thousand_are_pended_at_once_and_nothing_leaks() -> None:
+    """
+    10,000 requests are pended at once. Half of them are rejected; the others are approved and,
+    since nobody is there, never established, which is noticed. Nothing stays behind.
+    """
+    everybody = trio.Event()
+    asked = 0
+
+    def _inspect(request: ConnectionRequest) -> InspectAction:
+        nonlocal asked
+        asked += 1
+        if asked == PENDED:
+            everybody.set()
+        return PEND
+
+    async def _ask_again_and_again(target: Address) -> None:
+        while True:  # as clients do, who would be taken for dead otherwise
+            await flood(target, FLOODERS, PENDED, per_second=5000)
+
+    assert "" == queues()  # an ordinary user may not read that
+
+    gc.collect()
+    before = resident()
+    with trio.fail_after(30):
+        async with gated(_inspect, max_pending=PENDED, inspect_timeout=60) as listening:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_ask_again_and_again, listening.local_addresses[0])
+                await everybody.wait()
+                each = (resident() - before) / PENDED
+                print(f"{each:.0f} octets for each that is pended")  # noqa: T201 - to be seen
+
+                assert PENDED == listening.statistics().pending == held_by_the_kernel()
+                assert OCTETS > each
+
+                nursery.cancel_scope.cancel()
+            await wait_all_tasks_blocked(0.01)
+            for number, inspect_id in enumerate([*listening.pending_inspections]):
+                answer = REJECT if number % 2 else ACCEPT
+
+                assert Status.SUCCESS is listening.inspect_complete(inspect_id, answer)
+
+            await until(lambda: not listening.statistics().pending)
+            counted = listening.statistics()
+            check_balance(counted)
+
+            assert (PENDED, PENDED) == (counted.inspected, counted.pending_most)
+            assert {"rejected": PENDED // 2} == counted.rejected
+            assert PENDED // 2 == sum(counted.aborted.values())
+            assert {"reset", "silent"} >= counted.aborted.keys()
+            assert (PENDED, 0, 0) == tuple(
+                counted.transport[name] for name in ("held", "overflowed", "queue_lost")
+            )
+            assert 0 == held_by_the_kernel()
+    gc.collect()
+
+    assert [] == tables_of(0)
+    assert "" == queues()
+    assert 0 == sum(isinstance(each, ConnectionRequest) for each in gc.get_objects())
+
+
+@in_own_namespace
+async def test_flood_does_not_starve_a_steady_client() -> None:
+    """
+    While a flood fills ``max_pending`` many times over, and the oldest goes for the newest, a
+    client who comes again and again gets in each time; and nobody else does.
+    """
+    steady = 0
+
+    def _inspect(request: ConnectionRequest) -> InspectAction:
+        return ACCEPT if str(request.remote_address.host) == HOST else PEND
+
+    with trio.fail_after(30):
+        async with gated(
+            _inspect, max_pending=64, overflow="evict", inspect_timeout=60
+        ) as listening:
+            place = listening.local_addresses[0]
+            async with trio.open_nursery() as nursery:
+
+                async def _flood() -> None:
+                    await flood(place, FLOODERS, 20_000, per_second=5000)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(_flood)
+                while True:
+                    async with await connect(place) as client, await listening.accept() as taken:
+                        name = client.socket.getsockname()
+
+                        assert Address.from_sockaddr(socket.AF_INET, name) == taken.remote_address
+
+                        steady += 1
+            counted = listening.statistics()
+
+            assert 10 < steady
+            assert counted.pending_most <= 65
+            assert 10_000 < counted.aborted["evicted"]
+            assert counted.delivered["accept"] in {steady, steady + 1}
+
+
+@in_own_namespace
+async def test_clients_behind_a_flood_wait_for_their_turn() -> None:
+    """
+    Beyond ``max_pending`` SYNs wait in the order in which they came; when those before it have
+    run out of time, a client's gets its turn.
+    """
+
+    def _inspect(request: ConnectionRequest) -> InspectAction:
+        return ACCEPT if str(request.remote_address.host) == HOST else PEND
+
+    with trio.fail_after(30):
+        async with gated(_inspect, max_pending=64, inspect_timeout=0.1) as listening:
+            place = listening.local_addresses[0]
+            await flood(place, FLOODERS, 1000)
+            async with await connect(place), await listening.accept():
+                counted = listening.statistics()
+
+                assert 900 <= counted.aborted["timed-out"]
+                assert 64 == counted.pending_most
+
+
+@in_own_namespace
+async def test_limit_keeps_a_flood_from_us() -> None:
+    """
+    Of a flood we see what ``most_syns_per_second`` lets through; the rest the kernel has
+    dropped, and counted.
+    """
+    transport = LinuxTransport.tcp(0, host=HOST, most_syns_per_second=100)
+    with trio.fail_after(30):
+        async with gated(lambda _: REJECT, transport) as listening:
+            start = trio.current_time()
+            await flood(listening.local_addresses[0], FLOODERS, 10_000)
+            most = 100 * (trio.current_time() - start + 2)
+            await wait_all_tasks_blocked(0.01)
+            counted = listening.statistics().transport
+
+            assert 100 <= counted["held"] <= most
+            assert 10_000 == counted["held"] + counted["limited"]
