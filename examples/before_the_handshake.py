@@ -1,9 +1,9 @@
 """A door and a doorkeeper, who is asked before the handshake: that is you.
 
-Run ``sudo python examples/before_the_handshake.py [PORT]``; it says how to talk to it. Friends get
-in at once, who is unwanted is refused at once, and about everybody else you are asked: until you
-have typed ``y`` or ``n`` their SYN is held, and their ``connect()`` waits. Who gives up meanwhile
-is missed as soon as the SYN is not repeated. Ctrl-C or SIGTERM ends the server.
+Run ``sudo .venv/bin/python examples/before_the_handshake.py [PORT]``; it says how to talk to it.
+Friends get in at once, who is unwanted is refused at once, and about everybody else you are asked:
+until you have typed ``y`` or ``n`` their SYN is held, and their ``connect()`` waits. Who gives up
+meanwhile is missed as soon as the SYN is not repeated. Ctrl-C or SIGTERM ends the server.
 
 It takes Linux and CAP_NET_ADMIN. Where they can't be had it says so and ends; it never asks
 later instead. It also says how to try it without root, in a network of its own.
@@ -12,6 +12,7 @@ later instead. It also says how to try it without root, in a network of its own.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from functools import partial
@@ -38,7 +39,7 @@ NOT_HERE = """\
 Nobody can be asked before the handshake here:
     {error}
 Run it as root (sudo), or try it in a network of its own:
-    unshare --user --map-root-user --net sh -c 'ip link set lo up && exec python {program}'"""
+    unshare --user --map-root-user --net sh -c 'ip link set lo up && exec {command}'"""
 
 
 class Doorkeeper:
@@ -58,11 +59,19 @@ class Doorkeeper:
         if peer in UNWANTED:
             return Verdict(InspectAction.REJECT, "unwanted")
         async with self._turn:
+            self._forget_what_was_typed()
             print(f"{peer} wants to connect. Let it in (y or n)?", flush=True)
             await trio.lowlevel.wait_readable(self._keyboard)
-            if os.read(self._keyboard, 100).lower().startswith(b"y"):
-                return InspectAction.ACCEPT
-        return Verdict(InspectAction.REJECT, "turned-away")
+            typed = os.read(self._keyboard, 100)
+        if not typed:
+            print("Nobody is at the keyboard any more.", flush=True)
+        is_welcome = typed.lower().startswith(b"y")
+        return InspectAction.ACCEPT if is_welcome else Verdict(InspectAction.REJECT, "turned-away")
+
+    def _forget_what_was_typed(self) -> None:
+        """Drop an answer that was meant for somebody who has left, or it would let in the next."""
+        while select.select([self._keyboard], [], [], 0)[0] and os.read(self._keyboard, 100):
+            pass
 
 
 async def greet(connection: trio_wsk.Connection) -> None:
@@ -101,7 +110,7 @@ async def main(
         observers=[tell],
     ) as server:
         port = server.local_addresses[0].port
-        print(f"Asking you who may come to port {port}.", end=" ")
+        print(f"Process {os.getpid()} asks you who may come to port {port}.", end=" ")
         print(f"Try: nc -s 127.0.0.2 127.0.0.1 {port}", flush=True)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started(server)
@@ -112,4 +121,7 @@ if __name__ == "__main__":
     try:
         trio.run(partial(main, port=int(sys.argv[1]) if sys.argv[1:] else PORT))
     except trio_wsk.InspectPointError as error:
-        sys.exit(NOT_HERE.format(error=error, program=sys.argv[0]))
+        command = " ".join([sys.executable, *sys.argv])
+        sys.exit(NOT_HERE.format(error=error, command=command))
+    except trio_wsk.BindError as error:
+        sys.exit(str(error))

@@ -22,6 +22,7 @@ from trio_wsk import (
     Connection,
     ConnectionDispatch,
     DrainReport,
+    InspectAction,
     ListenDispatch,
     Server,
     Status,
@@ -630,6 +631,34 @@ async def test_drain_lets_connections_finish() -> None:
             await server.drain()
         for client in clients:
             await client.aclose()
+
+
+async def test_drain_refuses_who_comes_while_it_waits_for_a_verdict() -> None:
+    """Nobody new is taken then, so nobody new is kept waiting; who was there has its verdict."""
+    may_answer = trio.Event()
+
+    async def inspect(_: object) -> InspectAction:
+        await may_answer.wait()
+        return InspectAction.ACCEPT
+
+    async def handler(connection: Connection) -> None:
+        await connection.send_all(b"welcome")
+
+    async with open_server(handler, 0, host=HOST, inspect=inspect) as server:
+        first = connect_now(server.local_addresses[0])
+        await until(lambda: server.statistics().listening.pending)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.drain)
+            await trio.testing.wait_all_tasks_blocked()
+            second = connect_now(server.local_addresses[0])
+            with pytest.raises(trio.BrokenResourceError):
+                await read_to_end(second)
+            may_answer.set()
+            assert b"welcome" == await read_to_end(first)
+        await first.aclose()
+        await second.aclose()
+
+    assert {"refused": 1} == server.statistics().listening.dropped
 
 
 async def test_drain_takes_what_the_kernel_has_accepted() -> None:

@@ -647,8 +647,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._intake.open(readiness)
 
     async def _finish_inspecting(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
-        """For a server: take nothing new, and wait until everything has its verdict."""
-        self._intake.set_mode(Mode.PAUSE)
+        """For a server: refuse who is new, and wait until everything has its verdict."""
+        self._intake.set_mode(Mode.REFUSE)
         if self._conditional is not None:
             await self._conditional.wait_decided()
         await self._block.settle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trio_wsk._errors import InvalidParameterError
+from trio_wsk._errors import InspectPointError, InvalidParameterError
 from trio_wsk._verdict import InspectPoint
 
 from .linux.transport import LinuxTransport
@@ -50,6 +50,11 @@ def transport_at(
     if idle:
         raise InvalidParameterError(f"{named[0]}= doesn't go with {', '.join(idle)}")
     is_before = inspect_point is InspectPoint.BEFORE_HANDSHAKE
+    if path is not None and is_before:
+        raise InspectPointError(
+            f"path={path!r} is a Unix socket's: it has no handshake to inspect before; inspect"
+            " after it, or listen on a port"
+        )
     if port is not None:
         if is_before:
             return LinuxTransport.tcp(port, backlog=backlog, **tcp)

@@ -99,8 +99,10 @@ _LONGEST_ANSWER: Final = 1 << 16
 
 NO_HINTS: Final[Mapping[int, str]] = {}
 _NEEDS_ADMIN: Final = (
-    "this takes CAP_NET_ADMIN in the network namespace: run as root, give the program the "
-    "capability (setcap, systemd's AmbientCapabilities), or the container NET_ADMIN"
+    "this takes CAP_NET_ADMIN in the network namespace: run as root of the user namespace that "
+    "owns it, give the program the capability (systemd's AmbientCapabilities; setcap on a copy of "
+    "the interpreter, never on itself), give the container NET_ADMIN, or try it in a network of "
+    "your own (unshare --user --map-root-user --net)"
 )
 _OTHER_OWNERS: Final = (
     "other processes own it; /proc/net/netfilter/nfnetlink_queue and nfnetlink_log show which"
