@@ -580,7 +580,7 @@ def test_before_the_handshake_program_ends_on_a_signal() -> None:
 
         with socket.socket() as client:
             client.bind(("127.0.0.2", 0))
-            client.setblocking(False)
+            client.settimeout(0)
             client.connect_ex(("127.0.0.1", int(port)))
             name = "{}:{}".format(*client.getsockname())
 
