@@ -448,15 +448,17 @@ async def test_before_the_handshake_misses_who_gives_up() -> None:
 
 # What is imported late could be where root only may read.
 WITHOUT_RIGHTS = """
-import codecs, os, pkgutil, runpy, sys
+import codecs, os, pkgutil, sys
 import trio_wsk.observers
 codecs.lookup("idna")
+sys.argv = sys.argv[1:]
+with open(sys.argv[0]) as file:
+    program = compile(file.read(), sys.argv[0], "exec")
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+exec(program, {"__name__": "__main__"})
 """
 
 

@@ -29,7 +29,8 @@ def cases() -> Iterator[object]:
     for network in ("loopback4", "loopback6", "cable4", "cable6"):
         for name, check in CHECKS.items():
             if not check.why_not(LinuxHarness("", None)):
-                yield pytest.param(network, name, id=f"{name}-{network}")
+                marks = [] if network == "loopback4" else [pytest.mark.heavy]  # they wait for SYNs
+                yield pytest.param(network, name, id=f"{name}-{network}", marks=marks)
 
 
 @pytest.mark.parametrize(("network", "name"), list(cases()))
