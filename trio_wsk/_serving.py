@@ -31,6 +31,7 @@ from ._errors import (
     SocketBusyError,
 )
 from ._faults import split_error, why_no_handshake
+from ._handler_tasks import HandlerTasks
 from ._listening import ListeningSocket, open_listening_socket
 from ._statistics import DrainReport, ServerStatistics
 
@@ -90,8 +91,8 @@ class Server:
         self._max_connections = max_connections
         self._grace = grace
         self._raise_errors = on_handler_error == "raise"
-        self._task_name = f"trio_wsk: {_name_of(handler)}"
         self._handlers: trio.Nursery
+        self._tasks: HandlerTasks
         self._block: Block
         self._open = 0
         self._open_most = 0
@@ -231,6 +232,9 @@ class Server:
         self.listening = listening
         self._block = listening._block
         self._handlers = handlers
+        self._tasks = HandlerTasks(
+            handlers, self._block.context, self._handle, f"trio_wsk: {_name_of(self._handler)}"
+        )
         admit = self._admit_event_driven if self._handler is None else self._admit_to_handler
         listening._serve(admit, self._max_connections)
 
@@ -262,7 +266,7 @@ class Server:
     def _admit_to_handler(self, connection: Connection) -> bool:
         self._opened()
         try:
-            self._handlers.start_soon(self._handle, connection, name=self._task_name)
+            self._tasks.start(connection)
         except RuntimeError:  # a handler's error is ending the server at this moment
             connection.abort()
             self._ended()

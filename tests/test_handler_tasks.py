@@ -1,0 +1,179 @@
+"""Handlers' tasks are used again, and no connection can tell."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from trio_wsk import _handler_tasks, open_server
+from trio_wsk._handler_tasks import HandlerTasks
+
+from .support import connect
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from trio_wsk import Connection
+
+pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
+
+HOST = "127.0.0.1"
+WHO: contextvars.ContextVar[str] = contextvars.ContextVar("WHO", default="nobody")
+
+settled = trio.testing.wait_all_tasks_blocked
+
+
+class Thing:
+    """In place of a connection: the tasks don't look at it."""
+
+
+def tasks_in(nursery: trio.Nursery, handle: Callable[[Any], Awaitable[object]]) -> Any:
+    """Make tasks that handle things."""
+    return HandlerTasks(nursery, contextvars.copy_context(), handle, "handler")
+
+
+async def one_after_the_other(count: int) -> AsyncIterator[tuple[trio.SocketStream, list[object]]]:
+    """Serve some clients in turn; give each, and which tasks have handled them."""
+    tasks: list[object] = []
+
+    async def handler(connection: Connection) -> None:
+        tasks.append(trio.lowlevel.current_task())
+        await connection.send_all(WHO.get().encode())
+        WHO.set("the client before")
+
+    async with open_server(handler, 0, host=HOST) as server:
+        for _ in range(count):
+            async with await connect(server.local_addresses[0]) as client:
+                yield client, tasks
+            await settled()
+
+
+async def test_task_is_used_again() -> None:
+    """Clients that come one after the other are served by one task."""
+    tasks: list[object] = []
+    async for client, used in one_after_the_other(3):
+        assert b"nobody" == await client.receive_some()
+        tasks = used
+
+    assert (3, 1) == (len(tasks), len(set(tasks)))
+
+
+async def test_context_does_not_leak_from_connection_to_connection() -> None:
+    """Each handler has a fresh copy of the context that the server was opened in."""
+    token = WHO.set("who has opened it")
+    try:
+        async for client, _ in one_after_the_other(3):
+            WHO.set("somebody else")
+            assert b"who has opened it" == await client.receive_some()
+    finally:
+        WHO.reset(token)
+
+
+@pytest.mark.parametrize("count", [3, 2 * _handler_tasks.MOST_IDLE])
+async def test_number_of_idle_tasks_is_bounded(count: int) -> None:
+    """After a burst only so many tasks stay."""
+    async with trio.open_nursery() as nursery:
+        tasks = tasks_in(nursery, lambda _: settled())
+        for _ in range(count):
+            tasks.start(Thing())
+        assert count == len(nursery.child_tasks)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert min(count, _handler_tasks.MOST_IDLE) == len(nursery.child_tasks)
+        nursery.cancel_scope.cancel()
+
+
+async def test_idle_task_keeps_nothing() -> None:
+    """What was handled, and what has been put into its context, can be collected."""
+    variable: contextvars.ContextVar[Thing] = contextvars.ContextVar("variable")
+    kept: list[weakref.ref[Thing]] = []
+
+    async def handle(thing: Thing) -> None:
+        variable.set(Thing())
+        kept.extend((weakref.ref(thing), weakref.ref(variable.get())))
+        await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        tasks_in(nursery, handle).start(Thing())
+        await settled()
+        gc.collect()
+        assert [None, None] == [each() for each in kept]
+        assert 1 == len(nursery.child_tasks)
+        nursery.cancel_scope.cancel()
+
+
+async def test_cancelled_while_idle_and_on_the_way_to_a_connection() -> None:
+    """Who waits ends; who was given a connection in the same moment handles it, cancelled."""
+    ended: list[bool] = []
+
+    async def handle(_: object) -> None:
+        with trio.CancelScope() as scope:
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled:
+                ended.append(True)
+                raise
+            ended.append(scope.cancelled_caught)
+
+    async with trio.open_nursery() as nursery:
+        tasks = tasks_in(nursery, handle)
+        tasks.start(Thing())
+        tasks.start(Thing())
+        await settled()
+        assert [False, False] == ended
+        tasks.start(Thing())
+        nursery.cancel_scope.cancel()
+
+    assert [False, False, True] == ended
+
+
+async def test_failure_ends_the_nursery_and_nobody_is_started_any_more() -> None:
+    """What a handler's care doesn't hold back goes on, as from a task of its own."""
+
+    async def handle(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyError
+
+    started: list[Any] = []
+
+    async def run() -> None:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
+            started.append(tasks_in(nursery, handle))
+            started[0].start(Thing())
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await run()
+
+    assert [KeyError] == [type(error) for error in caught.value.exceptions]
+    with pytest.raises(RuntimeError):
+        started[0].start(Thing())
+
+
+async def test_crash_of_one_connection_leaves_the_task_for_the_next() -> None:
+    """A handler's crash is reported by the server, and its task goes on."""
+    tasks: list[object] = []
+
+    async def handler(connection: Connection) -> None:
+        tasks.append(trio.lowlevel.current_task())
+        if len(tasks) == 1:
+            raise ValueError("a bug")
+        await connection.send_all(b"fine")
+
+    async with open_server(handler, 0, host=HOST) as server:
+        async with await connect(server.local_addresses[0]) as client:
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+        async with await connect(server.local_addresses[0]) as client:
+            assert b"fine" == await client.receive_some()
+        assert 1 == server.statistics().handler_failures
+
+    assert 1 == len(set(tasks))
