@@ -637,6 +637,10 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     Raises:
       InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
 
+    A handler has a context of its own, a fresh copy of the one that the server was opened in. Its
+    task may be used again for a later connection: keep what belongs to a connection in the context,
+    and not by ``trio.lowlevel.current_task()``.
+
     Resource handling: when the handler returns, its connection is closed. Input that it
     left unread doesn't cost the peer the answer: then the connection lingers, FIN first,
     until the peer has finished or a short time has passed.
