@@ -113,7 +113,10 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks, every peer in the same run, and print the ratios; needs a C compiler."""
+    """Run the benchmarks, every peer in the same run, and print the ratios; needs a C compiler.
+
+    About a quarter of an hour; for development: `nox -s bench -- --quick --mode echo1`.
+    """
     session.install("--editable", ".")
     install_group(session, "bench")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)

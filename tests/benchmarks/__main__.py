@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import enum
 import json
 import platform
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Sequence
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -16,19 +20,27 @@ from typing import Final
 
 import attrs
 
-from ._contenders import CONTENDERS, MODES, Contender, Mode
-from ._measure import Bench, Outcome, measure_mode
-from ._pended import NAME as PENDED
-from ._pended import Samples, measure_pended
-from ._pended import table as pended_table
-from ._processes import BenchmarkError, Cores, compile_programs
-from ._report import rows, table
+from ._charts import chart
+from ._claims import CLAIMS, summary
+from ._contenders import BY_NAME, CONTENDERS, Contender
+from ._measure import measure_mode
+from ._modes import MODES, Mode
+from ._outcome import Outcome
+from ._processes import Bench, BenchmarkError, Cores, compile_programs
+from ._report import Spread, rows, table
 
 ROUNDS: Final = 7
-"""The least of which a median shrugs off three bad rounds; about 40 s a mode."""
+"""The least of which a median shrugs off three bad rounds; about a minute a mode."""
 
 SECONDS: Final = 0.5
 """Long enough for thousands of connections, short enough that a round is one moment."""
+
+QUICK_ROUNDS: Final = 2
+QUICK_SECONDS: Final = 0.15
+"""For development: enough to see what a change does to ourselves, not to quote it."""
+
+QUICK_CONTENDERS: Final = frozenset({"uvloop_protocol", "c_epoll"})
+"""Beside ours and the baseline."""
 
 INTERRUPTED: Final = 130
 """What a shell reports for a program that Ctrl-C ended."""
@@ -40,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)  # so that children are ended on the way out
     try:
-        outcomes, pended, cores = _run(options)
+        outcomes, cores = _run(options)
     except BenchmarkError as exc:
         print(f"benchmarks: {exc}", file=sys.stderr)
         return 1
@@ -48,43 +60,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("benchmarks: interrupted", file=sys.stderr)
         return INTERRUPTED
     if options.json:
-        text = json.dumps(_as_json(options, outcomes, pended, cores), indent=1)
-        options.json.write_text(text + "\n")
+        text = json.dumps(_as_json(options, outcomes, cores), indent=1)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    if options.svg:
+        _draw(options.svg, outcomes)
     return _status(outcomes, chosen=bool(options.only))
 
 
-def _run(options: argparse.Namespace) -> tuple[list[Outcome], Samples, Cores]:
+def _run(options: argparse.Namespace) -> tuple[list[Outcome], Cores]:
     cores = Cores.choose()
     _print_machine(cores, options)
     outcomes = []
-    pended: Samples = {}
-    chosen = options.mode or [*MODES, PENDED]
     with tempfile.TemporaryDirectory(prefix="trio_wsk-bench-") as directory:
         bench = Bench(compile_programs(Path(directory)), cores, _say)
-        for mode in chosen:
-            if not isinstance(mode, Mode):
-                pended = measure_pended(bench, options.rounds)
-                print(f"\n{pended_table(pended)}", flush=True)
-                continue
+        for mode in options.mode or MODES:
             outcome = measure_mode(
                 bench,
                 mode,
-                _chosen(mode, options.only),
+                _chosen(mode, options),
                 rounds=options.rounds,
                 seconds=options.seconds,
             )
             outcomes.append(outcome)
             print(f"\n{table(outcome)}", flush=True)
-    return outcomes, pended, cores
+    if in_short := summary(outcomes):
+        print(f"\n{in_short}", flush=True)
+    return outcomes, cores
 
 
-def _chosen(mode: Mode, only: Sequence[Contender]) -> list[Contender]:
+def _chosen(mode: Mode, options: argparse.Namespace) -> list[Contender]:
+    """Of those the mode takes, the ones that are asked for, and the baseline."""
+
+    def is_asked_for(contender: Contender) -> bool:
+        if options.only:
+            return contender in options.only
+        return not options.quick or contender.is_ours or contender.name in QUICK_CONTENDERS
+
     return [
-        contender
-        for contender in CONTENDERS
-        if mode.name in contender.modes
-        and (not only or contender in only or contender.name == mode.baseline)
+        BY_NAME[name]
+        for name in mode.contenders
+        if name == mode.baseline or is_asked_for(BY_NAME[name])
     ]
+
+
+def _draw(directory: Path, outcomes: Sequence[Outcome]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for outcome in outcomes:
+        (directory / f"{outcome.mode.name}.svg").write_text(chart(outcome), encoding="utf-8")
 
 
 def _status(outcomes: Sequence[Outcome], *, chosen: bool) -> int:
@@ -107,13 +129,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Measure servers against a baseline, all in the same run.",
     )
     parser.add_argument(
-        "--rounds", type=_count, default=ROUNDS, help="per mode (default: %(default)s)"
+        "--rounds",
+        type=_count,
+        help=f"per mode, at most (default: {ROUNDS}; with --quick: {QUICK_ROUNDS})",
     )
     parser.add_argument(
         "--seconds",
         type=_duration,
-        default=SECONDS,
-        help="one server is measured in one round (default: %(default)s)",
+        help=f"one server is measured in one round, where the mode does not say itself"
+        f" (default: {SECONDS}; with --quick: {QUICK_SECONDS})",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"for development: short, and beside ours and the baseline only"
+        f" {' and '.join(sorted(QUICK_CONTENDERS))}",
     )
     parser.add_argument(
         "--only",
@@ -129,10 +159,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_modes,
         default=[],
         metavar="NAME,...",
-        help=f"these modes. Of: {', '.join([*(mode.name for mode in MODES), PENDED])}",
+        help=f"these modes. Of: {', '.join(mode.name for mode in MODES)}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--svg", type=Path, metavar="DIRECTORY", help="draw a chart per mode there, NAME.svg"
+    )
+    options = parser.parse_args(argv)
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
+    return options
 
 
 def _count(text: str) -> int:
@@ -150,13 +186,11 @@ def _duration(text: str) -> float:
 
 
 def _contenders(text: str) -> list[Contender]:
-    known = {contender.name: contender for contender in CONTENDERS}
-    return [known[name] for name in _names(text, known)]
+    return [BY_NAME[name] for name in _names(text, BY_NAME)]
 
 
-def _modes(text: str) -> list[Mode | str]:
-    known: dict[str, Mode | str] = {mode.name: mode for mode in MODES}
-    known[PENDED] = PENDED
+def _modes(text: str) -> list[Mode]:
+    known = {mode.name: mode for mode in MODES}
     return [known[name] for name in _names(text, known)]
 
 
@@ -183,9 +217,19 @@ def _versions() -> dict[str, str]:
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "kernel": f"{platform.system()} {platform.release()}",
-        "trio": _version("trio"),
-        "uvloop": _version("uvloop"),
+        **{name: _version(name) for name in ("trio", "anyio", "uvloop")},
+        "node": _node_version(),
     }
+
+
+def _node_version() -> str:
+    node = shutil.which("node")
+    if node is None:
+        return "absent"
+    command = [node, "--version"]
+    return subprocess.run(  # noqa: S603 - what will be measured
+        command, check=False, capture_output=True, text=True, timeout=10
+    ).stdout.strip()
 
 
 def _version(distribution: str) -> str:
@@ -204,35 +248,46 @@ def _print_machine(cores: Cores, options: argparse.Namespace) -> None:
     )
     print(f"{versions}\n{where}")
     print(
-        f"{options.rounds} shuffled rounds of {options.seconds:g} s; ratios to the"
+        f"{options.rounds} shuffled rounds of {options.seconds:g} s at most; x: ratios to the"
         " baseline in the same round, median (min-max), more is better",
         flush=True,
     )
 
 
 def _as_json(
-    options: argparse.Namespace, outcomes: Sequence[Outcome], pended: Samples, cores: Cores
+    options: argparse.Namespace, outcomes: Sequence[Outcome], cores: Cores
 ) -> dict[str, object]:
     return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "versions": _versions(),
         "cores": {"server": sorted(cores.server), "client": sorted(cores.client)},
         "rounds": options.rounds,
         "seconds": options.seconds,
-        PENDED: pended,
+        "claims": [
+            {
+                **attrs.asdict(claim),
+                "figures": [
+                    attrs.asdict(figure) if isinstance(figure, Spread) else figure
+                    for figure in claim.figures(outcomes)
+                ],
+            }
+            for claim in CLAIMS
+        ],
         "modes": [
             {
-                **attrs.asdict(outcome.mode),
-                "rows": [attrs.asdict(r) for r in rows(outcome.samples, outcome.mode.baseline)],
+                **attrs.asdict(outcome.mode, value_serializer=_plain),
+                "rows": [attrs.asdict(row) for row in rows(outcome.mode, outcome.samples)],
                 "skipped": outcome.failures,
                 "left_out": outcome.left_out,
-                "samples": [
-                    {**attrs.asdict(sample), "utilisation": sample.utilisation}
-                    for sample in outcome.samples
-                ],
+                "samples": [attrs.asdict(sample) for sample in outcome.samples],
             }
             for outcome in outcomes
         ],
     }
+
+
+def _plain(_owner: object, _field: object, value: object) -> object:
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

@@ -1,36 +1,24 @@
-"""Who takes part: one row per server, and one per mode."""
+"""Who takes part: one row per server. What they take part in, `_modes` says."""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
-from itertools import product
 from typing import Final
 
 import attrs
 
-BASELINE: Final = "trio_serve_tcp"
-"""What ratios are taken against, where a mode does not say otherwise."""
+from ._modes import INSPECTED
 
 
-@attrs.frozen
-class Mode:
-    """One kind of load."""
+class Language(enum.Enum):
+    """What a server is written in, and so how it is started."""
 
-    name: str
-    """As the contenders know it, and `load.c` where a contender does not say otherwise."""
-    connections: int
-    """How many are open at once."""
-    unit: str
-    """What is counted, in the plural."""
-    description: str
-    """For the heading of the table."""
-    baseline: str = BASELINE
-    """What every ratio is taken against, in the same round; it always takes part."""
-    is_apart: bool = False
-    """Whether each server, with its client, has a network of its own."""
-    counts_both: bool = False
-    """Whether some servers do themselves what others leave to the client's processor; then
-    the CPU of both sides is compared, too."""
+    PYTHON = ".py"
+    C = ".c"
+    """Compiled before it is run."""
+    NODE = ".js"
+    """Left out where there is no Node."""
 
 
 @attrs.frozen
@@ -39,18 +27,16 @@ class Contender:
 
     name: str
     """Of the file, without its suffix."""
-    modes: tuple[str, ...] = ("echo1", "pingpong")
-    """Those it can answer."""
     is_ours: bool = False
     """Ours must start: when it cannot, the run ends with an error."""
-    is_c: bool = False
-    """Compiled before it is run."""
+    language: Language = Language.PYTHON
     program: str = attrs.field()
     """The file, where it serves more than one."""
+    folder: str = "contenders"
     arguments: tuple[str, ...] = ()
-    """What it is told besides the mode."""
+    """What it is told besides the task."""
     load: str | None = None
-    """The row of ``MODES`` in ``load.c``, where it isn't the mode's name."""
+    """The row of ``MODES`` in ``load.c``, where it isn't the mode's."""
     takes_a_gate: bool = False
     """Whether it has the kernel hold SYNs. Where that can't be had it is left out."""
 
@@ -61,12 +47,11 @@ class Contender:
 
 def _inspected() -> Iterator[Contender]:
     """Make one for each way of inspecting requests."""
-    ways = product(("after", "before"), ("sync", "async"), ("accept", "reject"))
-    for point, form, verdict in ways:
+    for name in INSPECTED:
+        point, form, verdict = name.split("_")
         rejected = "reset" if point == "after" else "refused"
         yield Contender(
-            f"{point}_{form}_{verdict}",
-            modes=("handshake",),
+            name,
             is_ours=True,
             program="wsk_inspected",
             arguments=(point, form, verdict),
@@ -75,30 +60,33 @@ def _inspected() -> Iterator[Contender]:
         )
 
 
-MODES: Final = (
-    # Both numbers are those of the tables the project's targets were taken from.
-    Mode("echo1", 64, "connections", "connect, 1 byte, echo, close; 64 at once"),
-    Mode("pingpong", 100, "round trips", "64 B back and forth on 100 open connections"),
-    Mode(
-        "handshake",
-        64,
-        "connections",
-        "connect, and be closed or turned away; inspected or not; 64 at once",
-        baseline="plain",
-        is_apart=True,
-        counts_both=True,
+CONTENDERS: Final = (
+    Contender("trio_serve_tcp"),
+    Contender("trio_socket"),
+    Contender("anyio_trio"),
+    Contender("anyio_asyncio"),
+    Contender("asyncio_streams"),
+    Contender("asyncio_protocol"),
+    Contender("uvloop_streams"),
+    Contender("uvloop_protocol"),
+    Contender("node", language=Language.NODE),
+    Contender("wsk_serve", is_ours=True),
+    Contender("wsk_events", is_ours=True),
+    Contender("wsk_events_disconnect", is_ours=True),
+    Contender("c_epoll", language=Language.C),
+    *(
+        Contender(f"{program}_{form}", is_ours=True, program=program, arguments=(form,))
+        for program in ("wsk_serve", "wsk_events")
+        for form in ("sync", "async")
+    ),
+    Contender("plain", is_ours=True, program="wsk_inspected"),
+    *_inspected(),
+    *(
+        Contender(
+            f"pended_{program}", is_ours=program != "trio_tasks", program=program, folder="pended"
+        )
+        for program in ("trio_tasks", "wsk_async", "wsk_plain")
     ),
 )
 
-CONTENDERS: Final = (
-    Contender(BASELINE),
-    Contender("asyncio_streams"),
-    Contender("uvloop_streams"),
-    Contender("uvloop_protocol"),
-    Contender("wsk_serve", is_ours=True),
-    Contender("wsk_events", is_ours=True),
-    Contender("wsk_events_disconnect", modes=("echo1",), is_ours=True),
-    Contender("c_epoll", is_c=True),
-    Contender("plain", modes=("handshake",), is_ours=True, program="wsk_inspected", load="closed"),
-    *_inspected(),
-)
+BY_NAME: Final = {contender.name: contender for contender in CONTENDERS}

@@ -19,7 +19,7 @@ from typing import Final
 
 import trio_wsk
 
-from ._processes import BenchmarkError
+from ._processes import NotHereError
 
 _NEW_NETWORK: Final = 0x40000000
 _NEW_USER: Final = 0x10000000
@@ -64,7 +64,7 @@ def own_network() -> Iterator[Network]:
     and none is needed: it takes away nothing that a benchmark uses.
 
     Raises:
-      BenchmarkError: this process may have neither.
+      NotHereError: this process may have neither.
     """
     home = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -81,7 +81,7 @@ def own_network() -> Iterator[Network]:
         finally:
             _enter(home)
     except OSError as exc:
-        raise BenchmarkError(f"no network namespace can be had here: {exc}") from exc
+        raise NotHereError(f"no network namespace can be had here: {exc}") from exc
     finally:
         os.close(home)
     try:
@@ -94,12 +94,12 @@ def check_gate(network: Network) -> None:
     """See whether the kernel holds SYNs there for who asks.
 
     Raises:
-      BenchmarkError: it doesn't.
+      NotHereError: it doesn't.
     """
     with network.entered():
         report = trio_wsk.probe()
     if trio_wsk.InspectPoint.BEFORE_HANDSHAKE not in report.inspect_points:
-        raise BenchmarkError(report.find("before-handshake").found)
+        raise NotHereError(report.find("before-handshake").found)
 
 
 def _become_root_of_our_own() -> None:

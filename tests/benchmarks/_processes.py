@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Final
 
 import attrs
 
-from ._contenders import CONTENDERS, Contender
+from ._contenders import CONTENDERS, Contender, Language
 
 HERE: Final = Path(__file__).parent
 
@@ -45,9 +46,16 @@ COMPILE_SECONDS: Final = 60.0
 KILLED_SECONDS: Final = 5.0
 """A killed process is gone in milliseconds, unless the machine is in trouble."""
 
+SPARE_DESCRIPTORS: Final = 200
+"""What a process has open besides connections is a fraction of it."""
+
 
 class BenchmarkError(Exception):
     """The run cannot go on; the message is for the person who started it."""
+
+
+class NotHereError(BenchmarkError):
+    """Something can't be had on this machine, and it is nobody's fault."""
 
 
 @attrs.frozen
@@ -81,6 +89,16 @@ class Programs:
     """The load generator."""
     servers: dict[str, Path]
     """The contenders written in C, by name."""
+
+
+@attrs.frozen
+class Bench:
+    """What all measurements of a run share."""
+
+    programs: Programs
+    cores: Cores
+    say: Callable[[str], None]
+    """Tells the person who waits how far it got."""
 
 
 @attrs.frozen
@@ -201,7 +219,7 @@ def compile_programs(directory: Path) -> Programs:
         {
             c.name: _compile(HERE / "contenders" / f"{c.name}.c", directory)
             for c in CONTENDERS
-            if c.is_c
+            if c.language is Language.C
         },
     )
 
@@ -221,9 +239,31 @@ def _compile(source: Path, directory: Path) -> Path:
     return program
 
 
-def server_command(contender: Contender, mode: str, programs: Programs) -> list[str | Path]:
-    """How to start `contender` for `mode`."""
-    if contender.is_c:
-        return [programs.servers[contender.name], mode]
-    module = f"{__package__}.contenders.{contender.program}"
-    return [sys.executable, "-m", module, mode, *contender.arguments]
+def server_command(contender: Contender, task: str, programs: Programs) -> list[str | Path]:
+    """How to start `contender` for `task`.
+
+    Raises:
+      NotHereError: what runs it is not installed.
+    """
+    if contender.language is Language.C:
+        return [programs.servers[contender.name], task]
+    if contender.language is Language.NODE:
+        node = shutil.which("node")
+        if node is None:
+            raise NotHereError("there is no `node` on the PATH")
+        return [node, HERE / contender.folder / f"{contender.program}.js", task]
+    module = f"{__package__}.{contender.folder}.{contender.program}"
+    return [sys.executable, "-m", module, task, *contender.arguments]
+
+
+def take_descriptors(number: int) -> None:
+    """Let this process, and so each of its children, open `number` and some more.
+
+    Raises:
+      NotHereError: it may not.
+    """
+    needed = number + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < needed:
+        raise NotHereError(f"needs {needed} descriptors, and may have {hard} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))

@@ -1,7 +1,7 @@
 /*
  * A load generator for the benchmarks: epoll, one thread, Linux.
  *
- *     load MODE PORT CONNECTIONS SECONDS
+ *     load [-p PER_SECOND] [-b BUSY] MODE PORT CONNECTIONS SECONDS
  *
  * It talks to the runner so that the runner can read the server's CPU clock at
  * the edges of the measurement, with neither process start nor the opening and
@@ -17,6 +17,13 @@
  * from what had begun in it and finished in a short drain behind it ("drained"):
  * rates come from the first, cost per exchange from the sum.
  *
+ * With -p the loop is open: an exchange begins PER_SECOND times a second, whatever
+ * became of those before, and its time runs from when it was due.  One that has no
+ * answer when its slot is due again is given up ("missed").
+ *
+ * With -b, BUSY further slots play ping-pong meanwhile, as fast as the server lets
+ * them.  They are counted apart ("background").
+ *
  * It must not be the bottleneck, so a connection costs it few system calls:
  *   - the first send comes right after connect().  Over loopback the handshake has
  *     ended when connect() returns; where it has not (a dropped SYN) send() says
@@ -25,8 +32,8 @@
  *   - closing is a reset (SO_LINGER 0), so that nothing rests in TIME_WAIT.
  *
  * In some modes a client says nothing: it connects, and waits for the server to end
- * the connection, in one certain way.  Any other end is an error.  It then closes
- * like any client, without a reset: a reset is something that a server may look at.
+ * the connection, in one certain way.  Any other end is an error.  Where the server
+ * may look at resets, it then closes without one.
  *
  * A mode is a row in MODES.
  */
@@ -47,9 +54,13 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441 /* Linux 5.11, on every processor */
+#endif
 #ifndef IP_BIND_ADDRESS_NO_PORT
 #define IP_BIND_ADDRESS_NO_PORT 24 /* Linux 4.2; absent from older libc headers */
 #endif
@@ -61,50 +72,68 @@ enum {
      * its own range of ports.  More would only fill the kernel's per-peer caches. */
     SOURCE_NETS = 16,
     SOURCE_HOSTS = 250,
+    OPENING_MOST = 256,
 };
 
 /* The slowest server needs about 15 ms for what 64 slots have in flight. */
 #define DRAIN_NS 250000000ull
 /* Opening lasting connections: one lost SYN (1 s, then 2 s) must not spoil it. */
-#define OPEN_NS 5000000000ull
+#define OPEN_NS 20000000000ull
 
 struct mode {
     const char *name;
-    size_t size;      /* octets sent, and echoed, in one exchange */
-    bool lasting;     /* connections stay open; an exchange is a round trip */
-    bool is_ended;    /* by the server; an exchange is a connection */
-    int end;          /* if so: how, as recv() says it; 0: end of file */
+    size_t size;       /* octets sent, and echoed, in one exchange */
+    bool lasting;      /* connections stay open; an exchange is a round trip */
+    bool once;         /* each slot runs one exchange, then keeps its connection */
+    uint64_t delay_ns; /* between connecting and sending */
+    bool is_ended;     /* by the server; an exchange is a connection */
+    int end;           /* if so: how, as recv() says it; 0: end of file */
+    bool is_silent;    /* if so: closes without a reset */
 };
 
 static const struct mode MODES[] = {
-    {.name = "echo1", .size = 1, .lasting = false},
+    {.name = "echo1", .size = 1},
+    {.name = "late", .size = 1, .delay_ns = 8000000},
+    {.name = "burst", .size = 1, .once = true},
     {.name = "pingpong", .size = 64, .lasting = true},
-    {.name = "closed", .is_ended = true, .end = 0},
-    {.name = "reset", .is_ended = true, .end = ECONNRESET},
-    {.name = "refused", .is_ended = true, .end = ECONNREFUSED},
+    {.name = "bulk", .size = MESSAGE_MAX, .lasting = true},
+    {.name = "ended", .is_ended = true, .end = 0},
+    {.name = "closed", .is_ended = true, .end = 0, .is_silent = true},
+    {.name = "reset", .is_ended = true, .end = ECONNRESET, .is_silent = true},
+    {.name = "refused", .is_ended = true, .end = ECONNREFUSED, .is_silent = true},
 };
 
+static const struct mode BUSY = {.name = "busy", .size = 64, .lasting = true};
+
 struct slot {
+    const struct mode *mode;
     int fd;              /* -1: nothing is open */
-    bool idle;           /* open, with no exchange running */
+    bool running;        /* an exchange is */
     size_t sent;         /* octets of this exchange */
     size_t received;
     uint64_t started;    /* ns, when this exchange began */
+    uint64_t due;        /* ns, when to send, if that is later */
+    struct slot *next;   /* that sends later */
     uint32_t interest;   /* epoll events asked for; 0: not registered yet */
 };
 
 static const struct mode *mode;
 static struct sockaddr_in server;
-static struct slot *slots;
-static size_t slot_count;
+static struct slot *slots; /* those of the mode, then those that are busy meanwhile */
+static size_t slot_count, busy_count;
+static uint64_t tick_ns; /* between two begins of an open loop; 0: the loop is closed */
 static int epoll_fd;
 static unsigned char message[MESSAGE_MAX];
+
+static enum { OPENING, WINDOW, DRAIN } phase;
+static size_t running_count; /* slots, of the mode and busy ones */
+static struct slot *waiting, **waiting_end = &waiting; /* to send, the next due first */
 
 /* ---- what is counted ---- */
 
 static uint64_t *latencies; /* ns, of the exchanges in the window */
 static size_t completed, latency_room;
-static uint64_t drained, errors;
+static uint64_t drained, errors, missed, background;
 static bool some_failed; /* since the last look: slots wait for a new connection */
 static char first_error[128];
 
@@ -138,15 +167,32 @@ static void count_latency(uint64_t ns)
     latencies[completed++] = ns;
 }
 
+static void count_end(const struct slot *slot)
+{
+    if (slot->mode == &BUSY)
+        background += phase == WINDOW;
+    else if (phase == WINDOW)
+        count_latency(now_ns() - slot->started);
+    else
+        drained += phase == DRAIN;
+}
+
 /* ---- one exchange ---- */
+
+static void slot_run(struct slot *slot, bool running)
+{
+    running_count += running;
+    running_count -= slot->running;
+    slot->running = running;
+}
 
 static void slot_close(struct slot *slot)
 {
     if (slot->fd >= 0)
         close(slot->fd);
     slot->fd = -1;
-    slot->idle = false;
     slot->interest = 0;
+    slot_run(slot, false);
 }
 
 static void slot_fail(struct slot *slot, const char *where, const char *what)
@@ -170,9 +216,9 @@ static void slot_watch(struct slot *slot, uint32_t interest)
 
 static void slot_send(struct slot *slot)
 {
-    while (slot->sent < mode->size) {
-        ssize_t n = send(slot->fd, message + slot->sent, mode->size - slot->sent,
-                         MSG_NOSIGNAL);
+    while (slot->sent < slot->mode->size) {
+        ssize_t n = send(slot->fd, message + slot->sent,
+                         slot->mode->size - slot->sent, MSG_NOSIGNAL);
         if (n >= 0) {
             slot->sent += (size_t)n;
         } else if (errno == EAGAIN) {
@@ -199,11 +245,11 @@ static void slot_connect(struct slot *slot)
     slot->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (slot->fd < 0)
         die("socket");
-    if (!mode->is_ended)
+    if (!slot->mode->is_silent)
         setsockopt(slot->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     /* The port is chosen by connect(), which knows that only the four-tuple counts. */
     setsockopt(slot->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-    if (mode->lasting)
+    if (slot->mode->lasting)
         setsockopt(slot->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (bind(slot->fd, (struct sockaddr *)&source, sizeof source))
         die("bind to 127.1.x.y");
@@ -212,15 +258,42 @@ static void slot_connect(struct slot *slot)
         slot_fail(slot, "connect", strerror(errno));
 }
 
-static void slot_begin(struct slot *slot)
+static void slot_wait(struct slot *slot)
 {
-    slot->started = now_ns();
+    slot->due = now_ns() + slot->mode->delay_ns;
+    slot->next = NULL;
+    *waiting_end = slot;
+    waiting_end = &slot->next;
+}
+
+/* Begin an exchange whose time runs from `started`. */
+static void slot_begin(struct slot *slot, uint64_t started)
+{
+    slot->started = started;
     slot->sent = slot->received = 0;
-    slot->idle = false;
+    slot_run(slot, true);
     if (slot->fd < 0)
         slot_connect(slot);
-    if (slot->fd >= 0)
+    if (slot->fd < 0)
+        return;
+    if (slot->mode->delay_ns)
+        slot_wait(slot);
+    else
         slot_send(slot);
+}
+
+/* Send what waited for its time, which begins only now. */
+static void send_due(uint64_t now)
+{
+    while (waiting && waiting->due <= now) {
+        struct slot *slot = waiting;
+
+        waiting = slot->next;
+        if (!waiting)
+            waiting_end = &waiting;
+        slot->started = now_ns();
+        slot_send(slot);
+    }
 }
 
 /* Whether the server has ended the connection, in the way that it should. */
@@ -233,9 +306,9 @@ static bool slot_ended(struct slot *slot)
         return false;
     if (n > 0)
         slot_fail(slot, "recv", "data, although nothing was sent");
-    else if (n < 0 && errno != mode->end)
+    else if (n < 0 && errno != slot->mode->end)
         slot_fail(slot, "recv", strerror(errno));
-    else if (n == 0 && mode->end)
+    else if (n == 0 && slot->mode->end)
         slot_fail(slot, "recv", "end of file");
     return slot->fd >= 0;
 }
@@ -244,7 +317,7 @@ static bool slot_ended(struct slot *slot)
 static bool slot_receive(struct slot *slot)
 {
     unsigned char buffer[MESSAGE_MAX];
-    ssize_t n = recv(slot->fd, buffer, mode->size - slot->received, 0);
+    ssize_t n = recv(slot->fd, buffer, slot->mode->size - slot->received, 0);
 
     if (n < 0 && errno == EAGAIN)
         return false;
@@ -256,7 +329,7 @@ static bool slot_receive(struct slot *slot)
         slot_fail(slot, "recv", "not what was sent");
     else
         slot->received += (size_t)n;
-    return slot->fd >= 0 && slot->received == mode->size;
+    return slot->fd >= 0 && slot->received == slot->mode->size;
 }
 
 static bool slot_event(struct slot *slot, uint32_t events)
@@ -264,16 +337,17 @@ static bool slot_event(struct slot *slot, uint32_t events)
     bool ended = false;
 
     if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
-        if (slot->idle) /* a lasting connection that should be silent */
+        if (!slot->running) /* a connection that should be silent */
             slot_fail(slot, "idle", "data or end of file without a question");
         else
-            ended = mode->is_ended ? slot_ended(slot) : slot_receive(slot);
+            ended = slot->mode->is_ended ? slot_ended(slot) : slot_receive(slot);
     }
     if (!ended && slot->fd >= 0 && events & EPOLLOUT)
         slot_send(slot);
     if (ended) {
-        slot->idle = mode->lasting;
-        if (!mode->lasting)
+        count_end(slot);
+        slot_run(slot, false);
+        if (!slot->mode->lasting && !slot->mode->once)
             slot_close(slot);
     }
     return ended;
@@ -281,75 +355,102 @@ static bool slot_event(struct slot *slot, uint32_t events)
 
 /* ---- phases ---- */
 
+/* Open the next of those that last, not so many at once that SYNs are dropped. */
+static void open_more(void)
+{
+    static size_t next;
+
+    for (; next < slot_count + busy_count && running_count < OPENING_MOST; next++)
+        if (slots[next].mode->lasting)
+            slot_begin(&slots[next], now_ns());
+}
+
+/* Begin what an open loop has due. */
+static uint64_t tick(uint64_t now)
+{
+    static uint64_t due;
+    static size_t turn;
+
+    for (due = due ? due : now; due <= now; due += tick_ns) {
+        struct slot *slot = &slots[turn++ % slot_count];
+
+        if (slot->fd >= 0) {
+            missed++;
+            slot_close(slot);
+        }
+        slot_begin(slot, due);
+    }
+    return due;
+}
+
 /* Once around, so that a server that refuses everything is not hammered. */
 static void begin_closed(void)
 {
     some_failed = false;
     for (size_t i = 0; i < slot_count; i++)
         if (slots[i].fd < 0)
-            slot_begin(&slots[i]);
+            slot_begin(&slots[i], now_ns());
 }
 
-static size_t slots_running(void)
+/* Begin what is to begin now, and say when to look again (ns). */
+static uint64_t feed(uint64_t now, uint64_t until)
 {
-    size_t running = 0;
+    if (phase == OPENING)
+        open_more();
+    /* A lasting connection that broke stays closed: errors tell. */
+    if (phase == WINDOW && some_failed && !mode->lasting && !mode->once && !tick_ns)
+        begin_closed();
+    if (phase == WINDOW && tick_ns) {
+        uint64_t next = tick(now);
+        until = next < until ? next : until;
+    }
+    send_due(now);
+    return waiting && waiting->due < until ? waiting->due : until;
+}
 
-    for (size_t i = 0; i < slot_count; i++)
-        running += slots[i].fd >= 0 && !slots[i].idle;
-    return running;
+static int wait_until(struct epoll_event *events, uint64_t until)
+{
+    uint64_t now = now_ns(), ns = until > now ? until - now : 0;
+    struct timespec patience = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    /* epoll_wait() counts in milliseconds, and older libc headers lack the other. */
+    long count = syscall(SYS_epoll_pwait2, epoll_fd, events, EVENTS, &patience, NULL, 0);
+
+    if (count < 0 && errno != EINTR)
+        die("epoll_pwait2");
+    return (int)count;
 }
 
 /*
- * Handle what happens until `until` (ns).  An ended exchange is followed by the
- * next if `again`, else this returns early once none is running.
- * `on_end` counts an exchange that ended.
+ * Handle what happens until `until` (ns), or until no exchange is running and none
+ * will begin.  In the window, one that ended is followed by the next.
  */
-static void run(uint64_t until, bool again, void (*on_end)(uint64_t latency))
+static void run(uint64_t until)
 {
     struct epoll_event events[EVENTS];
 
-    while (again || slots_running()) {
+    for (;;) {
         uint64_t now = now_ns();
         if (now >= until)
             return;
-        int count = epoll_wait(epoll_fd, events, EVENTS,
-                               (int)((until - now + 999999) / 1000000));
-        if (count < 0 && errno != EINTR)
-            die("epoll_wait");
+        uint64_t next = feed(now, until);
+        bool goes_on = phase == WINDOW && !mode->once;
+        if (!goes_on && !running_count)
+            return;
+        int count = wait_until(events, next);
         for (int i = 0; i < count; i++) {
             struct slot *slot = events[i].data.ptr;
-            bool ended = slot_event(slot, events[i].events);
-            if (ended)
-                on_end(now_ns() - slot->started);
-            if (again && ended)
-                slot_begin(slot);
+            bool again = goes_on && (slot->mode == &BUSY || !tick_ns);
+            if (slot_event(slot, events[i].events) && again)
+                slot_begin(slot, now_ns());
         }
-        /* A lasting connection that broke stays closed: errors tell. */
-        if (again && some_failed && !mode->lasting)
-            begin_closed();
     }
 }
 
-static void ended_before(uint64_t latency)
-{
-    (void)latency;
-}
-
-static void ended_inside(uint64_t latency)
-{
-    count_latency(latency);
-}
-
-static void ended_behind(uint64_t latency)
-{
-    (void)latency;
-    drained++;
-}
-
+/* Begin with every slot, but leave those of an open loop for their time. */
 static void begin_all(void)
 {
-    for (size_t i = 0; i < slot_count; i++)
-        slot_begin(&slots[i]);
+    for (size_t i = tick_ns ? slot_count : 0; i < slot_count + busy_count; i++)
+        slot_begin(&slots[i], now_ns());
 }
 
 /* ---- the result ---- */
@@ -382,11 +483,12 @@ static void print_result(double window, double elapsed, double cpu, size_t unfin
     printf("{\"mode\": \"%s\", \"connections\": %zu, \"window_seconds\": %.6f, "
            "\"elapsed_seconds\": %.6f, \"client_cpu_seconds\": %.6f, "
            "\"completed\": %zu, \"drained\": %llu, \"unfinished\": %zu, "
-           "\"errors\": %llu, \"first_error\": \"%s\", "
+           "\"missed\": %llu, \"background\": %llu, \"errors\": %llu, \"first_error\": \"%s\", "
            "\"latency_ms\": {\"p50\": %.4f, \"p90\": %.4f, \"p99\": %.4f, "
            "\"max\": %.4f}}\n",
            mode->name, slot_count, window, elapsed, cpu, completed,
-           (unsigned long long)drained, unfinished, (unsigned long long)errors,
+           (unsigned long long)drained, unfinished, (unsigned long long)missed,
+           (unsigned long long)background, (unsigned long long)errors,
            first_error, percentile_ms(0.5), percentile_ms(0.9), percentile_ms(0.99),
            percentile_ms(1.0));
     fflush(stdout);
@@ -394,7 +496,8 @@ static void print_result(double window, double elapsed, double cpu, size_t unfin
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: load MODE PORT CONNECTIONS SECONDS; modes:");
+    fprintf(stderr, "usage: load [-p PER_SECOND] [-b BUSY] MODE PORT CONNECTIONS SECONDS;"
+                    " modes:");
     for (size_t i = 0; i < sizeof MODES / sizeof *MODES; i++)
         fprintf(stderr, " %s", MODES[i].name);
     fprintf(stderr, "\n");
@@ -403,19 +506,76 @@ static void usage(void)
 
 static void parse(int argc, char **argv, double *seconds)
 {
-    if (argc != 5)
+    double per_second = 0;
+    int option;
+
+    while ((option = getopt(argc, argv, "p:b:")) != -1) {
+        if (option == 'p' && (per_second = atof(optarg)) > 0)
+            tick_ns = (uint64_t)(1e9 / per_second);
+        else if (option == 'b')
+            busy_count = (size_t)atol(optarg);
+        else
+            usage();
+    }
+    if (argc - optind != 4)
         usage();
     for (size_t i = 0; i < sizeof MODES / sizeof *MODES; i++)
-        if (!strcmp(argv[1], MODES[i].name))
+        if (!strcmp(argv[optind], MODES[i].name))
             mode = &MODES[i];
     server.sin_family = AF_INET;
-    server.sin_port = htons((uint16_t)atoi(argv[2]));
+    server.sin_port = htons((uint16_t)atoi(argv[optind + 1]));
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    slot_count = (size_t)atol(argv[3]);
-    *seconds = atof(argv[4]);
+    slot_count = (size_t)atol(argv[optind + 2]);
+    *seconds = atof(argv[optind + 3]);
     if (!mode || !server.sin_port || !slot_count || slot_count > 60000
-        || !(*seconds > 0))
+        || busy_count > 60000 || !(*seconds > 0))
         usage();
+    /* An open loop begins connections: with those that last, or are one each, and with
+     * those that wait in a queue when their slot is taken, it makes no sense. */
+    if (tick_ns && (mode->lasting || mode->once || mode->delay_ns))
+        usage();
+}
+
+static void prepare(void)
+{
+    for (size_t i = 0; i < sizeof message; i++)
+        message[i] = (unsigned char)('a' + i % 26);
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    slots = calloc(slot_count + busy_count, sizeof *slots);
+    if (epoll_fd < 0 || !slots)
+        die("epoll_create1");
+    for (size_t i = 0; i < slot_count + busy_count; i++) {
+        slots[i].fd = -1;
+        slots[i].mode = i < slot_count ? mode : &BUSY;
+    }
+}
+
+/* Open the connections that last, and have each answer once; whether all did. */
+static bool open_lasting(void)
+{
+    phase = OPENING;
+    run(now_ns() + OPEN_NS);
+    if (!errors && !running_count)
+        return true;
+    fprintf(stderr, "load: %zu connections did not answer (%s)\n",
+            running_count + (size_t)errors, errors ? first_error : "too slow");
+    return false;
+}
+
+static void measure(double seconds)
+{
+    double cpu_before = cpu_seconds();
+    uint64_t begin = now_ns();
+
+    phase = WINDOW;
+    begin_all();
+    run(begin + (uint64_t)(seconds * 1e9));
+    uint64_t window_end = now_ns();
+    phase = DRAIN;
+    run(window_end + DRAIN_NS);
+    uint64_t drain_end = now_ns();
+    print_result((double)(window_end - begin) / 1e9, (double)(drain_end - begin) / 1e9,
+                 cpu_seconds() - cpu_before, running_count);
 }
 
 int main(int argc, char **argv)
@@ -424,41 +584,16 @@ int main(int argc, char **argv)
     char byte;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* never outlive the runner */
+    prctl(PR_SET_TIMERSLACK, 1);      /* an open loop begins on time */
     parse(argc, argv, &seconds);
-    for (size_t i = 0; i < sizeof message; i++)
-        message[i] = (unsigned char)('a' + i % 26);
-    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    slots = calloc(slot_count, sizeof *slots);
-    if (epoll_fd < 0 || !slots)
-        die("epoll_create1");
-    for (size_t i = 0; i < slot_count; i++)
-        slots[i].fd = -1;
-
-    if (mode->lasting) {
-        begin_all();
-        run(now_ns() + OPEN_NS, false, ended_before);
-        if (errors || slots_running()) {
-            fprintf(stderr, "load: %zu of %zu connections did not answer (%s)\n",
-                    slots_running() + (size_t)errors, slot_count,
-                    errors ? first_error : "too slow");
-            return 1;
-        }
-    }
+    prepare();
+    if (!open_lasting())
+        return 1;
     printf("ready\n");
     fflush(stdout);
     if (read(STDIN_FILENO, &byte, 1) != 1)
         return 0;
-
-    double cpu_before = cpu_seconds();
-    uint64_t begin = now_ns(), end = begin + (uint64_t)(seconds * 1e9);
-    begin_all();
-    run(end, true, ended_inside);
-    uint64_t window_end = now_ns();
-    run(window_end + DRAIN_NS, false, ended_behind);
-    uint64_t drain_end = now_ns();
-    print_result((double)(window_end - begin) / 1e9, (double)(drain_end - begin) / 1e9,
-                 cpu_seconds() - cpu_before, slots_running());
-
+    measure(seconds);
     while (read(STDIN_FILENO, &byte, 1) > 0)
         ;
     return 0;

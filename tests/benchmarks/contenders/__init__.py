@@ -1,9 +1,18 @@
 """
 The servers that are measured, each file a program of its own.
 
-``python -m tests.benchmarks.contenders.NAME MODE`` binds a free port of 127.0.0.1,
-prints the port on a line of its own, and serves until it is killed. MODE says what
-one connection is: ``echo1`` answers one read and closes, ``handshake`` closes without
-reading, every other mode answers until end of file. What the client's reset raises is
-no error here.
+``python -m tests.benchmarks.contenders.NAME TASK`` binds a free port of 127.0.0.1,
+prints the port on a line of its own, and serves until it is killed. TASK says what is
+done with a connection:
+
+``once``
+  answer one read and close;
+``all``
+  answer every read until end of file;
+``close``
+  close without reading;
+``lag``
+  as ``once``, beside a task that sleeps for 1 ms again and again; see `_lag`.
+
+What the client's reset raises is no error here.
 """

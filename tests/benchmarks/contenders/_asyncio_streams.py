@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-from ._common import HOST, READ_SIZE, announce, answers_once
+from ._asyncio_sleeper import start_sleeper
+from ._common import BACKLOG, HOST, READ_SIZE, announce, for_task
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -30,9 +35,18 @@ async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         writer.close()
 
 
+async def leave(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close."""
+    writer.close()
+
+
+HANDLERS: Final[dict[str, Handler]] = {"once": answer_once, "all": answer_all, "close": leave}
+
+
 async def main() -> None:
     """Serve until killed."""
-    handler = answer_once if answers_once() else answer_all
-    server = await asyncio.start_server(handler, HOST, 0)
+    server = await asyncio.start_server(for_task(HANDLERS), HOST, 0, backlog=BACKLOG)
+    sleeper = start_sleeper()
     announce(server.sockets[0].getsockname()[1])
     await server.serve_forever()
+    del sleeper  # a loop holds its tasks weakly: it was kept until here

@@ -1,4 +1,4 @@
-"""What every contender shares: the address, the read size, how it starts."""
+"""What every contender shares: the address, the read size, the task, how it starts."""
 
 from __future__ import annotations
 
@@ -6,20 +6,38 @@ import ctypes
 import os
 import signal
 import sys
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 HOST: Final = "127.0.0.1"
 
 READ_SIZE: Final = 65536
 """Octets asked for at once: Trio's own default, and the others read no less."""
 
+BACKLOG: Final = 65535
+"""For those whose own is too small for a burst: asyncio's 100 makes the hundred-and-first wait
+for its SYN to be sent again, a second later. It is Trio's, and ours; the kernel cuts it.
+(asyncio's own loop also accepts that many in one pass: it gets more done, and lags more.)"""
+
 _PR_SET_PDEATHSIG: Final = 1
 """From ``<sys/prctl.h>``: the signal this process gets when its parent ends."""
 
 
-def answers_once() -> bool:
-    """Whether the mode on the command line is one answer per connection."""
-    return sys.argv[1] == "echo1"
+def task() -> str:
+    """What the command line says is done with a connection."""
+    return sys.argv[1]
+
+
+def for_task(handlers: Mapping[str, T]) -> T:
+    """Choose the handler of the task; that of ``lag`` is that of ``once``."""
+    return handlers["once" if task() == "lag" else task()]
+
+
+def has_sleeper() -> bool:
+    """Whether a task is to tell how late it wakes."""
+    return task() == "lag"
 
 
 def announce(port: int) -> None:

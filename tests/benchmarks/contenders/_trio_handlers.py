@@ -1,12 +1,16 @@
-"""The handlers of `trio_serve_tcp` and `wsk_serve`: the same code for both."""
+"""The handlers of `trio_serve_tcp` and `wsk_serve`, and the sleeper of all that run on Trio."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
-from ._common import READ_SIZE, answers_once
+from ._common import READ_SIZE, for_task, has_sleeper
+from ._lag import sleep_for_ever
+
+Handler = Callable[[trio.abc.Stream], Awaitable[None]]
 
 
 async def answer_once(stream: trio.abc.Stream) -> None:
@@ -27,6 +31,19 @@ async def answer_all(stream: trio.abc.Stream) -> None:
         pass
 
 
-def handler() -> Callable[[trio.abc.Stream], Awaitable[None]]:
-    """Choose by the mode on the command line."""
-    return answer_once if answers_once() else answer_all
+async def leave(_stream: trio.abc.Stream) -> None:
+    """Return; whoever serves closes."""
+
+
+HANDLERS: Final[dict[str, Handler]] = {"once": answer_once, "all": answer_all, "close": leave}
+
+
+def handler() -> Handler:
+    """Choose by the task."""
+    return for_task(HANDLERS)
+
+
+def start_sleeper(nursery: trio.Nursery) -> None:
+    """Have a task tell how late it wakes, if the task is that."""
+    if has_sleeper():
+        nursery.start_soon(sleep_for_ever, trio.sleep)

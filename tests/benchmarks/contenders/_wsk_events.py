@@ -10,6 +10,10 @@ import trio
 import trio_wsk
 
 from ._common import HOST, announce
+from ._trio_handlers import start_sleeper
+from ._wsk_inspectors import Inspector
+
+Receive = Callable[[trio_wsk.Connection, bytes], None]
 
 
 def close(connection: trio_wsk.Connection, abortive: bool) -> None:  # noqa: FBT001
@@ -17,22 +21,24 @@ def close(connection: trio_wsk.Connection, abortive: bool) -> None:  # noqa: FBT
     connection.close()
 
 
-async def serve(receive: Callable[[trio_wsk.Connection, bytes], None]) -> None:
-    """Serve until killed, `receive` answering each indication of data."""
+def leave(connection: trio_wsk.Connection | None) -> None:
+    """Close at once."""
+    assert connection is not None
+    connection.close()
+
+
+async def serve(receive: Receive | None, *, inspect: Inspector | None = None) -> None:
+    """Serve until killed, `receive` answering each indication of data; None: close at once."""
     # One record for all connections: it says nothing about any one of them.
     events = trio_wsk.ConnectionDispatch(receive=receive, disconnect=close)
 
-    def accept(_connection: trio_wsk.Connection | None) -> trio_wsk.ConnectionDispatch:
+    def take(_connection: trio_wsk.Connection | None) -> trio_wsk.ConnectionDispatch:
         """Take every connection."""
         return events
 
+    accept = take if receive is not None else leave
+    dispatch = trio_wsk.ListenDispatch(accept=accept, inspect=inspect)
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(
-            partial(
-                trio_wsk.serve_events,
-                trio_wsk.ListenDispatch(accept=accept),
-                0,
-                host=HOST,
-            )
-        )
+        server = await nursery.start(partial(trio_wsk.serve_events, dispatch, 0, host=HOST))
+        start_sleeper(nursery)
         announce(server.local_addresses[0].port)

@@ -1,7 +1,8 @@
 /*
  * The limit: a minimal echo server, epoll, one thread, nothing but system calls.
  *
- *     c_epoll MODE        echo1: answer one read and close; else: until end of file
+ *     c_epoll TASK        once: answer one read and close; all: answer until end of
+ *                         file; close: close without reading
  *
  * Prints its port, serves until it is killed.  A connection costs accept4, recv,
  * send and close; an epoll_ctl only if it lasts or its data is not there yet.
@@ -12,6 +13,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -23,7 +25,25 @@
 
 enum { EVENTS = 256, READ_SIZE = 65536 };
 
-static bool once;
+static bool once, at_once;
+
+/* Whether all was sent.  A full send buffer makes everybody wait: in no mode does
+ * one fill, but for a moment. */
+static bool send_all(int fd, const char *data, size_t size)
+{
+    struct pollfd writable = {.fd = fd, .events = POLLOUT};
+
+    while (size) {
+        ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
+        if (n >= 0) {
+            data += n;
+            size -= (size_t)n;
+        } else if (errno != EAGAIN || poll(&writable, 1, -1) < 0) {
+            return false;
+        }
+    }
+    return true;
+}
 
 /* Answer what is there; whether the connection goes on. */
 static bool answer(int fd)
@@ -33,8 +53,7 @@ static bool answer(int fd)
 
     if (n < 0 && errno == EAGAIN)
         return true;
-    /* The answers of these modes fit the send buffer: a short send ends it. */
-    return n > 0 && send(fd, buffer, (size_t)n, MSG_NOSIGNAL) == n && !once;
+    return n > 0 && send_all(fd, buffer, (size_t)n) && !once;
 }
 
 static void take(int epoll_fd, int listener)
@@ -43,7 +62,7 @@ static void take(int epoll_fd, int listener)
 
     while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-        if (!answer(fd) || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event))
+        if (at_once || !answer(fd) || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event))
             close(fd);
     }
 }
@@ -58,7 +77,8 @@ int main(int argc, char **argv)
     int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* never outlive the runner */
-    once = argc > 1 && !strcmp(argv[1], "echo1");
+    once = argc > 1 && !strcmp(argv[1], "once");
+    at_once = argc > 1 && !strcmp(argv[1], "close");
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* inherited */
     event.data.fd = listener;

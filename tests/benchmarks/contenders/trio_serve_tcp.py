@@ -7,7 +7,7 @@ from functools import partial
 import trio
 
 from ._common import HOST, announce
-from ._trio_handlers import handler
+from ._trio_handlers import handler, start_sleeper
 
 
 async def main() -> None:
@@ -16,6 +16,7 @@ async def main() -> None:
         listeners: list[trio.SocketListener] = await nursery.start(
             partial(trio.serve_tcp, handler(), 0, host=HOST)
         )
+        start_sleeper(nursery)
         announce(listeners[0].socket.getsockname()[1])
 
 

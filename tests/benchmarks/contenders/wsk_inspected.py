@@ -1,7 +1,7 @@
 """
 `trio_wsk.open_listening_socket`, closing each connection as soon as it is there.
 
-    python -m tests.benchmarks.contenders.wsk_inspected MODE [POINT FORM VERDICT]
+    python -m tests.benchmarks.contenders.wsk_inspected TASK [POINT FORM VERDICT]
 
 POINT is when requests are inspected, ``before`` or ``after`` the handshake; FORM is that of
 the inspector, ``sync`` or ``async``; VERDICT is what it says, ``accept`` or ``reject``.
@@ -11,17 +11,16 @@ Without them there is no inspector.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import trio
 
 import trio_wsk
-from trio_wsk import ConnectionRequest, EventMask, InspectAction, InspectPoint, ListenDispatch
+from trio_wsk import EventMask, InspectAction, InspectPoint, ListenDispatch
 
 from ._common import HOST, announce
-
-Inspector = Callable[[ConnectionRequest | None], InspectAction | Awaitable[InspectAction]]
+from ._wsk_inspectors import make_inspector
 
 POINTS: Final = {
     "before": InspectPoint.BEFORE_HANDSHAKE,
@@ -33,20 +32,6 @@ def close(connection: trio_wsk.Connection | None) -> None:
     """Take a connection, and end it."""
     assert connection is not None
     connection.close()
-
-
-def make_inspector(form: str, verdict: InspectAction) -> Inspector:
-    """Make one that says the same to everybody, and does no more than its form asks for."""
-
-    def answer(_request: ConnectionRequest | None) -> InspectAction:
-        return verdict
-
-    async def _answer(_request: ConnectionRequest | None) -> InspectAction:
-        await trio.lowlevel.checkpoint()
-        return verdict
-
-    forms: dict[str, Inspector] = {"sync": answer, "async": _answer}
-    return forms[form]
 
 
 async def main(inspection: Sequence[str]) -> None:

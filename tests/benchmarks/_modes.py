@@ -1,0 +1,306 @@
+"""What is measured: one row per figure, and one per mode, which says who takes part."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import attrs
+
+
+@attrs.frozen
+class Metric:
+    """One figure of a sample."""
+
+    name: str
+    """Its key in `Sample.values`."""
+    heading: str
+    """Of a column: what it is, and its unit."""
+    is_cost: bool = True
+    """Less is better. A ratio is turned so that more is better, always."""
+
+    def ratio(self, own: float, base: float) -> float:
+        """How many times better `own` is than `base`; 0 where a clock saw nothing."""
+        over, under = (base, own) if self.is_cost else (own, base)
+        return over / under if under else 0.0
+
+
+RATE: Final = Metric("rate", "per second", is_cost=False)
+CPU: Final = Metric("cpu_us", "CPU us")
+BOTH_CPU: Final = Metric("both_cpu_us", "both CPU us")
+P50: Final = Metric("p50_ms", "p50 ms")
+P99: Final = Metric("p99_ms", "p99 ms")
+ALL: Final = Metric("all_ms", "all ms")
+BACKGROUND: Final = Metric("background_rate", "busy ones/s", is_cost=False)
+LAG_P50: Final = Metric("lag_p50_ms", "lag p50 ms")
+LAG_P99: Final = Metric("lag_p99_ms", "lag p99 ms")
+MEMORY: Final = Metric("kib", "KiB each")
+ARRIVE: Final = Metric("arrive_us", "us to pend")
+ABORT: Final = Metric("abort_us", "us to abort")
+ACCEPT: Final = Metric("accept_us", "us to accept")
+REJECT: Final = Metric("reject_us", "us to reject")
+
+
+class Procedure(enum.Enum):
+    """How one contender is measured once."""
+
+    LOAD = "load"
+    """`_load`: the load generator for some time; all contenders run all the while."""
+    IDLE = "idle"
+    """`_idle`: what a fresh server weighs, with connections that do nothing."""
+    PENDED = "pended"
+    """`_pended`: requests that wait for a verdict at a fresh server, phase by phase."""
+
+
+@attrs.frozen
+class Mode:
+    """One kind of load."""
+
+    name: str
+    description: str
+    """For headings, and for who reads a chart alone."""
+    task: str
+    """What the servers do, as `contenders` says."""
+    load: str
+    """The row of ``MODES`` in ``load.c``, where a contender does not say otherwise."""
+    connections: int
+    """How many are open at once, at most."""
+    unit: str
+    """What is counted, in the plural."""
+    contenders: tuple[str, ...]
+    """Names, the baseline's among them."""
+    compared: tuple[Metric, ...]
+    """Shown as ratios, the most telling first, and as they are."""
+    shown: tuple[Metric, ...] = ()
+    """Shown as they are."""
+    baseline: str = "trio_serve_tcp"
+    """What every ratio is taken against, in the same round; it always takes part."""
+    procedure: Procedure = Procedure.LOAD
+    per_second: int = 0
+    """Connections begun, in an open loop; 0: each follows the one before it."""
+    busy: int = 0
+    """Connections that play ping-pong meanwhile."""
+    seconds: float | None = None
+    """The window, where it is not the run's to choose."""
+    most_rounds: int = 1000
+    """Where a round takes long and says the same each time."""
+    tells: bool = False
+    """Whether the servers measure something themselves, and tell when asked."""
+    is_apart: bool = False
+    """Whether each server, with its client, has a network of its own."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All of them, once."""
+        return tuple(dict.fromkeys((*self.compared, *self.shown)))
+
+
+OURS: Final = ("wsk_serve", "wsk_events")
+TRIO: Final = ("trio_serve_tcp", "trio_socket", "anyio_trio")
+ASYNCIO: Final = ("anyio_asyncio", "asyncio_streams", "asyncio_protocol")
+UVLOOP: Final = ("uvloop_streams", "uvloop_protocol")
+ALL_PEERS: Final = (*TRIO, *ASYNCIO, *UVLOOP, "node", *OURS, "c_epoll")
+SOME_PEERS: Final = (
+    "trio_serve_tcp",
+    "trio_socket",
+    "asyncio_protocol",
+    *UVLOOP,
+    "node",
+    *OURS,
+    "c_epoll",
+)
+"""Where the rest would say nothing that it does not say elsewhere."""
+
+INSPECTED: Final = tuple(
+    f"{point}_{form}_{verdict}"
+    for point in ("after", "before")
+    for form in ("sync", "async")
+    for verdict in ("accept", "reject")
+)
+
+# Most numbers of connections are those of the tables the project's targets were taken from.
+MODES: Final = (
+    Mode(
+        "echo1",
+        "connect, 1 byte, echo, close; 64 at once",
+        task="once",
+        load="echo1",
+        connections=64,
+        unit="connections",
+        contenders=(*ALL_PEERS, "wsk_events_disconnect"),
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "connect-close",
+        "connect, and be closed; 64 at once",
+        task="close",
+        load="ended",
+        connections=64,
+        unit="connections",
+        contenders=ALL_PEERS,
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "late",
+        "connect, 1 byte 8 ms later, echo, close; 256 at once",
+        task="once",
+        load="late",
+        connections=256,
+        unit="connections",
+        contenders=SOME_PEERS,
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "pingpong",
+        "64 B back and forth on 100 open connections",
+        task="all",
+        load="pingpong",
+        connections=100,
+        unit="round trips",
+        contenders=ALL_PEERS,
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "pingpong-one",
+        "64 B back and forth on one open connection",
+        task="all",
+        load="pingpong",
+        connections=1,
+        unit="round trips",
+        contenders=SOME_PEERS,
+        compared=(RATE, CPU),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "bulk",
+        "64 KiB back and forth on 8 open connections",
+        task="all",
+        load="bulk",
+        connections=8,
+        unit="round trips",
+        contenders=ALL_PEERS,
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "burst",
+        "1,000 connect at once, 1 byte each; until all have their echo; they stay",
+        task="all",
+        load="burst",
+        connections=1000,
+        unit="connections",
+        contenders=SOME_PEERS,
+        compared=(ALL, CPU),
+        shown=(P50, P99),
+        seconds=10.0,  # it ends when all have it
+    ),
+    Mode(
+        "busy",
+        "connect, 1 byte, echo, leave; 32 at once, beside 100 busy connections",
+        task="all",
+        load="echo1",
+        connections=32,
+        unit="connections",
+        contenders=SOME_PEERS,
+        compared=(RATE, P50, P99),
+        shown=(BACKGROUND,),
+        busy=100,
+    ),
+    Mode(
+        "partial-2000",
+        "connect, 1 byte, echo, close; 2,000 a second, whatever the server does",
+        task="once",
+        load="echo1",
+        connections=4000,
+        unit="connections",
+        contenders=SOME_PEERS,
+        compared=(CPU,),
+        shown=(RATE, P50, P99),
+        per_second=2000,
+    ),
+    Mode(
+        "partial-10000",
+        "connect, 1 byte, echo, close; 10,000 a second, whatever the server does",
+        task="once",
+        load="echo1",
+        connections=4000,
+        unit="connections",
+        contenders=SOME_PEERS,
+        compared=(CPU,),
+        shown=(RATE, P50, P99),
+        per_second=10000,
+    ),
+    Mode(
+        "lag",
+        "a task that sleeps for 1 ms again and again; beside echo1 with 256 at once",
+        task="lag",
+        load="echo1",
+        connections=256,
+        unit="connections",
+        contenders=("trio_serve_tcp", "trio_socket", "asyncio_protocol", *UVLOOP, *OURS),
+        compared=(LAG_P99, LAG_P50, RATE),
+        seconds=1.0,  # a 99th percentile needs hundreds of them
+        tells=True,
+    ),
+    Mode(
+        "idle",
+        "10,000 open connections, answered once each, that do nothing",
+        task="all",
+        load="pingpong",
+        connections=10000,
+        unit="connections",
+        contenders=ALL_PEERS[:-1],
+        compared=(MEMORY,),
+        procedure=Procedure.IDLE,
+        most_rounds=3,
+    ),
+    Mode(
+        "pended",
+        "10,000 wait for their verdict at once; half leave, half of the rest is let through",
+        task="10000",
+        load="",
+        connections=10000,
+        unit="connections",
+        contenders=("pended_trio_tasks", "pended_wsk_async", "pended_wsk_plain"),
+        compared=(MEMORY, ARRIVE, ABORT, ACCEPT, REJECT),
+        baseline="pended_trio_tasks",
+        procedure=Procedure.PENDED,
+        most_rounds=3,
+    ),
+    Mode(
+        "inspected",
+        "connect, 1 byte, echo, close; 64 at once; inspected after the handshake, or not",
+        task="once",
+        load="echo1",
+        connections=64,
+        unit="connections",
+        contenders=(
+            "trio_serve_tcp",
+            *OURS,
+            "wsk_serve_sync",
+            "wsk_serve_async",
+            "wsk_events_sync",
+            "wsk_events_async",
+        ),
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "handshake",
+        "connect, and be closed or turned away; inspected or not; 64 at once",
+        task="close",
+        load="closed",
+        connections=64,
+        unit="connections",
+        contenders=("plain", *INSPECTED),
+        # Some servers do themselves what others leave to the client's processor.
+        compared=(CPU, BOTH_CPU, RATE),
+        shown=(P50, P99),
+        baseline="plain",
+        is_apart=True,
+    ),
+)
