@@ -21,7 +21,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from trio_wsk import Connection
 
@@ -42,8 +42,9 @@ def tasks_in(nursery: trio.Nursery, handle: Callable[[Any], Awaitable[object]]) 
     return HandlerTasks(nursery, contextvars.copy_context(), handle, "handler")
 
 
-async def one_after_the_other(count: int) -> AsyncIterator[tuple[trio.SocketStream, list[object]]]:
-    """Serve some clients in turn; give each, and which tasks have handled them."""
+async def one_after_the_other(count: int) -> tuple[list[bytes], list[object]]:
+    """Serve some clients in turn; return what their handlers told them, and in which tasks."""
+    told: list[bytes] = []
     tasks: list[object] = []
 
     async def handler(connection: Connection) -> None:
@@ -54,29 +55,25 @@ async def one_after_the_other(count: int) -> AsyncIterator[tuple[trio.SocketStre
     async with open_server(handler, 0, host=HOST) as server:
         for _ in range(count):
             async with await connect(server.local_addresses[0]) as client:
-                yield client, tasks
+                told.append(await client.receive_some())
             await settled()
+            WHO.set("somebody else")
+    return told, tasks
 
 
 async def test_task_is_used_again() -> None:
     """Clients that come one after the other are served by one task."""
-    tasks: list[object] = []
-    async for client, used in one_after_the_other(3):
-        assert b"nobody" == await client.receive_some()
-        tasks = used
+    _, tasks = await one_after_the_other(3)
 
     assert (3, 1) == (len(tasks), len(set(tasks)))
 
 
 async def test_context_does_not_leak_from_connection_to_connection() -> None:
     """Each handler has a fresh copy of the context that the server was opened in."""
-    token = WHO.set("who has opened it")
-    try:
-        async for client, _ in one_after_the_other(3):
-            WHO.set("somebody else")
-            assert b"who has opened it" == await client.receive_some()
-    finally:
-        WHO.reset(token)
+    WHO.set("who has opened it")
+    told, _ = await one_after_the_other(3)
+
+    assert 3 * [b"who has opened it"] == told
 
 
 @pytest.mark.parametrize("count", [3, 2 * _handler_tasks.MOST_IDLE])
