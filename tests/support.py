@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_wsk import Server
 from trio_wsk.transports import PortableTransport
 
 if TYPE_CHECKING:
@@ -67,6 +68,17 @@ def connect_now(address: Address) -> trio.SocketStream:
         peer.close()
         raise
     return trio.SocketStream(trio.socket.from_stdlib_socket(peer))
+
+
+def held(server: object = None) -> tuple[int, int]:
+    """
+    Return how many descriptors this process has, and how many tasks this run, without those
+    that wait for a server's next connection.
+    """
+    idle = 0
+    if isinstance(server, Server) and server._handler is not None:  # noqa: SLF001
+        idle = len(server._tasks._idle)  # noqa: SLF001
+    return open_descriptors(), trio.lowlevel.current_statistics().tasks_living - idle
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -32,7 +32,7 @@ from trio_wsk import (
 )
 
 from .inspecting import ACCEPT, PEND, REJECT, check_balance
-from .support import connect, open_descriptors, read_to_end, until
+from .support import connect, held, read_to_end, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -113,11 +113,6 @@ async def running(module: str, *arguments: object) -> AsyncIterator[Program]:
         async with process.stdin, process.stdout:
             yield Program(process)
             await process.wait()
-
-
-def held() -> tuple[int, int]:
-    """Return how many descriptors this process has, and how many tasks this run."""
-    return open_descriptors(), trio.lowlevel.current_statistics().tasks_living
 
 
 class Gate:
@@ -301,7 +296,7 @@ async def test_flood_neither_starves_a_steady_client_nor_leaks(
         ) as server:
             _readiness.task_readiness()  # shared by all awaited connections of a run
             await wait_all_tasks_blocked()
-            before = held()
+            before = held(server)
             async with trio.open_nursery() as nursery:
                 async with running(
                     "crowd", "flood", server.local_addresses[0].port, FLOOD
@@ -310,7 +305,7 @@ async def test_flood_neither_starves_a_steady_client_nor_leaks(
                     left = await crowd.hear()
                 seen = rounds
                 is_over = True
-            await until(lambda: held() == before)
+            await until(lambda: held(server) == before)
             counted = server.statistics().listening
 
             # Who finishes behind data is asked, or, where that can't be told from data, waited for.

@@ -22,7 +22,7 @@ import trio_wsk
 from trio_wsk import _readiness
 
 from .clients import PHASES
-from .support import open_descriptors, until
+from .support import held, until
 from .test_examples import ECHOES, example
 
 if TYPE_CHECKING:
@@ -78,16 +78,11 @@ async def send_clients(port: int, *, good: int, rude: int) -> dict[str, int]:
     return fates
 
 
-def held() -> tuple[int, int]:
-    """Return how many descriptors this process has, and how many tasks this run."""
-    return open_descriptors(), trio.lowlevel.current_statistics().tasks_living
-
-
-async def wait_for_held(expected: tuple[int, int]) -> tuple[int, int]:
+async def wait_for_held(server: object, expected: tuple[int, int]) -> tuple[int, int]:
     """Wait until so much is held, or for long enough; return what is held then."""
     with suppress(trio.TooSlowError):
-        await until(lambda: held() == expected)
-    return held()
+        await until(lambda: held(server) == expected)
+    return held(server)
 
 
 def check_balance(server: trio_wsk.Server | trio_wsk.ListeningSocket) -> int:
@@ -120,11 +115,11 @@ async def test_load_of_a_thousand_clients(name: str, caplog: pytest.LogCaptureFi
     async with running(name) as server:
         _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
         await wait_all_tasks_blocked()
-        before = held()
+        before = held(server)
         fates = await send_clients(server.local_addresses[0].port, good=CLIENTS, rude=0)
 
         assert {"echoed": CLIENTS} == fates
-        assert before == await wait_for_held(before)
+        assert before == await wait_for_held(server, before)
         assert [] == caplog.messages
         assert CLIENTS == check_balance(server)
         if isinstance(server, trio_wsk.Server):
@@ -140,11 +135,11 @@ async def test_load_with_clients_that_reset(name: str, caplog: pytest.LogCapture
     async with running(name) as server:
         _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
         await wait_all_tasks_blocked()
-        before = held()
+        before = held(server)
         fates = await send_clients(server.local_addresses[0].port, good=GOOD, rude=RUDE)
 
         assert {"echoed": GOOD, **{f"left {phase}": RUDE for phase in PHASES}} == fates
-        assert before == await wait_for_held(before)
+        assert before == await wait_for_held(server, before)
         assert [] == caplog.messages
 
         # Whether one that left at once was there at all is the kernel's word against ours.
