@@ -1027,6 +1027,29 @@ async def test_port_can_not_be_shared() -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("level", "option", "value", "says"),
+    [
+        (socket.SOL_SOCKET, socket.SO_REUSEPORT, 1, "may be shared"),
+        (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0", "is bound to one device"),
+    ],
+    ids=["shared", "one device"],
+)
+@in_own_namespace
+async def test_adopted_socket_whose_syns_are_not_its_own_is_refused(
+    level: int, option: int, value: Any, says: str
+) -> None:
+    """A gate holds what comes to an address, and others would have a part of it."""
+    listening = socket.socket()
+    listening.setsockopt(level, option, value)
+    listening.bind((HOST, 0))
+    with pytest.raises(InspectPointError, match=says):
+        async with gated(ACCEPT, None, sockets=[listening]):
+            pass
+
+    assert nothing_is_left()
+
+
 @pytest.mark.parametrize("inspect", [None, lambda _: ACCEPT])
 async def test_transport_wants_to_be_asked_for_what_it_does(inspect: Any) -> None:
     """`LinuxTransport` without the inspect point that it has is refused, inspector or not."""
@@ -1039,7 +1062,7 @@ async def test_transport_wants_to_be_asked_for_what_it_does(inspect: Any) -> Non
     assert -1 == listening.fileno()
 
 
-@pytest.mark.parametrize("rate", [0, -1, 1.5, True, "1"])
+@pytest.mark.parametrize("rate", [0, -1, 1.5, True, "1", 1 << 32])
 def test_rate_is_checked(rate: Any) -> None:
     """A limit that is no rate is refused at once."""
     with pytest.raises(InvalidParameterError, match="is no rate; write"):
@@ -1049,6 +1072,71 @@ def test_rate_is_checked(rate: Any) -> None:
             LinuxTransport.adopt([listening], most_syns_per_second=rate)
 
         assert -1 == listening.fileno()
+
+
+# ----------------------------------------------------------------------- what forged SYNs cost
+
+
+@in_own_namespace
+async def test_peers_that_never_answer_do_not_take_the_room_of_others() -> None:
+    """What was approved has had its verdict: ``max_pending`` doesn't count it any more."""
+    with cabled_namespaces() as (_, there):
+        mute(MUTE[0])
+        async with gated(ACCEPT, host=HERE[0], max_pending=3) as desk:
+            (address,) = desk.listening.local_addresses
+            with there.entered():
+                for port in range(2000, 2003):
+                    send_segment(Address.tcp(MUTE[0], port), address, SYN, 1000)
+            await until(lambda: desk.statistics().approved == 3)
+            with closing(there.socket(socket.AF_INET)) as client:
+                client.settimeout(0)
+                client.connect_ex(address.sockaddr)
+                connection = await desk.listening.accept()
+                connection.abort()
+
+            assert 3 == desk.statistics().pending
+
+
+@in_own_namespace
+async def test_syn_on_a_connection_that_somebody_has_is_missed_soon() -> None:
+    """
+    A forged SYN with another number, on a connection that is there, gets in and leads to nothing:
+    the kernel has that connection, but not for this request.
+    """
+    with cabled_namespaces() as (_, there):
+        async with gated(ACCEPT, host=HERE[0]) as desk:
+            (address,) = desk.listening.local_addresses
+            with closing(there.socket(socket.AF_INET)) as client:
+                client.settimeout(0)
+                client.connect_ex(address.sockaddr)
+                connection = await desk.listening.accept()
+                with there.entered():
+                    send_segment(Address.tcp(*client.getsockname()), address, SYN, 0x12345678)
+                await until(lambda: desk.statistics().aborted)
+                await connection.send_all(b"still there")
+                client.settimeout(PATIENCE)
+
+                assert b"still there" == client.recv(100)
+
+                connection.abort()
+
+            assert {"silent": 1} == dict(desk.statistics().aborted)
+            assert 0 == desk.statistics().pending
+
+
+@in_own_namespace
+async def test_neighbour_that_closes_makes_nobody_miss_the_time() -> None:
+    """What a closing listening socket reads for another is due as if the task had read it."""
+    with Clients() as clients:
+        async with gated(PEND, host=HOST) as desk:
+            async with gated(PEND, host=HOST) as neighbour:
+                client = clients.make()
+                client.connect_ex(desk.listening.local_addresses[0].sockaddr)
+                neighbour.listening._close()  # noqa: SLF001 - before anybody else has a turn
+            client.close()
+            await until(lambda: desk.statistics().aborted)
+
+            assert {"silent": 1} == dict(desk.statistics().aborted)
 
 
 # ------------------------------------------------------------------------------ a real client

@@ -159,7 +159,7 @@ class ConditionalAccept:
             room = self._overflow.parked != "wait"
         else:
             room = True
-        if pending >= self._max_pending and self._overflow.pending == "wait":
+        if len(self._undecided) >= self._max_pending and self._overflow.pending == "wait":
             room = False
         if len(self._inspectors) >= self._max_pending:
             room = False
@@ -176,7 +176,7 @@ class ConditionalAccept:
 
     def _makes_room(self) -> bool:
         """Whether there is room for a newcomer; the oldest goes for it, if that is the policy."""
-        if self.pending < self._max_pending:
+        if len(self._undecided) < self._max_pending:
             return True
         if self._overflow.pending == "evict" and self._undecided:
             self._lose(next(iter(self._undecided.values())), Event.OVERFLOW, AbortReason.EVICTED)

@@ -611,6 +611,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _close(self) -> None:
         self._end(_CLOSED, "closed")
 
+    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave half of it open
     def _end(self, state: _State, reason: str) -> None:
         if self._state is not _LISTENING:
             return

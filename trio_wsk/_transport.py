@@ -344,6 +344,7 @@ class Transport(ABC):
         Raises:
           BindError: an address can't be had. The transport is closed then, as it is
             when this is cancelled.
+          InspectPointError: requests can't be inspected at the point that was chosen; so, too.
         """
 
     @abstractmethod

@@ -89,6 +89,6 @@ class SocketTransport(Transport):
         # Somebody may wait on a public socket, which only Trio can tell that it is closed.
         public, self._public = self._public, ()
         for sock in public or ():
-            if sock.fileno() >= 0:
+            if sock.fileno() >= 0 and trio.lowlevel.in_trio_run():
                 trio.lowlevel.notify_closing(sock)
         self._place.close()

@@ -3,12 +3,14 @@
 One `Gatekeeper` has the queue, the rules, the log of resets and one task that reads them; each
 listening socket is a `Door` in it. They share because they have to: when any chain with a hook is
 removed, the kernel drops whatever is held in the network namespace (`_nftables`), so that hooks
-come with the first door and go with the last.
+come with the first door and go with the last. (With ``fail_open`` there is another queue, and so
+another gatekeeper; what the one drops in the other's the next SYNs repair.)
 
-The task is a system task, and runs no user code: it hands packets to doors, which take note. What
-it does in one turn is bounded, and has an order that matters. Packets come first, then resets,
-then connections, and only then what is due: after a stall the living have sent their SYNs again,
-and whoever looked at the clock first would take them for dead.
+The task is a system task, and runs no user code but observers, who are told of who has left: it
+hands packets to doors, which take note. What it does in one turn is bounded, and has an order that
+matters. Packets come first, then resets, then connections, and only then what is due: after a stall
+the living have sent their SYNs again, and whoever looked at the clock first would take them for
+dead.
 
 Verdicts that follow from one turn, or from one batch of requests, are said to the kernel at once.
 """
@@ -154,9 +156,10 @@ class Gatekeeper:
             self._lookup = SocketLookup()
             on_failure.callback(self._lookup.close)
             self.house = Gatehouse(self.queue.number, reset_group=self.log.number)
+            on_failure.callback(self.house.close)
+            for each in (self.queue, self.log):
+                _register(self._epoll, each.fileno())
             on_failure.pop_all()
-        for each in (self.queue, self.log):
-            self._epoll.register(each.fileno(), select.EPOLLIN)
 
     def __repr__(self) -> str:
         return f"<Gatekeeper of {self.queue!r}>"
@@ -199,9 +202,13 @@ class Gatekeeper:
             pass  # its rules vanish with the others; until then, what they hold is dropped
 
     def watch(self, fileno: int, on_readable: Callable[[], object]) -> None:
-        """Have a listening socket's connections accepted, in their turn."""
+        """Have a listening socket's connections accepted, in their turn.
+
+        Raises:
+          KernelRefusedError: no memory, or too many are watched.
+        """
+        _register(self._epoll, fileno)
         self._sources[fileno] = on_readable
-        self._epoll.register(fileno, select.EPOLLIN)
 
     def unwatch(self, fileno: int) -> None:
         """Leave them where they are. Idempotent; before the socket is closed."""
@@ -244,6 +251,7 @@ class Gatekeeper:
                     break
             except NetlinkError:
                 break  # the task will find it, too
+        self.wake_at(self._next_due())  # the neighbours have heard SYNs as well
 
     def hold_back(self) -> None:
         """Keep answers until `flush`."""
@@ -404,6 +412,13 @@ def _make_epoll() -> select.epoll:
     try:
         return select.epoll()
     except OSError as error:  # there is no descriptor left
+        raise KernelRefusedError("wait for packets", error.errno or 0) from error
+
+
+def _register(epoll: select.epoll, fileno: int) -> None:
+    try:
+        epoll.register(fileno, select.EPOLLIN)
+    except OSError as error:  # no memory, or too many are watched
         raise KernelRefusedError("wait for packets", error.errno or 0) from error
 
 

@@ -511,7 +511,9 @@ class NetlinkSocket:
         is_answered = False
         refused: KernelRefusedError | None = None
         for answer in self._answers(whole.doing):
-            step = asked.get(answer.sequence, whole)
+            if answer.sequence not in asked:
+                continue  # left over from a request that somebody has interrupted
+            step = asked[answer.sequence]
             # All answers are read, so that none is left for the next request.
             try:
                 _check(step.doing, parse_answer(answer), step.hints)

@@ -299,12 +299,17 @@ class Queue:
         """Say all verdicts that were noted, in this order.
 
         Raises:
-          KernelRefusedError: the queue is closed.
+          KernelRefusedError: the queue is closed, or memory is short; what was not said is kept for
+            the next time.
         """
         verdicts, self._verdicts = self._verdicts, []
         for start in range(0, len(verdicts), _MOST_VERDICTS):
             batch = b"".join(verdicts[start : start + _MOST_VERDICTS])
-            self._socket.send(batch, step=f"say verdicts on queue {self._number}")
+            try:
+                self._socket.send(batch, step=f"say verdicts on queue {self._number}")
+            except KernelRefusedError:
+                self._verdicts = verdicts[start:] + self._verdicts
+                raise
 
     def counters(self) -> QueueCounters | None:
         """Return what the kernel has counted; None where this process may not read that.

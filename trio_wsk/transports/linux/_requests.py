@@ -52,16 +52,17 @@ FIRST_REPEAT: Final = 3.5
 """Within these seconds a client that is there has sent its first SYN again: Linux and Windows
 after 1 s, others after 3 s (RFC 6298, section 2, and before that RFC 1122)."""
 
-LOOKS: Final = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+LOOKS: Final = (0.2, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 72.0)
 """When an approved request is looked for in the kernel, in seconds after its approval: soon, since
 who has left answers a SYN-ACK with RST at once; then whenever a SYN-ACK was sent again."""
 
 LATER_LOOKS: Final = 32.0
 """Seconds between looks after the last of `LOOKS`, when only the accept queue can still have it."""
 
-REMEMBERED_FOR: Final = 64.0
-"""Seconds for which a verdict is remembered after it was last needed. Linux sends its SYN-ACK for
-63 s, so for so long the connection of a request may come that was approved and then dropped."""
+REMEMBERED_FOR: Final = 80.0
+"""Seconds for which a verdict is remembered after it was last needed. Linux gives
+a handshake up after 65 s, so for so long the connection of a request may come that was approved and
+then dropped."""
 
 _FEW: Final = 64
 """So many alarms that were called off are not worth cleaning up after."""

@@ -32,7 +32,7 @@ _IPV6: Final = 10
 
 # Family, protocol, extensions, states; then both ports, both addresses, interface and cookie.
 _QUESTION: Final = struct.Struct("=BBBxI2s2s16s16sIII")
-_STATE: Final = struct.Struct("=xB")
+_STATE: Final = struct.Struct("=xB66xI")  # and the inode: 0 until somebody has accepted it
 _ANSWER_SIZE: Final = 72
 """struct inet_diag_msg, which attributes may follow."""
 
@@ -50,10 +50,10 @@ class ConnectionState(enum.Enum):
     SYN_RECEIVED = "syn-received"
     """We have sent SYN-ACK, and wait for the peer's ACK."""
     ESTABLISHED = "established"
-    """The handshake is over; what came after it does not matter here."""
+    """The handshake is over, and nobody has accepted it; what came after does not matter here."""
     GONE = "gone"
-    """There is none, only the listening socket. accept() may still yield one that was reset after
-    its handshake."""
+    """There is none that could still be accepted: only the listening socket, one that somebody has,
+    or one that is over. accept() may still yield one that was reset after its handshake."""
     UNKNOWN = "unknown"
     """There is not even a listening socket: it is closed, or this kernel does not tell (it has no
     tcp_diag)."""
@@ -120,11 +120,11 @@ def parse_state(body: bytes) -> ConnectionState:
     """
     if len(body) < _ANSWER_SIZE:
         raise NetlinkError(f"{len(body)} octets are too few for an answer about a connection")
-    (state,) = _STATE.unpack_from(body)
+    state, inode = _STATE.unpack_from(body)
     if not 1 <= state <= _HIGHEST:
         raise NetlinkError(f"TCP has no state {state}")
     if state in {_SYN_RECV, _NEW_SYN_RECV}:
         return ConnectionState.SYN_RECEIVED
     if state in {_LISTEN, _CLOSE, _TIME_WAIT}:
         return ConnectionState.GONE
-    return ConnectionState.ESTABLISHED
+    return ConnectionState.GONE if inode else ConnectionState.ESTABLISHED

@@ -40,7 +40,7 @@ from trio_wsk.transports._spare import SpareDescriptor
 
 from ._gatekeeper import gatekeeper_here
 from ._held import LinuxRequest
-from ._netlink import NetlinkError
+from ._netlink import KernelRefusedError, NetlinkError
 from ._requests import Act, RequestTable, Stranger, key_of
 from ._syn import NotASynError, parse
 
@@ -64,6 +64,7 @@ _TCP_SAVED_SYN: Final = 28
 _SAVED_MOST: Final = 256
 """Octets: the longest headers of IPv6 with some extensions, and of TCP."""
 
+_DEVICE_NAME: Final = 16  # octets, IFNAMSIZ
 _SCOPE_ID: Final = 3  # its place in the address of an IPv6 socket
 
 _DEFAULT_BACKLOG: Final = 4096
@@ -94,7 +95,8 @@ class LinuxTransport(SocketTransport):
     The SYN of each request is held by the kernel until there is an answer, and all other listening
     sockets of the Trio run share what holds them. Nobody gets in unasked: a connection that was not
     inspected before its handshake (SYN cookies) is a request after it. All rules in the kernel
-    vanish with the process, however it ends.
+    vanish with the process, however it ends, and with the children that it has forked and that
+    run no other program.
 
     ``listening.statistics().transport`` counts:
 
@@ -145,6 +147,7 @@ class LinuxTransport(SocketTransport):
         self._held = 0
         self._strangers_seen = 0
         self._strangers_reset = 0
+        self._last_counters: Mapping[str, int] = {}
 
     @classmethod
     def tcp(
@@ -256,6 +259,7 @@ class LinuxTransport(SocketTransport):
                 raise InspectPointError(
                     f"{bound.address} is a Unix socket: it has no handshake to inspect before"
                 )
+            _check_alone(bound)
             try:
                 bound.socket.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
             except OSError as error:  # ENOPROTOOPT: adopted, and no TCP but MPTCP, say
@@ -284,18 +288,25 @@ class LinuxTransport(SocketTransport):
 
         Raises:
           BindError: Somebody else was faster, between bind and here.
+          InspectPointError: There is no memory left to wait for connections.
         """
         self._start_listening()
-        for bound in self._bound:
-            self._watch(bound)
+        try:
+            for bound in self._bound:
+                self._watch(bound)
+        except KernelRefusedError as error:
+            self.close()
+            raise InspectPointError(str(error)) from error
 
     def _watch(self, bound: Bound) -> None:
         self._gatekeeper.watch(bound.socket.fileno(), partial(self._accept_from, bound))
 
     def close(self) -> None:
         """Stop listening; every request without an answer is rejected. Never raises, idempotent."""
-        has_gate, self._has_gate = self._has_gate, False
+        has_gate = self._has_gate
         if has_gate:
+            self._last_counters = self.counters()
+            self._has_gate = False
             gatekeeper = self._gatekeeper
             for bound in self._bound:
                 gatekeeper.unwatch(bound.socket.fileno())
@@ -430,8 +441,12 @@ class LinuxTransport(SocketTransport):
         short, self._short = self._short, []
         self._shortage = None
         for bound in short:
-            self._watch(bound)
-            self._accept_from(bound)
+            try:
+                self._watch(bound)
+            except KernelRefusedError as error:  # memory is short, too
+                self._accept_failed(bound, OSError(error.code, str(error)))
+            else:
+                self._accept_from(bound)
 
     def _has_come(self, connection: PortableRequest) -> None:
         """A connection was accepted: find out whose it is."""
@@ -493,10 +508,6 @@ class LinuxTransport(SocketTransport):
         """
         if not self._keeps_spare or not self._spare.keep():
             return False
-        if self._arrived:
-            request, _ = self._arrived.popitem(last=False)
-            request.reset()
-            return True
         self._spare.give_up()
         try:
             for bound in self._short:
@@ -506,9 +517,13 @@ class LinuxTransport(SocketTransport):
                     continue
                 PortableRequest(bound, fd, cast("Any", None)).reset()
                 return True
-            return False
         finally:
             self._spare.keep()
+        if not self._arrived:
+            return False
+        request, _ = self._arrived.popitem(last=False)
+        request.reset()
+        return True
 
     def queue_depth(self) -> tuple[int, int] | None:
         """How many SYNs wait to be inspected, and how many may."""
@@ -517,6 +532,7 @@ class LinuxTransport(SocketTransport):
     def counters(self) -> Mapping[str, int]:
         """What is counted here and, for all listening sockets of the run, by the queue."""
         counted = {
+            **self._last_counters,
             "held": self._held,
             "overflowed": self._table.overflowed,
             "strangers": self._strangers_seen,
@@ -556,12 +572,27 @@ def _identity(connection: PortableRequest) -> tuple[Key, int | None]:
 def _checked_limit(most_syns_per_second: object) -> int | None:
     if most_syns_per_second is None:
         return None
-    if not whole_number(most_syns_per_second) or most_syns_per_second < 1:
+    if not whole_number(most_syns_per_second) or not 1 <= most_syns_per_second < 1 << 32:
         raise InvalidParameterError(
             f"most_syns_per_second={most_syns_per_second!r} is no rate; write"
             " most_syns_per_second=1000, or leave it out for no limit"
         )
     return most_syns_per_second
+
+
+def _check_alone(bound: Bound) -> None:
+    """See that what comes to an address comes to this socket: it may have been adopted."""
+    sock = bound.socket
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        raise InspectPointError(
+            f"{bound.address} may be shared (SO_REUSEPORT): each of its processes would be asked"
+            " about every SYN; have one process inspect, or inspect after the handshake"
+        )
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _DEVICE_NAME).strip(b"\0"):
+        raise InspectPointError(
+            f"{bound.address} is bound to one device (SO_BINDTODEVICE), which can't be told from"
+            " others there: listen on that device's address instead"
+        )
 
 
 def _places_of(bound: Bound) -> list[Address]:
