@@ -588,7 +588,9 @@ def _check_alone(bound: Bound) -> None:
             f"{bound.address} may be shared (SO_REUSEPORT): each of its processes would be asked"
             " about every SYN; have one process inspect, or inspect after the handshake"
         )
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _DEVICE_NAME).strip(b"\0"):
+    assert bound.address.host is not None  # it is no Unix socket
+    device = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _DEVICE_NAME)
+    if device.strip(b"\0") and not bound.address.host.is_link_local:  # which always are
         raise InspectPointError(
             f"{bound.address} is bound to one device (SO_BINDTODEVICE), which can't be told from"
             " others there: listen on that device's address instead"
