@@ -712,7 +712,11 @@ class Requests(RuleBasedStateMachine):
     def verdict(self, key: Key, isn: int | None) -> Stage | None:
         """Look up what is remembered."""
         for its_key, its_isn, stage, last_needed in self.verdicts:
-            if its_key == key and isn in {None, its_isn} and self.now < last_needed + 64:
+            if (
+                its_key == key
+                and isn in {None, its_isn}
+                and self.now < last_needed + REMEMBERED_FOR
+            ):
                 return stage
         return None
 
@@ -735,7 +739,7 @@ class Requests(RuleBasedStateMachine):
 
     # --- What happens ------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.0, 0.01, 0.2, 1.0, 3.5, 20.0, 64.0]) | st.floats(0, 5))
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.2, 1.0, 3.5, 20.0, 64.0, 80.0]) | st.floats(0, 5))
     def time_passes(self, seconds: float) -> None:
         """Time passes; that something is due may be noticed late."""
         self.now += seconds
@@ -868,7 +872,7 @@ class Requests(RuleBasedStateMachine):
             assert self.goes(self.find(over.request)) is over.act
         for told in looked_for:
             told.looked_at = self.now
-            later = (told.approved_at + s for s in (0.2, 1, 2, 4, 8, 16, 32, 64))
+            later = (told.approved_at + s for s in LOOKS)
             told.look_at = min((at for at in later if at > self.now), default=self.now + 32)
 
         assert self.table.next_due > self.now
@@ -879,7 +883,7 @@ class Requests(RuleBasedStateMachine):
         """The kernel has been asked, perhaps without need."""
         told = data.draw(st.sampled_from(self.told))
         over = self.table.looked_up(told.request, found, self.now)
-        is_too_old = self.now >= told.approved_at + 64
+        is_too_old = self.now >= told.approved_at + LOOKS[-1]
         is_lost = found is LOST or (found is UNKNOWN and is_too_old)
         if told.stage is Stage.APPROVED and is_lost:
             assert over is not None
