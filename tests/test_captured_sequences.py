@@ -230,7 +230,8 @@ async def play(story: Story, host: str, captures: list[Capture]) -> list[str]:
     All that are played in one run have their captures in one list.
     """
     answer, go_on = story
-    transport = LinuxTransport.tcp(0, host=host)
+    # A capture knows a listening socket by its port, and the kernel may choose one for both.
+    transport = LinuxTransport.tcp(7001 + LOOPBACK.index(host), host=host)
     family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
 
     def inspect(request: ConnectionRequest | None) -> InspectAction | Verdict:
