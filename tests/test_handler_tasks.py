@@ -108,6 +108,17 @@ async def test_idle_task_keeps_nothing() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_servers_do_not_share_the_context_of_who_waits() -> None:
+    """They may be in two threads, and nobody can enter a context that somebody is in."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            tasks_in(nursery, lambda _: settled()).start(Thing())
+        await settled()
+        first, second = (task.context for task in nursery.child_tasks)
+        assert first is not second
+        nursery.cancel_scope.cancel()
+
+
 async def test_cancelled_while_idle_and_on_the_way_to_a_connection() -> None:
     """Who waits ends; who was given a connection in the same moment handles it, cancelled."""
     ended: list[bool] = []

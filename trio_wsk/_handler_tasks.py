@@ -27,9 +27,6 @@ __all__ = ["HandlerTasks"]
 MOST_IDLE: Final = 128
 """How many tasks wait for a connection at most; each weighs some 2 KiB."""
 
-_NOTHING: Final = contextvars.Context()
-"""The context of who waits: it holds on to nothing."""
-
 
 class HandlerTasks:
     """The tasks of one server's handlers.
@@ -52,6 +49,9 @@ class HandlerTasks:
         self._context = context
         self._handle = handle
         self._name = name
+        # Of who waits: it holds on to nothing. Not shared with other servers, whose runs may be in
+        # other threads: no two may be in one context at once.
+        self._nothing = contextvars.Context()
         self._idle: list[trio.lowlevel.Task] = []
 
     def start(self, connection: Connection) -> None:
@@ -81,5 +81,5 @@ class HandlerTasks:
                 break
             connection = None  # who waits keeps no connection
             idle.append(task)
-            task.context = _NOTHING
+            task.context = self._nothing
             connection = await trio.lowlevel.wait_task_rescheduled(give_up)

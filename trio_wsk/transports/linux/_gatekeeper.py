@@ -263,8 +263,7 @@ class Gatekeeper:
         try:
             self.queue.flush()
         except KernelRefusedError:
-            # Out of memory, or closed. What was not said the next SYN of its sender gets.
-            pass
+            pass  # memory is short, and they are said with the next ones; or it is closed
 
     def wake_at(self, when: float) -> None:
         """Something is due then that was not before."""

@@ -97,7 +97,7 @@ class LinuxRequest(TransportRequest):
         now = trio.current_time()
         self._answer(transport._table.approve(self._entry, now))
         transport._gatekeeper.wake_at(transport._table.next_due)
-        return self._connection is not None
+        return False
 
     def accept(self) -> Channel:
         """Return the connection, which is the caller's from now on.
@@ -144,10 +144,8 @@ class LinuxRequest(TransportRequest):
         return was_held or self._entry.stage is Stage.GONE
 
     def _answer(self, act: Act | None) -> None:
-        transport = self._transport
         if act is not None:
-            transport._arrived.pop(self, None)
-            transport._gatekeeper.answer(self._entry.packet_id, self._mark, act)
+            self._transport._gatekeeper.answer(self._entry.packet_id, self._mark, act)
 
     # --- The peer ----------------------------------------------------------------------
 
