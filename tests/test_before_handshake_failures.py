@@ -1125,6 +1125,20 @@ async def test_syn_on_a_connection_that_somebody_has_is_missed_soon() -> None:
 
 
 @in_own_namespace
+async def test_counters_outlive_the_listening_socket() -> None:
+    """What the queue and the rules had counted can be read when they have gone."""
+    async with gated(REJECT, host=HOST) as desk:
+        with Clients() as clients:
+            assert "ECONNREFUSED" == await answer_to(clients.one(place_of(desk)))
+
+        before = transport_of(desk)
+        await desk.listening.aclose()
+
+        assert 1 == before["held"]
+        assert before == transport_of(desk)
+
+
+@in_own_namespace
 async def test_neighbour_that_closes_makes_nobody_miss_the_time() -> None:
     """What a closing listening socket reads for another is due as if the task had read it."""
     with Clients() as clients:

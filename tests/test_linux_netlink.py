@@ -18,6 +18,7 @@ from trio_wsk.transports.linux._netlink import (
     DUMP,
     EXCLUSIVE,
     NETFILTER,
+    REQUEST,
     SOCK_DIAG,
     Answer,
     KernelRefusedError,
@@ -254,6 +255,18 @@ def test_refused_batch_names_its_first_wrong_step_and_does_nothing() -> None:
         netlink.batch(NFTABLES, [table("one")])  # no answer of the first batch is left
 
         assert ["one"] == tables_of(IPV4)
+
+
+@in_own_namespace
+def test_what_an_interrupted_request_has_left_is_no_answer_to_a_batch() -> None:
+    """Answers to what somebody has asked before, and not read, are passed over."""
+    with closing(NetlinkSocket(NETFILTER)) as netlink:
+        netlink.batch(NFTABLES, [table("one")])
+        dump = message(NFTABLES << 8 | GET_TABLE, REQUEST | DUMP, 4711, netfilter_header(IPV4))
+        netlink.send(dump, step="ask")
+        netlink.batch(NFTABLES, [table("two")])
+
+        assert {"one", "two"} == {*tables_of(IPV4)}
 
 
 @in_own_namespace

@@ -27,6 +27,7 @@ from trio_wsk import (
     open_listening_socket,
 )
 from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
+from trio_wsk.transports import PortableTransport
 
 from .portable_peers import no_more_descriptors
 from .support import (
@@ -1196,6 +1197,25 @@ async def test_cancelled_close_closes() -> None:
         assert scope.cancelled_caught
         with pytest.raises(trio_wsk.SocketClosedError):
             listening.accept_nowait()
+
+
+async def test_closing_is_not_interrupted_half_way() -> None:
+    """Ctrl-C waits until the transport is closed, too, or nobody would close it any more."""
+    protected: list[bool] = []
+
+    class Transport(PortableTransport):
+        def close(self) -> None:
+            protected.append(trio.lowlevel.currently_ki_protected())
+            super().close()
+
+    @trio.lowlevel.disable_ki_protection
+    async def close_as_a_user() -> None:
+        async with open_listening_socket(transport=Transport.tcp(0, host=HOST)) as listening:
+            await listening.aclose()
+
+    await close_as_a_user()
+
+    assert [True] == protected
 
 
 async def test_closing_is_bounded_in_any_order() -> None:

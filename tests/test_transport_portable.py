@@ -324,6 +324,22 @@ async def test_queue_depth_of_a_unix_socket_is_unknown(tmp_path: Path) -> None:
         assert None is owner.transport.queue_depth()
 
 
+def test_closes_after_its_run_has_ended() -> None:
+    """Nobody waits on its public sockets any more, and there is no Trio left to be told."""
+
+    async def bind() -> PortableTransport:
+        transport = PortableTransport.tcp(0, host="127.0.0.1")
+        await transport.bind()
+        transport.public_sockets()
+        return transport
+
+    transport = trio.run(bind)
+    transport.close()
+
+    with socket.create_server(transport.local_addresses[0].sockaddr):
+        pass  # the port is free again
+
+
 async def test_public_sockets_are_the_listening_ones() -> None:
     """They have the names that are bound, are made once, and close with the transport."""
     async with owning(PortableTransport.tcp(0)) as owner:
