@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsk import Address
+    from trio_wsk._readiness import Readiness, Watch
     from trio_wsk.transports._accepted import PortableRequest
     from trio_wsk.transports._places import Place
 
@@ -131,3 +132,8 @@ class FaultyTransport(PortableTransport):
     def has_more(self) -> bool:
         """Whether a fault is left, or the real one has more."""
         return bool(self.faults) or super().has_more()
+
+
+async def wait_in_task(readiness: Readiness, watch: Watch, edge: int) -> None:
+    """Wait for an edge in a task of its own: whose task it is, is decided at the call of `wait`."""
+    await readiness.wait(watch, edge)

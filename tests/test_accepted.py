@@ -22,6 +22,7 @@ from trio_wsk.transports._accepted import can_be_silent
 
 from .portable_peers import PATIENCE, Keeper, connected, fate_of, leave_with_reset, owning
 from .scripted import spin_until
+from .support import wait_in_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -572,7 +573,7 @@ async def test_accepted_request_tells_its_connection_and_not_its_keeper(
         channel = request.accept()
         watch = request.watch(channel)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(owner.readiness.wait, watch, 1)
+            nursery.start_soon(wait_in_task, owner.readiness, watch, 1)
             await wait_all_tasks_blocked()
             send(peer)
 

@@ -24,7 +24,7 @@ from trio_wsk.testing._memory_readiness import MemoryReadiness, MemoryWatch
 from trio_wsk.testing._timers import Timers
 
 from .memory_peers import BEFORE, CLIENT, PLACE, SERVER, scene
-from .support import open_descriptors
+from .support import open_descriptors, wait_in_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -294,7 +294,7 @@ async def test_closed_watch_hears_nothing(autojump_clock: MockClock) -> None:
         notes = watch.sink = Notes()
         home.arm(watch, WRITE)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(home.wait, watch, READ)
+            nursery.start_soon(wait_in_task, home, watch, READ)
             await settled()
             watch.close()
         await client.send_all(b"x")

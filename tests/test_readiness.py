@@ -20,7 +20,13 @@ from tests.pairs import (
     plain,
     receive_exactly,
 )
-from tests.support import PATIENCE, RESET_ON_CLOSE, connect, open_descriptors
+from tests.support import (
+    PATIENCE,
+    RESET_ON_CLOSE,
+    connect,
+    open_descriptors,
+    wait_in_task,
+)
 from trio_wsk import (
     Connection,
     ConnectionDispatch,
@@ -312,9 +318,9 @@ async def test_lone_waiter_waits_straight_on_trio_until_a_second_one_comes() -> 
     with socket_pair() as (ours, theirs), socket_pair() as (more, yet_more):
         lone, second = Watch(ours.fileno()), Watch(more.fileno())
         async with driven(edge_triggered=True) as readiness, trio.open_nursery() as nursery:
-            nursery.start_soon(readiness.wait, lone, READ)
+            nursery.start_soon(wait_in_task, readiness, lone, READ)
             await wait_all_tasks_blocked()
-            nursery.start_soon(readiness.wait, second, READ)
+            nursery.start_soon(wait_in_task, readiness, second, READ)
             await wait_all_tasks_blocked()
 
             assert (1, None) == (lone.direct, lone.home)
@@ -323,7 +329,7 @@ async def test_lone_waiter_waits_straight_on_trio_until_a_second_one_comes() -> 
             theirs.send(b"x")
             await wait_all_tasks_blocked()
             ours.recv(1)
-            nursery.start_soon(readiness.wait, lone, READ)
+            nursery.start_soon(wait_in_task, readiness, lone, READ)
             await wait_all_tasks_blocked()
 
             assert (0, readiness) == (lone.direct, lone.home)
@@ -338,7 +344,7 @@ async def test_one_waits_straight_on_trio_for_one_direction_only() -> None:
     with socket_pair() as (ours, theirs):
         watch = Watch(ours.fileno())
         async with driven(edge_triggered=True) as readiness, trio.open_nursery() as nursery:
-            nursery.start_soon(readiness.wait, watch, READ)
+            nursery.start_soon(wait_in_task, readiness, watch, READ)
             await wait_all_tasks_blocked()
             with trio.fail_after(PATIENCE):
                 await readiness.wait(watch, WRITE)
@@ -551,7 +557,7 @@ async def test_wait_for_what_may_have_passed_is_woken() -> None:
                 for _ in range(3):
                     await readiness.wait(watch, WRITE, passed=True)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(readiness.wait, watch, WRITE)
+                nursery.start_soon(wait_in_task, readiness, watch, WRITE)
                 await wait_all_tasks_blocked()
 
                 assert watch.writer is not None
@@ -696,7 +702,7 @@ async def test_task_waits_beside_a_report_of_the_same_edge() -> None:
         async with driven(edge_triggered=False) as readiness, trio.open_nursery() as nursery:
             readiness.arm(watch, READ)
             await wait_all_tasks_blocked()
-            nursery.start_soon(readiness.wait, watch, READ)
+            nursery.start_soon(wait_in_task, readiness, watch, READ)
             await wait_all_tasks_blocked()
             theirs.send(b"x")
 
@@ -710,7 +716,7 @@ async def test_task_that_waits_by_itself_needs_no_task_of_the_block() -> None:
         watch.home = readiness
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(readiness.wait, watch, READ)
+                nursery.start_soon(wait_in_task, readiness, watch, READ)
                 await wait_all_tasks_blocked()
                 theirs.send(b"x")
 
@@ -728,7 +734,7 @@ async def test_closing_a_readiness_lets_its_watches_go(
             readiness = EpollReadiness() if edge_triggered else TrioReadiness(nursery.start_soon)
             readiness.arm(watch, READ)
             async with trio.open_nursery() as waiting:
-                waiting.start_soon(readiness.wait, watch, READ)
+                waiting.start_soon(wait_in_task, readiness, watch, READ)
                 await wait_all_tasks_blocked()
                 readiness.close()
 
@@ -831,7 +837,7 @@ async def test_who_waits_to_read_is_woken_beside_a_watch_for_the_end(
             for _ in range(3):
                 with trio.fail_after(PATIENCE):
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(readiness.wait, watch, READ)
+                        nursery.start_soon(wait_in_task, readiness, watch, READ)
                         await wait_all_tasks_blocked()
                         theirs.send(b"x")
 

@@ -30,7 +30,7 @@ from ._status import status_of
 from ._verdict import InspectId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from ._addresses import Address
     from ._block import Block
@@ -654,18 +654,17 @@ class Connection(trio.abc.HalfCloseableStream):
             self._watch.sink = self._events
         return self._watch
 
-    async def _wait(self, edge: int, *, passed: bool = False) -> None:
-        watch = self._watched()
+    def _wait(self, edge: int, *, passed: bool = False) -> Awaitable[None]:
+        """Have the current task woken when there is something to try; see `Readiness.wait`."""
+        watch = self._watch or self._watched()
         home = watch.home or task_readiness()
-        if self._socket is None:
-            await home.wait(watch, edge, passed=passed)
-        elif self._socket.fileno() < 0:
-            raise self._closed_elsewhere()
-        elif home.edge_triggered:
-            # Its owner may close it, of which only Trio's own waits hear.
-            await watch.wait_on_trio(edge)
-        else:
-            await home.wait(watch, edge)
+        if self._socket is not None:
+            if self._socket.fileno() < 0:
+                raise self._closed_elsewhere()
+            if home.edge_triggered:
+                # Its owner may close it, of which only Trio's own waits hear.
+                return watch.wait_on_trio(edge)
+        return home.wait(watch, edge, passed=passed)
 
     def _open_channel(self) -> Channel:
         if self._channel is None:

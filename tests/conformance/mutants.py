@@ -13,7 +13,6 @@ import attrs
 import trio
 
 from trio_wsk import CloseStyle, InspectPoint
-from trio_wsk._readiness import _park
 from trio_wsk._transport import (
     NoDescriptorsError,
     PeerEnd,
@@ -389,7 +388,7 @@ class Forgetful(MemoryReadiness):
     async def wait(self, watch: Any, edge: int, *, passed: bool = False) -> None:
         """Park, whatever is true."""
         watch.interest |= edge
-        await _park(watch, edge)
+        await watch.park(edge)
 
 
 class Clinging(MemoryReadiness):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
-from trio_wsk._readiness import ENDED, READ, WRITE, Readiness, Watch, _park
+from trio_wsk._readiness import ENDED, READ, WRITE, Readiness, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from ._endpoint import Endpoint
 
@@ -95,15 +95,14 @@ class MemoryReadiness(Readiness):
         watch.drained = False
         watch.notify(READ | WRITE)
 
-    async def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> None:
+    def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Park until ``edge`` comes, unless it is true now and was never told. See `Readiness`."""
         watch = cast("MemoryWatch", watch)
         is_news = passed or not watch.interest & edge
         watch.interest |= edge
         if is_news and watch.true_now() & edge:
-            await trio.lowlevel.checkpoint()
-        else:
-            await _park(watch, edge)
+            return trio.lowlevel.checkpoint()
+        return watch.park(edge)
 
     async def park(self) -> None:
         """Wait for `wake`, or for what is to be told. For the pump."""
