@@ -143,9 +143,9 @@ class Watch:
         task = trio.lowlevel.current_task()
         if edge == READ:
             self.reader = task
-            return trio.lowlevel.wait_task_rescheduled(self._reader_cancelled)
+            return trio.lowlevel.wait_task_rescheduled(self._reader_cancelled)  # noqa: ASYNC105 - by our caller
         self.writer = task
-        return trio.lowlevel.wait_task_rescheduled(self._writer_cancelled)
+        return trio.lowlevel.wait_task_rescheduled(self._writer_cancelled)  # noqa: ASYNC105 - as above
 
     def _reader_cancelled(self, _: object) -> trio.lowlevel.Abort:
         self.reader = None

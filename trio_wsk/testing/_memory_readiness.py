@@ -101,7 +101,7 @@ class MemoryReadiness(Readiness):
         is_news = passed or not watch.interest & edge
         watch.interest |= edge
         if is_news and watch.true_now() & edge:
-            return trio.lowlevel.checkpoint()
+            return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - our caller awaits it
         return watch.park(edge)
 
     async def park(self) -> None:
