@@ -30,7 +30,7 @@ from .observers import Observers
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from ._connection import Connection
+    from ._events import EventSide
     from ._listening import ListeningSocket
     from ._readiness import Readiness
     from ._records import Record
@@ -61,13 +61,18 @@ class Block:
         self.observers: Observers = Observers(observers)
         self.draining: Final = trio.Event()
         """Set when the server wants its connections to finish."""
-        self.event_driven: set[Connection] = set()
+        self.event_driven: set[EventSide] = set()
         """The open connections that have events: nobody else holds them."""
+        self.linger: float = 0.0
+        """How long ``aclose()`` waits for peers to read our last answer, in seconds."""
         self.ended: bool = False
         """The block has been left: nothing posted is done any more."""
         self.calling: object = None
         """Which callback is running now, if any: the object and the name of the event."""
         self.readiness: Readiness
+        # Contexts are made for those who change them: one that nobody has changed serves all.
+        self._clean = self.context.copy()
+        self._contexts: dict[object, contextvars.Context] = {}
         self._nursery: trio.Nursery
         self._work: deque[Callable[[], object]] = deque()
         self._parked = False
@@ -178,23 +183,28 @@ class Block:
             while timers and timers[0][0] <= now:
                 self.post(heapq.heappop(timers)[2])
 
+    @trio.lowlevel.disable_ki_protection
     def call(
         self,
         name: str,
-        concerns: Connection | ConnectionRequest | None,
-        context: contextvars.Context,
+        concerns: EventSide | ConnectionRequest | None,
         callback: Callable[..., object],
         *arguments: object,
     ) -> object:
         """Run one user callback; what it raises is reported, and `FAILED` returned.
 
+        It runs in a copy of the block's context, each connection's in its own.
+
         `KeyboardInterrupt`, `SystemExit` and their like go on: they concern the process.
         So does a `ConnectionBrokenError` of the connection that this is about: that its
         peer has gone is no fault of the callback.
         """
+        context = self._clean
+        if self._contexts:
+            context = self._contexts.get(concerns, context)
         outer, self.calling = self.calling, (concerns, name)
         try:
-            return context.run(_unprotected, callback, *arguments)
+            return context.run(callback, *arguments)
         except ConnectionBrokenError as error:
             if error.connection is concerns is not None:
                 raise
@@ -205,12 +215,23 @@ class Block:
             return FAILED
         finally:
             self.calling = outer
+            # Contexts that nobody has changed since they were copied compare equal at once.
+            if context is self._clean and context != self.context:
+                self._clean = self.context.copy()
+                if name == "accept" or concerns in self.event_driven:
+                    self._contexts[concerns] = context
+
+    def let_go(self, connection: EventSide) -> None:
+        """A connection has ended, or belongs to somebody else."""
+        self.event_driven.discard(connection)
+        if self._contexts:
+            self._contexts.pop(connection, None)
 
     def report_callback(
-        self, name: str, concerns: Connection | ConnectionRequest | None, error: BaseException
+        self, name: str, concerns: EventSide | ConnectionRequest | None, error: BaseException
     ) -> None:
         """Tell the observers that a callback raised or returned nonsense."""
-        if self.observers.of(records.CallbackFailed):
+        if records.CallbackFailed in self.observers.wanting:
             self.tell(
                 records.CallbackFailed,
                 callback=name,
@@ -220,15 +241,10 @@ class Block:
 
     def tell(self, kind: type[Record], **fields: object) -> None:
         """Make a record, if anybody observes its kind."""
-        if self.observers.of(kind):
+        if kind in self.observers.wanting:
             self.observers.tell(kind(at=trio.current_time(), **fields))
 
 
 def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Take a lone exception out of the group that a nursery has put it in."""
     return group.exceptions[0] if len(group.exceptions) == 1 else group
-
-
-@trio.lowlevel.disable_ki_protection
-def _unprotected(callback: Callable[..., object], *arguments: object) -> object:
-    return callback(*arguments)

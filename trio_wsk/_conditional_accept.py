@@ -209,8 +209,7 @@ class ConditionalAccept:
             self._answered(request, answer, to_event=True)
 
     def _ask(self, request: ConnectionRequest | None) -> object:
-        context = self._block.context.copy()
-        return self._block.call("inspect", request, context, self._inspect, request)
+        return self._block.call("inspect", request, self._inspect, request)
 
     def _start(self, request: ConnectionRequest, answer: Awaitable[object]) -> None:
         """Run an async inspector in a task of its own."""
@@ -450,10 +449,7 @@ class ConditionalAccept:
         number = request._transport_request.serial_number
         try:
             if self._abort_callback is not None:
-                context = self._block.context.copy()
-                self._block.call(
-                    "abort", request, context, self._abort_callback, request.inspect_id
-                )
+                self._block.call("abort", request, self._abort_callback, request.inspect_id)
         finally:
             del self._aborting[number]
             self._remembered[number] = None

@@ -1,8 +1,7 @@
 """`Connection`: one accepted connection, a half-closeable Trio stream.
 
-It holds a channel and never looks behind it. Awaited calls are here; the event side
-(callbacks, queued sends) is `_events.ConnectionEvents`, made when it is first needed, so
-a connection that is only awaited doesn't pay for it.
+The awaited calls are here, and all that its users see; below are the events (`_events`) and the
+bytes (`_wire`).
 
 How an awaited call keeps Trio's contract: it first looks for a cancellation (a cancel
 point that costs almost nothing), then does the I/O, and then lets other tasks run if it
@@ -11,7 +10,6 @@ did not have to wait. A cancelled call has therefore taken no byte.
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import TYPE_CHECKING, final
 
@@ -24,10 +22,10 @@ from ._errors import (
     SocketBusyError,
     SocketClosedError,
 )
-from ._events import ACTIVE, IDLE, WAITING, ConnectionEvents
+from ._events import EventSide
 from ._readiness import READ, WRITE, task_readiness
-from ._status import status_of
 from ._verdict import InspectId
+from ._wire import ACTIVE, FIN_RECEIVED, IDLE, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from ._dispatch import ConnectionDispatch
     from ._irp import Irp
     from ._listening import ListeningSocket
-    from ._readiness import Watch
     from ._status import EventMask, Status
     from ._transport import Channel, TransportRequest
 
@@ -54,7 +51,7 @@ LINGER_OCTETS = 1 << 20
 
 
 @final
-class Connection(trio.abc.HalfCloseableStream):
+class Connection(EventSide):
     """One accepted connection: a half-closeable stream, and an event source.
 
     You get one from `ListeningSocket.accept`, a completed `Irp`, an accept callback, or as
@@ -65,42 +62,24 @@ class Connection(trio.abc.HalfCloseableStream):
     block. One that has events enabled belongs to the block and is reset when it ends.
     """
 
-    __slots__ = (
-        "_block",
-        "_broken",
-        "_channel",
-        "_eof_received",
-        "_eof_sent",
-        "_events",
-        "_linger",
-        "_lost",
-        "_on_end",
-        "_receiving",
-        "_request",
-        "_sending",
-        "_socket",
-        "_watch",
-        "context",
-    )
+    __slots__ = ("context",)
 
     def __init__(
         self, channel: Channel, request: TransportRequest, block: Block, context: object = None
     ) -> None:
         """Made by the listening socket, never by you."""
-        self._channel: Channel | None = channel
+        self._channel = channel
         self._request = request
         self._block = block
-        self._watch: Watch | None = None
-        self._events: ConnectionEvents | None = None
-        self._socket: trio.socket.SocketType | None = None
-        self._on_end: Callable[[Connection], object] | None = None
-        self._broken: OSError | None = None
-        self._lost = False
+        self._watch = None
+        self._annex = None
+        self._on_end = None
+        self._marks = 0
         self._receiving = False
         self._sending = IDLE
-        self._eof_sent = False
-        self._eof_received = False
-        self._linger = 0.0
+        self._dispatch = None
+        self._enabled = 0
+        self._due = READ
         self.context: object = context
         """Whatever belongs to this connection for you; the library never looks at it.
 
@@ -112,11 +91,6 @@ class Connection(trio.abc.HalfCloseableStream):
         return f"<Connection {state} from {self.remote_address}>"
 
     # --- Who and where -----------------------------------------------------------------
-
-    @property
-    def remote_address(self) -> Address:
-        """The peer, as accept gave it: right even when the peer has gone."""
-        return self._request.remote_address
 
     @property
     def local_address(self) -> Address:
@@ -148,16 +122,6 @@ class Connection(trio.abc.HalfCloseableStream):
         return self._block.draining
 
     @property
-    def _peer_ended(self) -> bool:
-        """Whether the peer is known to have finished, or to be gone."""
-        return self._eof_received or self._broken is not None
-
-    @property
-    def closed(self) -> bool:
-        """Whether this side has closed the connection."""
-        return self._channel is None
-
-    @property
     def socket(self) -> trio.socket.SocketType:
         """The connection's Trio socket, for options and for libraries that insist on one.
 
@@ -169,12 +133,13 @@ class Connection(trio.abc.HalfCloseableStream):
           AttributeError: the transport's connections are no sockets.
         """
         channel = self._open_channel()
-        if self._socket is None:
-            self._channel, self._socket = self._request.public_socket(channel)
+        annex = self._annexed()
+        if annex.socket is None:
+            self._channel, annex.socket = self._request.public_socket(channel)
             if self._watch is not None:
                 # Whoever waits looks again, and waits where the socket's owner can end it.
                 self._watch.notify(READ | WRITE)
-        return self._socket
+        return annex.socket
 
     # --- Receiving ---------------------------------------------------------------------
 
@@ -209,8 +174,8 @@ class Connection(trio.abc.HalfCloseableStream):
                     return data
         finally:
             self._receiving = False
-            if self._events is not None:
-                self._events.task_received()
+            if self._enabled:
+                self._task_received()
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """Receive into ``buffer``, as much as is there and fits.
@@ -241,57 +206,8 @@ class Connection(trio.abc.HalfCloseableStream):
                     return count
         finally:
             self._receiving = False
-            if self._events is not None:
-                self._events.task_received()
-
-    def _receive_now(self, size: int) -> bytes | None:
-        """Receive what is there; None if nothing is."""
-        if self._events is not None and self._events.held:
-            return self._events.take_held(size)
-        watch = self._watch
-        if watch is not None and watch.drained:
-            return None
-        if self._channel is None:
-            raise self._closed_here()
-        try:
-            data = self._channel.recv(size)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._translated(error) from error
-        if not data:
-            self._end_of_input()
-        elif watch is not None and len(data) < size:
-            watch.read_short()
-        return data
-
-    def _receive_into_now(self, view: memoryview) -> int | None:
-        """Receive what is there into the buffer; None if nothing is."""
-        if self._events is not None and self._events.held:
-            data = self._events.take_held(view.nbytes)
-            view[: len(data)] = data
-            return len(data)
-        watch = self._watch
-        if watch is not None and watch.drained:
-            return None
-        channel = self._open_channel()
-        try:
-            count = channel.recv_into(view)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._translated(error) from error
-        if not count:
-            self._end_of_input()
-        elif watch is not None and count < view.nbytes:
-            watch.read_short()
-        return count
-
-    def _end_of_input(self) -> None:
-        """The kernel has nothing more: after FIN, or after an error that it tells only once."""
-        if self._broken is not None:
-            raise self._translated(self._broken)
-        self._eof_received = True
+            if self._enabled:
+                self._task_received()
 
     # --- Sending -----------------------------------------------------------------------
 
@@ -316,8 +232,8 @@ class Connection(trio.abc.HalfCloseableStream):
         self._sending = WAITING
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self._events is not None and self._events.unsent:
-                await self._events.wait_turn()
+            if self._unsent:
+                await self._wait_turn()
             self._sending = ACTIVE
             sent = self._send_now(data)
             if sent == len(data):
@@ -326,8 +242,8 @@ class Connection(trio.abc.HalfCloseableStream):
                 await self._send_rest(memoryview(data), sent)
         finally:
             self._sending = IDLE
-            if self._events is not None:
-                self._events.task_sent()
+            if self._annex is not None:
+                self._task_sent()
 
     async def _send_rest(self, view: memoryview, sent: int) -> None:  # noqa: ASYNC910 - one of the two
         # A short send is followed by another try: only a refused one makes the kernel
@@ -343,20 +259,6 @@ class Connection(trio.abc.HalfCloseableStream):
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def _send_now(self, data: Octets, flags: int = 0) -> int:
-        """Have the kernel take what it can; 0 if it can't take anything now."""
-        channel = self._channel
-        if channel is None or self._eof_sent:
-            channel = self._open_for_sending()  # says which
-        if self._broken is not None:
-            raise self._translated(self._broken)
-        try:
-            return channel.send(data, flags)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise self._translated(error) from error
-
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` might go through without waiting.
 
@@ -367,15 +269,15 @@ class Connection(trio.abc.HalfCloseableStream):
         self._open_for_sending()
         self._sending = WAITING
         try:
-            if self._events is not None and self._events.unsent:
-                await self._events.wait_sent()
+            if self._unsent:
+                await self._wait_sent()
             self._sending = ACTIVE
             await self._wait(WRITE, passed=True)
             self._open_for_sending()
         finally:
             self._sending = IDLE
-            if self._events is not None:
-                self._events.task_sent()
+            if self._annex is not None:
+                self._task_sent()
 
     async def send_eof(self) -> None:
         """Send FIN after everything that was sent before; receiving goes on.
@@ -395,22 +297,13 @@ class Connection(trio.abc.HalfCloseableStream):
         self._sending = WAITING
         try:
             await trio.lowlevel.checkpoint()
-            if self._events is not None and self._events.unsent:
-                await self._events.wait_sent()
+            if self._unsent:
+                await self._wait_sent()
             self._shut_down_sending()
         finally:
             self._sending = IDLE
-            if self._events is not None:
-                self._events.task_sent()
-
-    def _shut_down_sending(self) -> None:
-        if not self._eof_sent:
-            channel = self._open_channel()
-            try:
-                channel.shutdown(socket.SHUT_WR)
-            except OSError as error:
-                raise self._translated(error) from error
-            self._eof_sent = True
+            if self._annex is not None:
+                self._task_sent()
 
     # --- Ending ------------------------------------------------------------------------
 
@@ -426,9 +319,9 @@ class Connection(trio.abc.HalfCloseableStream):
         """
         try:
             if self._channel is not None:
-                if self._events is not None and self._events.unsent:
-                    await self._events.wait_sent()
-                if self._linger and self._needs_linger():
+                if self._unsent:
+                    await self._wait_sent()
+                if self._block.linger and self._needs_linger():
                     await self._linger_until_read()
         except (ConnectionBrokenError, SocketClosedError):
             pass  # it is gone: nothing is left to be sent, or to be read
@@ -436,50 +329,14 @@ class Connection(trio.abc.HalfCloseableStream):
             self.close()
         await trio.lowlevel.checkpoint()
 
-    def close(self) -> None:
-        """Close the connection at once, without waiting: `aclose` for plain functions.
-
-        If queued data has not been sent yet, the connection is reset, so that the peer
-        can't take part of it for all of it. Idempotent.
-        """
-        if self._events is not None and self._events.unsent:
-            self.abort()
-        elif self._channel is not None:
-            self._end().close()
-
     def _close_unless_unread(self) -> bool:
         """Close at once if that loses nothing; False if `aclose` has to wait for something."""
         if self._channel is None:
             return True
-        if (self._events is not None and self._events.unsent) or self._needs_linger():
+        if self._unsent or self._needs_linger():
             return False
         self.close()
         return True
-
-    def abort(self) -> None:
-        """Reset the connection and close it; what was queued is dropped. Idempotent.
-
-        Source: WskDisconnect with WSK_FLAG_ABORTIVE; RFC 9293 3.10.5 (ABORT).
-        """
-        if self._channel is not None:
-            self._request.abort(self._end())
-
-    def _end(self) -> Channel:
-        """Let go of everything but the channel, which the caller closes."""
-        channel = self._open_channel()
-        self._channel = None
-        if self._watch is not None:
-            self._watch.close()
-        if self._socket is not None:
-            # Wakes tasks that wait through the public socket, and closes the channel,
-            # which is the same descriptor.
-            trio.lowlevel.notify_closing(self._socket)
-        if self._events is not None:
-            self._events.ended()
-            self._events = None  # the two refer to each other, which only the collector would undo
-        if self._on_end is not None:
-            self._on_end(self)
-        return channel
 
     def disconnect(self, *, abortive: bool = False, data: Octets = b"") -> None:
         """Start the end of the connection; never blocks.
@@ -508,7 +365,8 @@ class Connection(trio.abc.HalfCloseableStream):
                 )
             self.abort()
         else:
-            self._event_side().disconnect(_octets(data))
+            self._check_usable()
+            self._disconnect(_octets(data))
 
     async def _linger_until_read(self) -> None:  # noqa: ASYNC910 - `aclose` ends in one
         """Send FIN and throw unread input away, so that closing doesn't reset.
@@ -516,7 +374,7 @@ class Connection(trio.abc.HalfCloseableStream):
         A close with unread input makes the kernel send a reset, and a reset makes the
         peer's kernel throw away what it has not read yet: our last answer.
         """
-        with trio.move_on_after(self._linger):
+        with trio.move_on_after(self._block.linger):
             self._shut_down_sending()
             left = LINGER_OCTETS
             while left > 0 and (data := await self.receive_some()):
@@ -524,7 +382,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     def _needs_linger(self) -> bool:
         """Whether there is unread input, which would turn our FIN into a reset."""
-        if self._channel is None or self._eof_received or self._receiving or self._broken:
+        if self._channel is None or self._receiving or self._marks & FIN_RECEIVED:
             return False
         try:
             return bool(self._channel.recv(1, socket.MSG_PEEK))
@@ -532,16 +390,6 @@ class Connection(trio.abc.HalfCloseableStream):
             # Nothing is there, or the peer has gone: not worth an error with words in it,
             # which took a fifth of the time of a short connection.
             return False
-
-    def _peek_now(self) -> bytes | None:
-        """Look at the next octet without taking it; None if there is none, b"" after FIN."""
-        channel = self._open_channel()
-        try:
-            return channel.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._translated(error) from error
 
     # --- Events ------------------------------------------------------------------------
 
@@ -561,7 +409,8 @@ class Connection(trio.abc.HalfCloseableStream):
 
         Source: SO_WSK_EVENT_CALLBACK.
         """
-        self._event_side().enable(int(mask), dispatch)
+        self._check_usable()
+        self._enable(int(mask), dispatch)
 
     async def disable_event(self, event: EventMask) -> None:
         """Disable one event; afterwards its callback does not run and will not.
@@ -584,7 +433,8 @@ class Connection(trio.abc.HalfCloseableStream):
         Raises:
           InvalidParameterError: not exactly one event.
         """
-        return self._event_side().disable(int(event))
+        self._check_usable()
+        return self._disable(int(event))
 
     def resume_receive(self) -> None:
         """Indicate data again, after a callback took less than all of it.
@@ -592,8 +442,7 @@ class Connection(trio.abc.HalfCloseableStream):
         What was left comes first. Does nothing if nothing was refused.
         (WSK: a zero-length WskReceive.)
         """
-        if self._events is not None:
-            self._events.resume()
+        self._resume()
 
     def send_nowait(self, data: Octets) -> int:
         """Send what the kernel takes now and queue the rest; never blocks.
@@ -605,7 +454,10 @@ class Connection(trio.abc.HalfCloseableStream):
 
         Raises: as for `send_all`. Nothing is sent then.
         """
-        return self._event_side().send(_octets(data))
+        in_trio("connection.send_nowait")
+        if self._channel is None:
+            raise self._closed_here()
+        return self._send(data if type(data) is bytes else _octets(data))
 
     def queue_send(
         self,
@@ -622,7 +474,8 @@ class Connection(trio.abc.HalfCloseableStream):
 
         Raises: as for `send_all`. Nothing is sent then.
         """
-        return self._event_side().queue_send(_octets(data), context, on_completion)
+        self._check_usable()
+        return self._send_with_irp(_octets(data), context, on_completion)
 
     @property
     def ideal_send_backlog(self) -> int:
@@ -633,79 +486,25 @@ class Connection(trio.abc.HalfCloseableStream):
         """
         return self._request.ideal_send_backlog(self._open_channel())
 
-    def _prepare_events(self, dispatch: ConnectionDispatch) -> None:
-        """Keep the callbacks for when events are enabled."""
-        self._event_side().dispatch = dispatch
-
-    def _event_side(self) -> ConnectionEvents:
+    def _check_usable(self) -> None:
         in_trio("connection.method")  # another thread would race with the pump
         if self._channel is None:
             raise self._closed_here()
-        if self._events is None:
-            self._events = ConnectionEvents(self, self._block)
-        return self._events
 
     # --- Helpers -----------------------------------------------------------------------
-
-    def _watched(self) -> Watch:
-        """The watch of this channel, made when somebody first has to wait."""
-        if self._watch is None:
-            self._watch = self._request.watch(self._open_channel())
-            self._watch.sink = self._events
-        return self._watch
 
     def _wait(self, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Have the current task woken when there is something to try; see `Readiness.wait`."""
         watch = self._watch or self._watched()
         home = watch.home or task_readiness()
-        if self._socket is not None:
-            if self._socket.fileno() < 0:
+        public = None if self._annex is None else self._annex.socket
+        if public is not None:
+            if public.fileno() < 0:
                 raise self._closed_elsewhere()
             if home.edge_triggered:
                 # Its owner may close it, of which only Trio's own waits hear.
                 return watch.wait_on_trio(edge)
         return home.wait(watch, edge, passed=passed)
-
-    def _open_channel(self) -> Channel:
-        if self._channel is None:
-            raise self._closed_here()
-        return self._channel
-
-    def _closed_here(self) -> SocketClosedError | ConnectionBrokenError:
-        if self._lost:
-            assert self._broken is not None
-            return self._translated(self._broken)
-        return SocketClosedError(f"this side has closed the connection with {self.remote_address}")
-
-    def _closed_elsewhere(self) -> SocketClosedError:
-        return SocketClosedError(
-            f"the socket of the connection with {self.remote_address} is closed"
-        )
-
-    def _open_for_sending(self) -> Channel:
-        if self._eof_sent:
-            raise SocketClosedError(
-                f"this side has finished sending to {self.remote_address} (send_eof or disconnect)"
-            )
-        return self._open_channel()
-
-    def _translated(self, error: OSError) -> SocketClosedError | ConnectionBrokenError:
-        """Say an error of the channel in our words, and remember that it is broken."""
-        if error.errno in _CLOSED_ELSEWHERE:
-            return self._closed_elsewhere()
-        if self._broken is None:
-            self._broken = OSError(error.errno, error.strerror)  # without its traceback
-            if self._events is not None:
-                self._events.broken()
-        return ConnectionBrokenError(
-            f"the connection with {self.remote_address} is broken: {error.strerror or error}",
-            status=status_of(error),
-            connection=self,
-        )
-
-
-_CLOSED_ELSEWHERE = frozenset({errno.EBADF, errno.ENOTSOCK})
-"""The owner closed the public socket under us."""
 
 
 def _checked_size(max_bytes: int) -> int:

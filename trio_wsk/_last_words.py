@@ -49,9 +49,8 @@ class LastWords:
         connection = Connection(request.accept(), request, self._block)
         self._connections[connection] = None
         connection._on_end = self._ended
-        events = connection._event_side()
-        events.start(0, ConnectionDispatch())
-        events._belong_to_block()
+        connection._start_events(0, ConnectionDispatch())
+        connection._belong_to_block()
         try:
             connection.disconnect(data=message)
         except ConnectionBrokenError:

@@ -354,9 +354,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _run_completion(self, irp: Irp[Connection]) -> None:
         assert irp.on_completion is not None
         connection = irp.information
-        context = self._block.context.copy()
         try:
-            answer = self._block.call("on_completion", connection, context, irp.on_completion, irp)
+            answer = self._block.call("on_completion", connection, irp.on_completion, irp)
         except ConnectionBrokenError:
             answer = FAILED
         if answer is FAILED and connection is not None:
@@ -438,9 +437,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return
         callback = self._dispatch.accept
         assert callback is not None
-        events = connection._event_side()
         try:
-            answer = events.call("accept", callback)
+            answer = self._block.call("accept", connection, callback, connection)
         except ConnectionBrokenError:
             answer = None  # it came, and it went while it was being taken
             connection.abort()
@@ -449,9 +447,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             raise
         if isinstance(answer, ConnectionDispatch):
             self._counters.to_event += 1
-            events.start(self._connection_events & answer.mask, answer)
+            connection._start_events(self._connection_events & answer.mask, answer)
         elif answer is None or answer is Status.SUCCESS:
             self._counters.to_event += 1
+            if not connection._enabled:
+                self._block.let_go(connection)  # whoever has it now needs no context of the pump's
         else:
             self._not_accepted(connection, answer)
 
@@ -513,7 +513,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _arrived(self, request: TransportRequest) -> None:
         """Put a new request where it belongs."""
         self._counters.accepted += 1
-        if self._block.observers.of(records.ConnectionAccepted):
+        if records.ConnectionAccepted in self._block.observers.wanting:
             self._block.tell(records.ConnectionAccepted, remote_address=request.remote_address)
         if self._intake.mode is REFUSE:
             self._drop(request, "refused")
@@ -546,7 +546,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _hand_over(self, acceptor: Acceptor, request: TransportRequest) -> None:
         connection = self._connect(request, acceptor.context)
         if acceptor.dispatch is not None:
-            connection._prepare_events(acceptor.dispatch)
+            connection._dispatch = acceptor.dispatch
         self._counters.to_accept += 1
         acceptor.give(connection)
 
@@ -579,7 +579,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _indicate_failure(self) -> None:
         callback = self._dispatch.accept
         if self._delivery.event_enabled and callback is not None:
-            self._block.call("accept", None, self._block.context.copy(), callback, None)
+            self._block.call("accept", None, callback, None)
         if self._conditional is not None:
             self._conditional.tell_failure()
         self._nursery.cancel_scope.cancel()

@@ -189,7 +189,7 @@ class Server:
         if callback is not None:
             # Not those that are only reading why they were rejected.
             for connection in self._block.event_driven & self._admitted:
-                self._block.post(functools.partial(connection._event_side().tell_drain, callback))
+                self._block.post(functools.partial(connection._tell_drain, callback))
 
     async def _finish(self) -> None:
         """Drain, or wait until whoever drains already has."""
@@ -235,7 +235,11 @@ class Server:
         self._tasks = HandlerTasks(
             handlers, self._block.context, self._handle, f"trio_wsk: {_name_of(self._handler)}"
         )
-        admit = self._admit_event_driven if self._handler is None else self._admit_to_handler
+        if self._handler is None:
+            admit = self._admit_event_driven
+        else:
+            admit = self._admit_to_handler
+            self._block.linger = LINGER_TIMEOUT
         listening._serve(admit, self._max_connections)
 
     def _opened(self) -> None:
@@ -275,7 +279,6 @@ class Server:
     async def _handle(self, connection: Connection) -> None:  # noqa: ASYNC910 - a task of its own
         """One connection's task: its handler, and whatever comes of it."""
         try:
-            connection._linger = LINGER_TIMEOUT
             if self._ssl_context is None:
                 assert self._handler is not None
                 await self._handler(connection)

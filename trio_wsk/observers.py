@@ -70,6 +70,8 @@ __all__ = [
     "RequestRejected",
 ]
 
+_KINDS: Final[list[type[Record]]] = [getattr(records, name) for name in records.__all__]
+
 # The records' home for users is here: so that tracebacks and documentation say so.
 for _name in records.__all__:
     globals()[_name].__module__ = __name__
@@ -94,26 +96,29 @@ class Observers:
     """The observers of one listening block, sorted by what they want to know."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
-        self._observers = [_checked(observer) for observer in observers]
-        self._by_kind: dict[type[Record], tuple[Observer, ...]] = {}
+        self._sort([_checked(observer) for observer in observers])
 
-    def of(self, kind: type[Record]) -> tuple[Observer, ...]:
-        """Return who wants records of this kind: empty means, don't make one."""
-        found = self._by_kind.get(kind)
-        if found is None:
-            found = tuple(each for each in self._observers if _wants(each, kind))
-            self._by_kind[kind] = found
-        return found
+    def _sort(self, observers: list[Observer]) -> None:
+        self._observers = observers
+        self.wanting: dict[type[Record], list[Observer]] = {}
+        """Who wants records of each kind. One that is not in it nobody wants: make none."""
+        for kind in _KINDS:
+            wanting = [each for each in observers if _wants(each, kind)]
+            if wanting:
+                self.wanting[kind] = wanting
+
+    def of(self, kind: type[Record]) -> bool:
+        """Whether anybody wants records of this kind."""
+        return kind in self.wanting
 
     def tell(self, record: Record) -> None:
         """Hand a record to everybody who wants its kind."""
-        for observer in self.of(type(record)):
+        for observer in self.wanting.get(type(record), ()):
             try:
                 observer(record)
             except Exception:  # noqa: BLE001 - whatever it is, it is logged
                 _log.exception("the observer %r failed and is not called again", observer)
-                self._observers = [each for each in self._observers if each is not observer]
-                self._by_kind.clear()
+                self._sort([each for each in self._observers if each is not observer])
 
 
 def _checked(observer: Observer) -> Observer:
