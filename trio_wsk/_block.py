@@ -222,10 +222,14 @@ class Block:
                     self._contexts[concerns] = context
 
     def let_go(self, connection: EventSide) -> None:
-        """A connection has ended, or belongs to somebody else."""
+        """A connection has ended, or is somebody else's alone."""
         self.event_driven.discard(connection)
         if self._contexts:
-            self._contexts.pop(connection, None)
+            self.forget_context(connection)
+
+    def forget_context(self, connection: EventSide) -> None:
+        """No callback of this connection follows."""
+        self._contexts.pop(connection, None)
 
     def report_callback(
         self, name: str, concerns: EventSide | ConnectionRequest | None, error: BaseException

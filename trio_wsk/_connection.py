@@ -73,7 +73,7 @@ class Connection(EventSide):
         self._block = block
         self._watch = None
         self._annex = None
-        self._on_end = None
+        self._owner = None
         self._marks = 0
         self._receiving = False
         self._sending = IDLE

@@ -76,6 +76,18 @@ class Delivery(Generic[A, R]):
         """Whether somebody would take a request at once: worth asking the kernel."""
         return bool(self._acceptors) or self.event_takes
 
+    def takes(self, *, by_event: bool) -> bool:
+        """Whether one more request has a place to go to.
+
+        Args:
+          by_event: Whether the event may be given one now.
+        """
+        if self._acceptors:
+            return True
+        if self.event_enabled and self.permits > 0:
+            return by_event and not self._parked
+        return len(self._parked) < self.max_parked
+
     @property
     def demand(self) -> float:
         """How many requests would be taken at once, now: by acceptors and by the event."""
@@ -117,7 +129,7 @@ class Delivery(Generic[A, R]):
         """
         if self._acceptors:
             return self._acceptors.popitem(last=False)[0]
-        if to_event and not self._parked and self.event_takes:
+        if to_event and not self._parked and self.event_enabled and self.permits > 0:
             self.permits -= 1
             return Way.EVENT
         self._parked[request] = None

@@ -68,10 +68,12 @@ on Trio's clock: nginx's default for the same thing (``lingering_timeout``)."""
 CONNECTION_EVENTS: Final = RECEIVE | DISCONNECT | SEND_BACKLOG
 """The events that a connection has."""
 
-_THE_BLOCKS: Final = 1 << 16
+# Bits that no event and no edge has, and that leave small numbers small: Python keeps one object
+# for each number up to 256.
+_THE_BLOCKS: Final = 1
 """Among the enabled events: nobody but the block would end this connection."""
 
-_POSTED: Final = 1 << 20
+_POSTED: Final = 2
 """Among the edges that are due: the pump has been asked for a turn."""
 
 _MORE: Final = getattr(socket, "MSG_MORE", 0)
@@ -141,7 +143,7 @@ class EventSide(Wire):
         One that the accept event has taken has no other owner: it is the block's to the end,
         also while all of its events are disabled.
         """
-        if not self._enabled and not self._unsent:
+        if not self._enabled and not self._unsent and self._owner is None:
             self._block.let_go(self)
 
     def _disable(self, event: int) -> Status:
@@ -649,8 +651,8 @@ class EventSide(Wire):
                 trio.lowlevel.notify_closing(annex.socket)
             annex.held = b""
             self._drop_queue()
-        if self._on_end is not None:
-            self._on_end(self)
+        if self._owner is not None:
+            self._owner._connection_ended(self)
         return channel
 
     def _drop_queue(self) -> None:

@@ -201,12 +201,7 @@ class Intake:
             return indicate
         if self._conditional is not None:
             return self._conditional.has_room()
-        delivery = self._delivery
-        if delivery.acceptors:
-            return True
-        if delivery.event_takes:
-            return indicate and not delivery.parked
-        return delivery.room
+        return self._delivery.takes(by_event=indicate)
 
     def take_backlog(self) -> None:
         """For a server, in the pump: take what the kernel has accepted already, paused or not.

@@ -48,7 +48,7 @@ class LastWords:
             next(iter(self._connections)).abort()
         connection = Connection(request.accept(), request, self._block)
         self._connections[connection] = None
-        connection._on_end = self._ended
+        connection._owner = self
         connection._start_events(0, ConnectionDispatch())
         connection._belong_to_block()
         try:
@@ -58,5 +58,5 @@ class LastWords:
         else:
             self._block.call_at(trio.current_time() + LINGER_SECONDS, connection.abort)
 
-    def _ended(self, connection: Connection) -> None:
+    def _connection_ended(self, connection: Connection) -> None:
         del self._connections[connection]

@@ -451,7 +451,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         elif answer is None or answer is Status.SUCCESS:
             self._counters.to_event += 1
             if not connection._enabled:
-                self._block.let_go(connection)  # whoever has it now needs no context of the pump's
+                self._block.forget_context(connection)
         else:
             self._not_accepted(connection, answer)
 
@@ -672,8 +672,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     def _return_permit(self) -> None:
         """For a server: a connection has ended, so another one may come."""
-        self._delivery.permits += 1
-        if self._delivery.permits == 1 or self._conditional is not None:
+        delivery = self._delivery
+        delivery.permits += 1
+        if delivery.permits == 1 or self._conditional is not None:
             self._intake.post_turn()
 
 

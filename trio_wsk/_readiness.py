@@ -284,15 +284,6 @@ class EpollReadiness(Readiness):
         watch.home = self
         self._armed += 1
 
-    def _forget(self, watch: Watch) -> bool:
-        """Take the watch out; False if its place is another one's by now."""
-        watches, fd = self._watches, watch.fd
-        if fd >= len(watches) or watches[fd] is not watch:
-            return False
-        watches[fd] = None
-        self._armed -= 1
-        return True
-
     def rearm(self, watch: Watch, edges: int) -> None:
         """Have the kernel look again: changing an entry reports what is true."""
         if watch.home is self:
@@ -303,12 +294,15 @@ class EpollReadiness(Readiness):
 
     def disarm(self, watch: Watch) -> None:
         """Take the descriptor out of the kernel's set."""
+        watches, fd = self._watches, watch.fd
         # The owner may have closed the descriptor behind our back (through
         # `Connection.socket`). Then the kernel has forgotten it already, and its number
         # may be another channel's by now.
-        if self._forget(watch):
+        if fd < len(watches) and watches[fd] is watch:
+            watches[fd] = None
+            self._armed -= 1
             try:
-                self._epoll.unregister(watch.fd)
+                self._epoll.unregister(fd)
             except OSError:
                 pass
         self._release(watch)
@@ -318,7 +312,8 @@ class EpollReadiness(Readiness):
         watch.home = None
         watch.interest = 0
         watch.drained = False
-        watch.notify(READ | WRITE)
+        if watch.reader is not None or watch.writer is not None or watch.sink is not None:
+            watch.notify(READ | WRITE)
 
     def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Park in the epoll, or straight on Trio while there is nobody else to share it with."""

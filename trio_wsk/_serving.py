@@ -104,7 +104,6 @@ class Server:
         self._has_reset = False
         self._were_reset = 0
         self._none_open: trio.Event | None = None
-        self._admitted: set[Connection] = set()  # without a handler; not all have events
         self._over = trio.Event()
 
     def __repr__(self) -> str:
@@ -187,9 +186,10 @@ class Server:
     def _tell_event_driven(self) -> None:
         callback = self.listening._dispatch.drain
         if callback is not None:
-            # Not those that are only reading why they were rejected.
-            for connection in self._block.event_driven & self._admitted:
-                self._block.post(functools.partial(connection._tell_drain, callback))
+            for connection in self._block.event_driven:
+                # Not those that are only reading why they were rejected.
+                if connection._owner is self and connection._enabled:
+                    self._block.post(functools.partial(connection._tell_drain, callback))
 
     async def _finish(self) -> None:
         """Drain, or wait until whoever drains already has."""
@@ -217,7 +217,7 @@ class Server:
             self._has_reset = True
             self._were_reset = self._open
         self._handlers.cancel_scope.cancel()
-        for connection in [*self._block.event_driven, *self._admitted]:
+        for connection in list(self._block.event_driven):
             connection.abort()
 
     async def _wait_none_open(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
@@ -247,7 +247,9 @@ class Server:
         if self._open > self._open_most:  # noqa: PLR1730 - max() costs more, each time
             self._open_most = self._open
 
-    def _ended(self) -> None:
+    def _connection_ended(self, connection: Connection) -> None:
+        if records.ConnectionEnded in self._block.observers.wanting:
+            self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
         self._open -= 1
         self._served += 1
         if not self._open and self._none_open is not None:
@@ -256,16 +258,10 @@ class Server:
         self.listening._return_permit()
 
     def _admit_event_driven(self, connection: Connection) -> bool:
-        connection._on_end = self._event_driven_ended
-        self._admitted.add(connection)
+        connection._owner = self
+        self._block.event_driven.add(connection)  # also if the accept callback wants no events
         self._opened()
         return False
-
-    def _event_driven_ended(self, connection: Connection) -> None:
-        self._admitted.discard(connection)
-        if self._block.observers.of(records.ConnectionEnded):
-            self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
-        self._ended()
 
     def _admit_to_handler(self, connection: Connection) -> bool:
         self._opened()
@@ -273,7 +269,7 @@ class Server:
             self._tasks.start(connection)
         except RuntimeError:  # a handler's error is ending the server at this moment
             connection.abort()
-            self._ended()
+            self._connection_ended(connection)
         return True
 
     async def _handle(self, connection: Connection) -> None:  # noqa: ASYNC910 - a task of its own
@@ -291,9 +287,7 @@ class Server:
             self._handler_raised(connection, error)
         finally:
             connection.abort()
-            if self._block.observers.of(records.ConnectionEnded):
-                self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
-            self._ended()
+            self._connection_ended(connection)
 
     async def _handle_tls(self, connection: Connection, context: ssl.SSLContext) -> None:
         assert self._handler is not None

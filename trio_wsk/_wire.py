@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -21,7 +21,6 @@ from ._status import status_of
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
 
     from ._addresses import Address
     from ._block import Block
@@ -42,6 +41,7 @@ __all__ = [
     "RESUMED",
     "WAITING",
     "Annex",
+    "Owner",
     "Unsent",
     "Wire",
 ]
@@ -120,6 +120,13 @@ class Annex:
         """The send backlog that was last indicated, in octets."""
 
 
+class Owner(Protocol):
+    """Who keeps account of a connection."""
+
+    def _connection_ended(self, connection: Any) -> None:  # noqa: ANN401 - a layer above
+        """Take note: this side has closed it."""
+
+
 class Wire(trio.abc.HalfCloseableStream):
     """The channel of one connection, and what is known of it."""
 
@@ -128,7 +135,7 @@ class Wire(trio.abc.HalfCloseableStream):
         "_block",
         "_channel",
         "_marks",
-        "_on_end",
+        "_owner",
         "_receiving",
         "_request",
         "_sending",
@@ -141,7 +148,7 @@ class Wire(trio.abc.HalfCloseableStream):
     _block: Block
     _watch: Watch | None
     _annex: Annex | None
-    _on_end: Callable[[Any], object] | None
+    _owner: Owner | None
     _marks: int
     _receiving: bool
     _sending: int

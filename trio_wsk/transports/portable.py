@@ -210,7 +210,8 @@ class PortableTransport(SocketTransport):
                 ready.rotate(-1)
                 raise failure_of(error) from error
             else:
-                ready.rotate(-1)
+                if len(ready) > 1:
+                    ready.rotate(-1)
                 return PortableRequest(source.bound, fd, peer)
         return None
 
