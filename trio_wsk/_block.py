@@ -16,6 +16,7 @@ import heapq
 import sys
 from collections import deque
 from itertools import count
+from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -63,6 +64,8 @@ class Block:
         """Set when the server wants its connections to finish."""
         self.event_driven: set[EventSide] = set()
         """The open connections that have events: nobody else holds them."""
+        self.thread: Final = get_ident()
+        """Where the pump runs: in another thread nothing of the block may be touched."""
         self.linger: float = 0.0
         """How long ``aclose()`` waits for peers to read our last answer, in seconds."""
         self.ended: bool = False
@@ -90,10 +93,14 @@ class Block:
         nursery.start_soon(self.run, name="trio_wsk: pump")
 
     def post(self, work: Callable[[], object]) -> None:
-        """Have ``work`` done by the pump, after what was posted before it."""
-        self._work.append(work)
-        if self._parked:
-            self.readiness.wake()
+        """Have ``work`` done by the pump, after what was posted before it.
+
+        When the block has ended there is no pump, and nothing happens.
+        """
+        if not self.ended:
+            self._work.append(work)
+            if self._parked:
+                self.readiness.wake()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:

@@ -8,7 +8,7 @@ import trio
 
 from ._errors import InvalidParameterError
 
-__all__ = ["check_function", "check_plain_function", "in_trio"]
+__all__ = ["called_outside", "check_function", "check_plain_function", "in_trio"]
 
 
 def in_trio(call: str) -> None:
@@ -23,10 +23,15 @@ def in_trio(call: str) -> None:
     try:
         trio.lowlevel.current_task()
     except RuntimeError:
-        raise RuntimeError(
-            f"{call}() was called from outside the Trio run;"
-            f" from a thread, write trio.from_thread.run_sync({call})"
-        ) from None
+        raise called_outside(call) from None
+
+
+def called_outside(call: str) -> RuntimeError:
+    """Make the error for a call from outside the Trio run."""
+    return RuntimeError(
+        f"{call}() was called from outside the Trio run;"
+        f" from a thread, write trio.from_thread.run_sync({call})"
+    )
 
 
 def check_function(name: str, callback: object) -> None:

@@ -11,11 +11,12 @@ did not have to wait. A cancelled call has therefore taken no byte.
 from __future__ import annotations
 
 import socket
+from threading import get_ident
 from typing import TYPE_CHECKING, final
 
 import trio
 
-from ._callers import in_trio
+from ._callers import called_outside
 from ._errors import (
     ConnectionBrokenError,
     InvalidParameterError,
@@ -166,12 +167,10 @@ class Connection(EventSide):
             data = self._receive_now(size)
             if data is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return data
-            while True:
+            while data is None:
                 await self._wait(READ)
                 data = self._receive_now(size)
-                if data is not None:
-                    return data
+            return data
         finally:
             self._receiving = False
             if self._enabled:
@@ -198,12 +197,10 @@ class Connection(EventSide):
             count = self._receive_into_now(view)
             if count is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return count
-            while True:
+            while count is None:
                 await self._wait(READ)
                 count = self._receive_into_now(view)
-                if count is not None:
-                    return count
+            return count
         finally:
             self._receiving = False
             if self._enabled:
@@ -365,7 +362,7 @@ class Connection(EventSide):
                 )
             self.abort()
         else:
-            self._check_usable()
+            self._check_usable("disconnect")
             self._disconnect(_octets(data))
 
     async def _linger_until_read(self) -> None:  # noqa: ASYNC910 - `aclose` ends in one
@@ -409,7 +406,7 @@ class Connection(EventSide):
 
         Source: SO_WSK_EVENT_CALLBACK.
         """
-        self._check_usable()
+        self._check_usable("enable_events")
         self._enable(int(mask), dispatch)
 
     async def disable_event(self, event: EventMask) -> None:
@@ -433,7 +430,7 @@ class Connection(EventSide):
         Raises:
           InvalidParameterError: not exactly one event.
         """
-        self._check_usable()
+        self._check_usable("disable_event_nowait")
         return self._disable(int(event))
 
     def resume_receive(self) -> None:
@@ -454,10 +451,19 @@ class Connection(EventSide):
 
         Raises: as for `send_all`. Nothing is sent then.
         """
-        in_trio("connection.send_nowait")
-        if self._channel is None:
-            raise self._closed_here()
-        return self._send(data if type(data) is bytes else _octets(data))
+        block = self._block
+        if block.thread != get_ident():
+            raise called_outside("connection.send_nowait")
+        if type(data) is not bytes:
+            data = _octets(data)
+        if self._annex is None and not self._sending and not block.ended:
+            sent = self._send_now(data)  # nothing can stand in line before it
+        else:
+            self._open_channel()
+            sent = self._send_first(data)
+        if sent < len(data):
+            self._enqueue(bytes(memoryview(data)[sent:]), None, len(data) - sent)
+        return 0 if self._annex is None else self._annex.unsent
 
     def queue_send(
         self,
@@ -474,7 +480,7 @@ class Connection(EventSide):
 
         Raises: as for `send_all`. Nothing is sent then.
         """
-        self._check_usable()
+        self._check_usable("queue_send")
         return self._send_with_irp(_octets(data), context, on_completion)
 
     @property
@@ -486,10 +492,10 @@ class Connection(EventSide):
         """
         return self._request.ideal_send_backlog(self._open_channel())
 
-    def _check_usable(self) -> None:
-        in_trio("connection.method")  # another thread would race with the pump
-        if self._channel is None:
-            raise self._closed_here()
+    def _check_usable(self, call: str) -> None:
+        if self._block.thread != get_ident():
+            raise called_outside(f"connection.{call}")  # it would race with the pump
+        self._open_channel()
 
     # --- Helpers -----------------------------------------------------------------------
 

@@ -166,7 +166,7 @@ class EventSide(Wire):
         due = self._due
         self._due = due | edges | _POSTED
         if not due & _POSTED:
-            self._post_turn()
+            self._block.post(self._turn)
 
     def _has_broken(self) -> None:
         """Whoever has events is told in its turn."""
@@ -175,13 +175,6 @@ class EventSide(Wire):
 
     def _schedule(self, due: int) -> None:
         self.on_edges(due)
-
-    def _post_turn(self) -> None:
-        block = self._block
-        if block.ended:
-            self._due &= ~_POSTED
-        else:
-            block.post(self._turn)
 
     def _turn(self) -> None:
         """In the pump: do what is due, bounded."""
@@ -211,11 +204,24 @@ class EventSide(Wire):
             if self._marks & REFUSED or not (self._enabled & RECEIVE or self._lingering):
                 self._look_for_end(due)
                 return READ
-            is_all = self._indicate_once()
+            annex = self._annex
+            came_back = annex is not None and bool(annex.held)
+            if self._marks & FIN_RECEIVED and not came_back:
+                data: bytes | None = b""
+            else:
+                data = self._receive_now(RECEIVE_SIZE)
+            if data:
+                self._tell_data(data)
+            elif data is not None:
+                self._tell_fin()
             if self._channel is None:
                 return 0
-            if is_all:
-                watch = self._watch
+            # After a short read nothing is left; if something has come since, arming the
+            # watch says so, or its edge is still to come. The peer's end has no edge of its own.
+            watch = self._watch
+            if not data or not (
+                came_back or len(data) == RECEIVE_SIZE or (watch is not None and watch.ended)
+            ):
                 if watch is None or not watch.interest & READ:
                     self._arm_for_input(readable=bool(self._marks & FIN_RECEIVED))
                 return 0
@@ -232,36 +238,18 @@ class EventSide(Wire):
         """Whether there is a callback for an event, enabled or not."""
         return self._dispatch is not None and bool(self._dispatch.mask & event)
 
-    def _indicate_once(self) -> bool:
-        """Read and indicate once; True if there was nothing, or nothing is left."""
+    def _tell_data(self, data: bytes) -> None:
+        """Indicate data, if that is enabled."""
         annex = self._annex
-        came_back = annex is not None and bool(annex.held)
-        if self._marks & FIN_RECEIVED and not came_back:
-            self._tell_fin()
-            return True
-        data = self._receive_now(RECEIVE_SIZE)
-        if data is None:
-            return True
-        if not data:
-            self._tell_fin()
-            return True
         if annex is not None and annex.heard_at is not None:
             annex.heard_at = trio.current_time()
-        if self._enabled & RECEIVE:
-            dispatch = self._dispatch
-            assert dispatch is not None
-            assert dispatch.receive is not None
+        dispatch = self._dispatch
+        if dispatch is not None and dispatch.receive is not None and self._enabled & RECEIVE:
             answer = self._block.call("receive", self, dispatch.receive, self, data)
             if answer is not None and answer is not Status.SUCCESS:
                 self._not_all_taken(data, answer)
             elif self._marks & RESUMED:
                 self._marks &= ~RESUMED
-        if came_back or len(data) == RECEIVE_SIZE:
-            return False
-        # After a short read nothing is left; if something has come since, arming the
-        # watch says so, or its edge is still to come. The peer's end has no edge of its own.
-        watch = self._watch
-        return watch is None or not watch.ended
 
     def _not_all_taken(self, data: bytes, answer: object) -> None:
         """Keep what the receive callback has not taken, until it is resumed."""
@@ -409,13 +397,6 @@ class EventSide(Wire):
             self._may_leave_block()
 
     # --- Sending -----------------------------------------------------------------------
-
-    def _send(self, data: Octets) -> int:
-        """Send what goes at once, queue the rest; return how much is queued."""
-        sent = self._send_first(data)
-        if sent < len(data):
-            self._enqueue(bytes(memoryview(data)[sent:]), None, len(data) - sent)
-        return 0 if self._annex is None else self._annex.unsent
 
     def _send_with_irp(
         self, data: Octets, context: object, on_completion: Callable[[Irp[int]], object] | None
