@@ -163,10 +163,12 @@ class Connection(EventSide):
             raise _busy("receive_some")
         self._receiving = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            data = self._receive_now(size)
-            if data is not None:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+            data = None
+            if not self._is_drained():
+                await trio.lowlevel.checkpoint_if_cancelled()
+                data = self._receive_now(size)
+                if data is not None:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
             while data is None:
                 await self._wait(READ)
                 data = self._receive_now(size)
@@ -175,6 +177,16 @@ class Connection(EventSide):
             self._receiving = False
             if self._enabled:
                 self._task_received()
+
+    def _is_drained(self) -> bool:
+        """Whether it is known that nothing is there, so that waiting comes first."""
+        watch = self._watch
+        return (
+            watch is not None
+            and watch.drained
+            and self._channel is not None
+            and (self._annex is None or not self._annex.held)
+        )
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """Receive into ``buffer``, as much as is there and fits.
@@ -193,10 +205,12 @@ class Connection(EventSide):
             raise _busy("receive_into")
         self._receiving = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            count = self._receive_into_now(view)
-            if count is not None:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+            count = None
+            if not self._is_drained():
+                await trio.lowlevel.checkpoint_if_cancelled()
+                count = self._receive_into_now(view)
+                if count is not None:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
             while count is None:
                 await self._wait(READ)
                 count = self._receive_into_now(view)
