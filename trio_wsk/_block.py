@@ -225,18 +225,14 @@ class Block:
             # Contexts that nobody has changed since they were copied compare equal at once.
             if context is self._clean and context != self.context:
                 self._clean = self.context.copy()
-                if name == "accept" or concerns in self.event_driven:
+                if concerns in self.event_driven:
                     self._contexts[concerns] = context
 
     def let_go(self, connection: EventSide) -> None:
         """A connection has ended, or is somebody else's alone."""
         self.event_driven.discard(connection)
         if self._contexts:
-            self.forget_context(connection)
-
-    def forget_context(self, connection: EventSide) -> None:
-        """No callback of this connection follows."""
-        self._contexts.pop(connection, None)
+            self._contexts.pop(connection, None)
 
     def report_callback(
         self, name: str, concerns: EventSide | ConnectionRequest | None, error: BaseException

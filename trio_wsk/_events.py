@@ -95,7 +95,10 @@ class EventSide(Wire):
     # --- Enabling and disabling --------------------------------------------------------
 
     def _start_events(self, mask: int, dispatch: ConnectionDispatch) -> None:
-        """In the pump: the block has this connection; enable events, and take the first turn."""
+        """In the pump: the block has this connection; enable events, and take the first turn.
+
+        It is among the block's ``event_driven`` connections already.
+        """
         self._dispatch = dispatch
         if self._channel is None:
             return
@@ -103,7 +106,8 @@ class EventSide(Wire):
         if self._marks & FIN_SENT:  # the accept callback has said good-bye
             self._wait_for_peer()
         if mask:
-            self._belong_to_block()
+            if self._watch is not None:
+                self._watch.sink = self
             self._turn()
 
     def _enable(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
@@ -211,7 +215,15 @@ class EventSide(Wire):
             else:
                 data = self._receive_now(RECEIVE_SIZE)
             if data:
-                self._tell_data(data)
+                if annex is not None and annex.heard_at is not None:
+                    annex.heard_at = trio.current_time()
+                dispatch = self._dispatch
+                if dispatch is not None and self._enabled & RECEIVE:
+                    answer = self._block.call("receive", self, dispatch.receive, self, data)
+                    if answer is not None and answer is not Status.SUCCESS:
+                        self._not_all_taken(data, answer)
+                    elif self._marks & RESUMED:
+                        self._marks &= ~RESUMED
             elif data is not None:
                 self._tell_fin()
             if self._channel is None:
@@ -237,19 +249,6 @@ class EventSide(Wire):
     def _has(self, event: int) -> bool:
         """Whether there is a callback for an event, enabled or not."""
         return self._dispatch is not None and bool(self._dispatch.mask & event)
-
-    def _tell_data(self, data: bytes) -> None:
-        """Indicate data, if that is enabled."""
-        annex = self._annex
-        if annex is not None and annex.heard_at is not None:
-            annex.heard_at = trio.current_time()
-        dispatch = self._dispatch
-        if dispatch is not None and dispatch.receive is not None and self._enabled & RECEIVE:
-            answer = self._block.call("receive", self, dispatch.receive, self, data)
-            if answer is not None and answer is not Status.SUCCESS:
-                self._not_all_taken(data, answer)
-            elif self._marks & RESUMED:
-                self._marks &= ~RESUMED
 
     def _not_all_taken(self, data: bytes, answer: object) -> None:
         """Keep what the receive callback has not taken, until it is resumed."""

@@ -49,8 +49,8 @@ class LastWords:
         connection = Connection(request.accept(), request, self._block)
         self._connections[connection] = None
         connection._owner = self
+        self._block.event_driven.add(connection)
         connection._start_events(0, ConnectionDispatch())
-        connection._belong_to_block()
         try:
             connection.disconnect(data=message)
         except ConnectionBrokenError:

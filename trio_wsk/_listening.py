@@ -437,6 +437,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return
         callback = self._dispatch.accept
         assert callback is not None
+        self._block.event_driven.add(connection)
         try:
             answer = self._block.call("accept", connection, callback, connection)
         except ConnectionBrokenError:
@@ -450,8 +451,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             connection._start_events(self._connection_events & answer.mask, answer)
         elif answer is None or answer is Status.SUCCESS:
             self._counters.to_event += 1
-            if not connection._enabled:
-                self._block.forget_context(connection)
+            connection._may_leave_block()
         else:
             self._not_accepted(connection, answer)
 

@@ -242,11 +242,6 @@ class Server:
             self._block.linger = LINGER_TIMEOUT
         listening._serve(admit, self._max_connections)
 
-    def _opened(self) -> None:
-        self._open += 1
-        if self._open > self._open_most:  # noqa: PLR1730 - max() costs more, each time
-            self._open_most = self._open
-
     def _connection_ended(self, connection: Connection) -> None:
         if records.ConnectionEnded in self._block.observers.wanting:
             self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
@@ -259,12 +254,15 @@ class Server:
 
     def _admit_event_driven(self, connection: Connection) -> bool:
         connection._owner = self
-        self._block.event_driven.add(connection)  # also if the accept callback wants no events
-        self._opened()
+        self._open += 1
+        if self._open > self._open_most:  # noqa: PLR1730 - max() costs more, each time
+            self._open_most = self._open
         return False
 
     def _admit_to_handler(self, connection: Connection) -> bool:
-        self._opened()
+        self._open += 1
+        if self._open > self._open_most:  # noqa: PLR1730 - max() costs more, each time
+            self._open_most = self._open
         try:
             self._tasks.start(connection)
         except RuntimeError:  # a handler's error is ending the server at this moment
