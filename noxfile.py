@@ -115,7 +115,8 @@ def wheel(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Run the benchmarks, every peer in the same run, and print the ratios; needs a C compiler.
 
-    About a quarter of an hour; for development: `nox -s bench -- --quick --mode echo1`.
+    About a quarter of an hour; for development: `nox -s bench -- --quick --mode echo1`. What
+    renews the documentation's page is said in docs/contributing.md.
     """
     session.install("--editable", ".")
     install_group(session, "bench")

@@ -28,7 +28,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "performance/*.md"]  # the latter are parts that a page includes
 html_theme = "sphinx_rtd_theme"
 
 nitpicky = True

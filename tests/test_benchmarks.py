@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,30 @@ import attrs
 import pytest
 
 from .benchmarks import __file__ as package
-from .benchmarks._charts import chart
-from .benchmarks._claims import CLAIMS, Claim, summary
+from .benchmarks.__main__ import SECOND_MODES, _parse, main
+from .benchmarks._charts import INK, OURS, SPREAD, THEIRS, chart
+from .benchmarks._claims import CLAIMS, Claim, Finding, Kind, Side, findings, summary
 from .benchmarks._contenders import BY_NAME, CONTENDERS, Language
+from .benchmarks._estimate import estimate
 from .benchmarks._load import CpuClock, read_result
-from .benchmarks._modes import CPU, MEMORY, MODES, RATE, Mode, Procedure
+from .benchmarks._machine import Machine, kernel_name, processor_name
+from .benchmarks._modes import CPU, MODES, RATE, Mode, Procedure
 from .benchmarks._outcome import Outcome, Reading, Sample
+from .benchmarks._pages import MAIN, SECOND, parts, write
+from .benchmarks._processes import BenchmarkError
 from .benchmarks._report import Spread, ratio, rows, table
+from .benchmarks._store import Run, from_json, to_json
 from .benchmarks.contenders._lag import summary as lag_summary
 
 FOLDER = Path(package).parent
 LOAD = (FOLDER / "load.c").read_text(encoding="utf-8")
 
+DOCS = FOLDER.parent.parent / "docs"
+SHOWN = DOCS / "performance"
+PAGE = (DOCS / "explanation" / "performance.md").read_text(encoding="utf-8")
+
 ECHO1 = next(mode for mode in MODES if mode.name == "echo1")
+IDLE = next(mode for mode in MODES if mode.name == "idle")
 
 
 def reading(**values: float) -> Reading:
@@ -134,28 +146,70 @@ def test_chart_is_well_formed(samples: list[Sample]) -> None:
 
 
 def test_claim_is_drawn_from_its_mode() -> None:
-    """A ratio where it is against somebody, the figure itself where it is not, or nothing."""
+    """A ratio where it is against somebody, the reading itself where it is not, or nothing."""
     outcomes = [
         Outcome(ECHO1, samples=two_rounds()),
-        Outcome(
-            next(mode for mode in MODES if mode.name == "idle"),
-            samples=[Sample("wsk_serve", 0, Reading({"kib": 2.0}))],
-        ),
+        Outcome(IDLE, samples=[Sample("wsk_serve", 0, Reading({"kib": 2.5}))]),
     ]
 
-    assert (Spread(4.5, 4.0, 5.0), None) == Claim("", "echo1", CPU).figures(outcomes)
-    assert (2.0, None) == Claim("", "idle", MEMORY, None).figures(outcomes)
-    assert (None, None) == Claim("", "burst", CPU).figures(outcomes)
-    assert "idle connection: KiB" in summary(outcomes)
+    found = {
+        (each.claim.what, each.side.contender, each.side.against): each.measured
+        for each in findings(outcomes)
+    }
+    compared = "echo1: CPU, against trio.serve_tcp"
+    assert Spread(4.5, 4.0, 5.0) == found[compared, "wsk_serve", "trio_serve_tcp"]
+    assert found[compared, "wsk_events", "trio_serve_tcp"] is None
+    assert Spread(2.5, 2.5, 2.5) == found["an idle connection", "wsk_serve", "trio_serve_tcp"]
+    assert "an idle connection" in summary(outcomes)
     assert "burst" not in summary(outcomes)
+    assert not summary([])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(Kind.TIMES_BETTER, 0.8), (Kind.TIMES_AS_MUCH, 1.25), (Kind.MORE, 25.0)],
+)
+def test_kinds_of_a_ratio(kind: Kind, expected: float) -> None:
+    """Who needs 125 where another needs 100 is 0.8 times as good, and needs 25 % more."""
+    assert expected == pytest.approx(kind.of(CPU.ratio(125.0, 100.0)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "must", "aim", "median", "verdict"),
+    [
+        (Kind.TIMES_BETTER, 4, 6, 6.0, "aim reached"),
+        (Kind.TIMES_BETTER, 4, 6, 5.9, "reached"),
+        (Kind.TIMES_BETTER, 4, 6, 3.996, "reached"),
+        (Kind.TIMES_BETTER, 4, 6, 3.0, "missed by 25%"),
+        (Kind.TIMES_BETTER, None, 1, 0.9, "aim missed"),
+        (Kind.TIMES_BETTER, None, None, 9.0, ""),
+        (Kind.TIMES_AS_MUCH, 1.4, 1, 1.2, "reached"),
+        (Kind.TIMES_AS_MUCH, 1.4, 1, 0.9, "aim reached"),
+        (Kind.MORE, 20, None, 31.0, "missed by 11 points"),
+        (Kind.KIB, 2.0, None, 3.0, "missed by 50%"),
+        (Kind.KIB, 2.0, None, None, ""),
+    ],
+)
+def test_verdict(
+    kind: Kind, must: float | None, aim: float | None, median: float | None, verdict: str
+) -> None:
+    """A median is judged as it is printed, in the direction of its kind, and never fails."""
+    side = Side("wsk_serve", must, aim)
+    claim = Claim("", "echo1", CPU, awaited=side, kind=kind)
+    measured = None if median is None else Spread(median, median, median)
+
+    assert verdict == Finding(claim, side, measured).verdict
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: str(claim.what))
 def test_claim_can_be_measured(claim: Claim) -> None:
     """Whom a claim names takes part in its mode, which reads what the claim is about."""
     (mode,) = (mode for mode in MODES if mode.name == claim.mode)
-    named = {claim.against, claim.awaited, claim.events} - {None}
+    named = {side.contender for side in claim.sides}
+    if not claim.kind.is_a_reading:
+        named |= {side.against for side in claim.sides}
 
+    assert claim.sides
     assert set() == named - set(mode.contenders)
     assert claim.metric in mode.metrics
 
@@ -182,3 +236,196 @@ def test_contenders_are_files() -> None:
     assert len(CONTENDERS) == len(BY_NAME)
     assert set(BY_NAME) == {name for mode in MODES for name in mode.contenders}
     assert {Language.C, Language.NODE} <= {contender.language for contender in CONTENDERS}
+
+
+def test_all_of_it_stays_under_twenty_minutes() -> None:
+    """A full run, as it is without options, is one that somebody waits for."""
+    options = _parse([])
+    chosen = [(mode, len(mode.contenders)) for mode in MODES]
+
+    seconds = estimate(chosen, rounds=options.rounds, seconds=options.seconds, warm_up=0.2)
+
+    assert seconds < 20 * 60
+
+
+def test_modes_and_contenders_can_be_listed_and_repeated() -> None:
+    """Names after a comma, and after another option of that name, come to the same."""
+    options = _parse(["--mode", "echo1,late", "--mode", "busy", "--only", "node", "--only=c_epoll"])
+
+    assert ["echo1", "late", "busy"] == [mode.name for mode in options.mode]
+    assert ["node", "c_epoll"] == [contender.name for contender in options.only]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor\t: 0\nmodel name\t: Intel(R) Core(TM) i7 CPU @ 2.80GHz\n", "Intel Core i7"),
+        ("model name\t: AMD EPYC 7B13\n", "AMD EPYC 7B13"),
+        ("processor\t: 0\n\nModel\t\t: Raspberry Pi 4\n", "Raspberry Pi 4"),
+        ("cpu\t\t: POWER9\n", "POWER9"),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", "aarch64 processor"),
+        ("", "aarch64 processor"),
+    ],
+)
+def test_processor_has_a_name(cpuinfo: str, expected: str) -> None:
+    """Whatever the kernel says about a processor gives a name, its architecture's at least."""
+    assert expected == processor_name(cpuinfo, "aarch64")
+
+
+def test_kernel_is_a_number() -> None:
+    """What a distribution, or who compiled it, adds to a kernel's version is left out."""
+    assert "Linux 6.1.0" == kernel_name("Linux", "6.1.0-18-our-machine")
+    assert "Linux" == kernel_name("Linux", "mine")
+
+
+def test_machine_is_described() -> None:
+    """This very machine can be described, whatever it is."""
+    machine = Machine.look()
+
+    assert machine.processor in str(machine)
+    assert machine.versions["trio"] != "absent"
+
+
+def run_of(*outcomes: Outcome) -> Run:
+    """A run on some machine."""
+    machine = Machine(
+        processor="Z80",
+        cores=1,
+        is_virtual=False,
+        kernel="Linux 6.1",
+        versions={"CPython": "3.13.0", "uvloop": "absent"},
+        build="built by hand",
+    )
+    return Run(
+        date="2026-01-31",
+        machine=machine,
+        are_cores_separate=True,
+        rounds=2,
+        seconds=0.5,
+        outcomes=outcomes,
+    )
+
+
+def test_run_survives_being_stored() -> None:
+    """What is read back is what was written, and gives the same figures and the same text."""
+    outcome = Outcome(ECHO1, samples=two_rounds(), failures={"node": "ended"}, left_out={"x": "y"})
+
+    text = to_json(run_of(outcome))
+    again = from_json(text)
+
+    assert text == to_json(again)
+    assert run_of().machine == again.machine
+    assert table(outcome) == table(again.outcomes[0])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"modes": {}, "claims": []}'])
+def test_anything_else_is_no_run(text: str) -> None:
+    """A file that is something else is refused, and in words."""
+    with pytest.raises(BenchmarkError, match="not a run"):
+        from_json(text)
+
+
+def test_page_has_a_part_for_each_mode(tmp_path: Path) -> None:
+    """A mode that was not measured says so; a chart of an earlier run does not stay."""
+    (tmp_path / "late.svg").touch()
+
+    write(tmp_path, run_of(Outcome(ECHO1, samples=two_rounds())), is_second=False)
+
+    assert {f"{mode.name}.md" for mode in MODES} <= {path.name for path in tmp_path.iterdir()}
+    assert ["echo1.svg"] == [path.name for path in tmp_path.glob("*.svg")]
+    assert "| **serve** | 4.50 (4.00\u20135.00) |" in (tmp_path / "echo1.md").read_text("utf-8")
+    assert "Not measured" in (tmp_path / "late.md").read_text("utf-8")
+    assert "short run" in (tmp_path / "circumstances.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", [MAIN, SECOND])
+def test_documentation_shows_what_was_measured(name: str) -> None:
+    """What the page includes is what its run gives: nobody has edited it by hand."""
+    text = (SHOWN / name).read_text(encoding="utf-8")
+    run = from_json(text)
+    made = parts(run, is_second=name == SECOND)
+
+    assert text == to_json(run)
+    assert made == {part: (SHOWN / part).read_text(encoding="utf-8") for part in made}
+
+
+@pytest.mark.parametrize(("name", "options"), [(MAIN, []), (SECOND, ["--second"])])
+def test_documentation_is_written_again_without_measuring(
+    name: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a run that was kept the command line prints its claims and writes the same files."""
+    status = main(["--from-json", str(SHOWN / name), "--docs", str(tmp_path), *options])
+
+    assert 0 == status
+    assert "echo1: CPU, against trio.serve_tcp" in capsys.readouterr().out
+    assert {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()} == {
+        path.name: (SHOWN / path.name).read_text("utf-8") for path in tmp_path.iterdir()
+    }
+
+
+def test_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong name of a file ends the program with the name, and no traceback."""
+    assert 1 == main(["--from-json", "nowhere.json"])
+    assert "nowhere.json: No such file" in capsys.readouterr().err
+
+
+def test_nothing_else_lies_beside_it() -> None:
+    """What the page could include is what the two runs gave."""
+    made = {MAIN, SECOND}
+    for name in (MAIN, SECOND):
+        run = from_json((SHOWN / name).read_text(encoding="utf-8"))
+        made |= set(parts(run, is_second=name == SECOND))
+
+    assert made == {path.name for path in SHOWN.iterdir()}
+
+
+def test_page_includes_all_of_it() -> None:
+    """The page has every mode, what is claimed, both machines, and the other Python."""
+    included = re.findall(r"^```\{include\} \.\./performance/(\S+)\.md$", PAGE, re.MULTILINE)
+    expected = ["circumstances", "claims", *(mode.name for mode in MODES), "second"]
+
+    assert expected == included
+
+
+def test_page_has_no_figure_of_its_own() -> None:
+    """Whatever is a number comes from a run; names of modes may have one."""
+    by_hand = re.sub(r"^```\{include\}.*$|`[^`\n]*`", "", PAGE, flags=re.MULTILINE)
+    by_hand = re.sub(r"\bp(50|99)\b|^nox .*$", "", by_hand, flags=re.MULTILINE)
+
+    assert [] == re.findall(r".*\d.*", by_hand)
+
+
+def test_second_run_is_of_some_modes() -> None:
+    """The table of the other Python has the modes that it is meant to have."""
+    run = from_json((SHOWN / SECOND).read_text(encoding="utf-8"))
+
+    assert set(SECOND_MODES) == {outcome.mode.name for outcome in run.outcomes}
+
+
+def test_runs_do_not_tell_whose_they_are() -> None:
+    """No path of a machine gets into the documentation with a run."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in SHOWN.glob("*.[jm]*")}
+
+    assert {} == {
+        name: found
+        for name, text in texts.items()
+        if (found := re.findall(r"(?<![\w.])/(?:home|root|tmp|usr|opt|work)/\S+", text))
+    }
+
+
+@pytest.mark.parametrize(
+    ("colour", "least"), [(INK, 4.5), (OURS, 3.0), (THEIRS, 3.0), (SPREAD, 3.0)]
+)
+def test_chart_can_be_read_on_white_and_on_black(colour: str, least: float) -> None:
+    """Text and shapes have the contrast that WCAG asks for, whichever the page's theme is."""
+    light = luminance(colour)
+
+    assert least <= 1.05 / (light + 0.05)
+    assert least <= (light + 0.05) / 0.05
+
+
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of ``#rrggbb``, none of which is next to black."""
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = (((channel + 0.055) / 1.055) ** 2.4 for channel in channels)
+    return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import enum
-import json
-import platform
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-import attrs
-
 from ._charts import chart
-from ._claims import CLAIMS, summary
+from ._claims import summary
 from ._contenders import BY_NAME, CONTENDERS, Contender
-from ._measure import measure_mode
+from ._estimate import estimate
+from ._machine import Machine
+from ._measure import ROUNDS, WARM_UP_SECONDS, measure_mode
 from ._modes import MODES, Mode
 from ._outcome import Outcome
+from ._pages import write
 from ._processes import Bench, BenchmarkError, Cores, compile_programs
-from ._report import Spread, rows, table
-
-ROUNDS: Final = 7
-"""The least of which a median shrugs off three bad rounds; about a minute a mode."""
+from ._report import table
+from ._store import Run, from_json, to_json
 
 SECONDS: Final = 0.5
 """Long enough for thousands of connections, short enough that a round is one moment."""
@@ -42,6 +35,9 @@ QUICK_SECONDS: Final = 0.15
 QUICK_CONTENDERS: Final = frozenset({"uvloop_protocol", "c_epoll"})
 """Beside ours and the baseline."""
 
+SECOND_MODES: Final = ("echo1", "pingpong", "busy")
+"""What is measured on another Python: a connection's cost, an octet's, and fairness."""
+
 INTERRUPTED: Final = 130
 """What a shell reports for a program that Ctrl-C ended."""
 
@@ -49,10 +45,8 @@ INTERRUPTED: Final = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks that `argv` asks for; the exit status."""
     options = _parse(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)  # so that children are ended on the way out
     try:
-        outcomes, cores = _run(options)
+        run = _stored(options.from_json) if options.from_json else _run(options)
     except BenchmarkError as exc:
         print(f"benchmarks: {exc}", file=sys.stderr)
         return 1
@@ -60,20 +54,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("benchmarks: interrupted", file=sys.stderr)
         return INTERRUPTED
     if options.json:
-        text = json.dumps(_as_json(options, outcomes, cores), indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        options.json.write_text(to_json(run), encoding="utf-8")
     if options.svg:
-        _draw(options.svg, outcomes)
-    return _status(outcomes, chosen=bool(options.only))
+        _draw(options.svg, run.outcomes)
+    if options.docs:
+        write(options.docs, run, is_second=options.second)
+    return _status(run.outcomes, chosen=bool(options.only))
 
 
-def _run(options: argparse.Namespace) -> tuple[list[Outcome], Cores]:
+def _run(options: argparse.Namespace) -> Run:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)  # so that children are ended on the way out
     cores = Cores.choose()
-    _print_machine(cores, options)
+    machine = Machine.look()
+    modes = _modes_asked_for(options)
+    _print_heading(machine, cores, options)
+    _print_estimate(modes, options)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="trio_wsk-bench-") as directory:
         bench = Bench(compile_programs(Path(directory)), cores, _say)
-        for mode in options.mode or MODES:
+        for mode in modes:
             outcome = measure_mode(
                 bench,
                 mode,
@@ -83,9 +83,34 @@ def _run(options: argparse.Namespace) -> tuple[list[Outcome], Cores]:
             )
             outcomes.append(outcome)
             print(f"\n{table(outcome)}", flush=True)
-    if in_short := summary(outcomes):
-        print(f"\n{in_short}", flush=True)
-    return outcomes, cores
+    _print_summary(outcomes)
+    return Run(
+        date=datetime.now(timezone.utc).date().isoformat(),
+        machine=machine,
+        are_cores_separate=cores.are_separate,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        outcomes=outcomes,
+    )
+
+
+def _stored(file: Path) -> Run:
+    """Read a run, and print it as if it had just been measured."""
+    try:
+        run = from_json(file.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise BenchmarkError(f"{file}: {exc.strerror}") from exc
+    print(f"{run.machine}; {run.date}")
+    for outcome in run.outcomes:
+        print(f"\n{table(outcome)}")
+    _print_summary(run.outcomes)
+    return run
+
+
+def _modes_asked_for(options: argparse.Namespace) -> list[Mode]:
+    if options.mode:
+        return list(dict.fromkeys(options.mode))
+    return [mode for mode in MODES if not options.second or mode.name in SECOND_MODES]
 
 
 def _chosen(mode: Mode, options: argparse.Namespace) -> list[Contender]:
@@ -147,23 +172,40 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--only",
+        action="extend",
         type=_contenders,
         default=[],
         metavar="NAME,...",
-        help=f"these contenders; a mode's baseline is always there. "
+        help=f"these contenders; may be said again; a mode's baseline is always there. "
         f"One of ours that cannot start is then no error. Of: "
         f"{', '.join(contender.name for contender in CONTENDERS)}",
     )
     parser.add_argument(
         "--mode",
+        action="extend",
         type=_modes,
         default=[],
         metavar="NAME,...",
-        help=f"these modes. Of: {', '.join(mode.name for mode in MODES)}",
+        help=f"these modes; may be said again. Of: {', '.join(mode.name for mode in MODES)}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
     parser.add_argument(
         "--svg", type=Path, metavar="DIRECTORY", help="draw a chart per mode there, NAME.svg"
+    )
+    parser.add_argument(
+        "--docs", type=Path, metavar="DIRECTORY", help="write there what the documentation shows"
+    )
+    parser.add_argument(
+        "--second",
+        action="store_true",
+        help=f"the smaller run, on another Python, for the end of the documentation's page; if no"
+        f" --mode is said, of {', '.join(SECOND_MODES)}",
+    )
+    parser.add_argument(
+        "--from-json",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: print, draw and write what is in this file, which --json wrote",
     )
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
@@ -213,40 +255,14 @@ def _say(text: str) -> None:
         print(f"\r\x1b[K{text}", end="\r", file=sys.stderr, flush=True)
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "kernel": f"{platform.system()} {platform.release()}",
-        **{name: _version(name) for name in ("trio", "anyio", "uvloop")},
-        "node": _node_version(),
-    }
-
-
-def _node_version() -> str:
-    node = shutil.which("node")
-    if node is None:
-        return "absent"
-    command = [node, "--version"]
-    return subprocess.run(  # noqa: S603 - what will be measured
-        command, check=False, capture_output=True, text=True, timeout=10
-    ).stdout.strip()
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "absent"
-
-
-def _print_machine(cores: Cores, options: argparse.Namespace) -> None:
-    versions = ", ".join(f"{name} {text}" for name, text in _versions().items())
+def _print_heading(machine: Machine, cores: Cores, options: argparse.Namespace) -> None:
+    versions = ", ".join(f"{name} {text}" for name, text in machine.versions.items())
     where = (
         f"servers on core {min(cores.server)}, client on core {min(cores.client)}"
         if cores.are_separate
         else "servers and client SHARE the only core: rates mean nothing, xCPU little"
     )
-    print(f"{versions}\n{where}")
+    print(f"{machine}\n{versions}; {machine.build}\n{where}")
     print(
         f"{options.rounds} shuffled rounds of {options.seconds:g} s at most; x: ratios to the"
         " baseline in the same round, median (min-max), more is better",
@@ -254,40 +270,21 @@ def _print_machine(cores: Cores, options: argparse.Namespace) -> None:
     )
 
 
-def _as_json(
-    options: argparse.Namespace, outcomes: Sequence[Outcome], cores: Cores
-) -> dict[str, object]:
-    return {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "versions": _versions(),
-        "cores": {"server": sorted(cores.server), "client": sorted(cores.client)},
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "claims": [
-            {
-                **attrs.asdict(claim),
-                "figures": [
-                    attrs.asdict(figure) if isinstance(figure, Spread) else figure
-                    for figure in claim.figures(outcomes)
-                ],
-            }
-            for claim in CLAIMS
-        ],
-        "modes": [
-            {
-                **attrs.asdict(outcome.mode, value_serializer=_plain),
-                "rows": [attrs.asdict(row) for row in rows(outcome.mode, outcome.samples)],
-                "skipped": outcome.failures,
-                "left_out": outcome.left_out,
-                "samples": [attrs.asdict(sample) for sample in outcome.samples],
-            }
-            for outcome in outcomes
-        ],
-    }
+def _print_estimate(modes: Sequence[Mode], options: argparse.Namespace) -> None:
+    chosen = [(mode, len(_chosen(mode, options))) for mode in modes]
+    seconds = estimate(
+        chosen, rounds=options.rounds, seconds=options.seconds, warm_up=WARM_UP_SECONDS
+    )
+    number = sum(count for _mode, count in chosen)
+    print(
+        f"{len(modes)} modes, {number} servers in them: about {seconds / 60:.1f} minutes",
+        flush=True,
+    )
 
 
-def _plain(_owner: object, _field: object, value: object) -> object:
-    return value.value if isinstance(value, enum.Enum) else value
+def _print_summary(outcomes: Sequence[Outcome]) -> None:
+    if in_short := summary(outcomes):
+        print(f"\n{in_short}", flush=True)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

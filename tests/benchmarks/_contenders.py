@@ -39,10 +39,16 @@ class Contender:
     """The row of ``MODES`` in ``load.c``, where it isn't the mode's."""
     takes_a_gate: bool = False
     """Whether it has the kernel hold SYNs. Where that can't be had it is left out."""
+    title: str = attrs.field()
+    """What a page calls it."""
 
     @program.default
     def _own_program(self) -> str:
         return self.name
+
+    @title.default
+    def _own_title(self) -> str:
+        return self.name.replace("_", " ")
 
 
 def _inspected() -> Iterator[Contender]:
@@ -57,35 +63,50 @@ def _inspected() -> Iterator[Contender]:
             arguments=(point, form, verdict),
             load="closed" if verdict == "accept" else rejected,
             takes_a_gate=point == "before",
+            title=f"{point}, {form}, {verdict}",
         )
 
 
 CONTENDERS: Final = (
-    Contender("trio_serve_tcp"),
-    Contender("trio_socket"),
-    Contender("anyio_trio"),
-    Contender("anyio_asyncio"),
+    Contender("trio_serve_tcp", title="trio.serve_tcp"),
+    Contender("trio_socket", title="trio.socket, bare loop"),
+    Contender("anyio_trio", title="anyio on Trio"),
+    Contender("anyio_asyncio", title="anyio on asyncio"),
     Contender("asyncio_streams"),
-    Contender("asyncio_protocol"),
+    Contender("asyncio_protocol", title="asyncio Protocol"),
     Contender("uvloop_streams"),
-    Contender("uvloop_protocol"),
-    Contender("node", language=Language.NODE),
-    Contender("wsk_serve", is_ours=True),
-    Contender("wsk_events", is_ours=True),
-    Contender("wsk_events_disconnect", is_ours=True),
-    Contender("c_epoll", language=Language.C),
+    Contender("uvloop_protocol", title="uvloop Protocol"),
+    Contender("node", language=Language.NODE, title="Node"),
+    Contender("wsk_serve", is_ours=True, title="serve"),
+    Contender("wsk_events", is_ours=True, title="serve_events"),
+    Contender("wsk_events_disconnect", is_ours=True, title="serve_events, disconnect()"),
+    Contender("c_epoll", language=Language.C, title="C, epoll"),
     *(
-        Contender(f"{program}_{form}", is_ours=True, program=program, arguments=(form,))
-        for program in ("wsk_serve", "wsk_events")
+        Contender(
+            f"{program}_{form}",
+            is_ours=True,
+            program=program,
+            arguments=(form,),
+            title=f"{title}, {form} inspector",
+        )
+        for program, title in (("wsk_serve", "serve"), ("wsk_events", "serve_events"))
         for form in ("sync", "async")
     ),
-    Contender("plain", is_ours=True, program="wsk_inspected"),
+    Contender("plain", is_ours=True, program="wsk_inspected", title="not inspected"),
     *_inspected(),
     *(
         Contender(
-            f"pended_{program}", is_ours=program != "trio_tasks", program=program, folder="pended"
+            f"pended_{program}",
+            is_ours=program != "trio_tasks",
+            program=program,
+            folder="pended",
+            title=title,
         )
-        for program in ("trio_tasks", "wsk_async", "wsk_plain")
+        for program, title in (
+            ("trio_tasks", "a task of Trio each"),
+            ("wsk_async", "async inspector"),
+            ("wsk_plain", "sync inspector"),
+        )
     ),
 )
 

@@ -211,13 +211,15 @@ def _load(
         load_command(bench, mode, server, seconds), bench.cores.client, _place(server.network)
     ) as client:
         client.read_line(READY_SECONDS)
-        if mode.tells:
-            ask(server.child)  # what it saw until now is not of this window
         before = _calm(pid)
-        client.write(b"\n")
-        result = json.loads(client.read_line(seconds + RESULT_SECONDS))
         if mode.tells:
-            told = ask(server.child)
+            server.child.write(b"start\n")
+        client.write(b"\n")
+        try:
+            result = json.loads(client.read_line(seconds + RESULT_SECONDS))
+        finally:
+            if mode.tells:
+                told = ask(server.child)
         after = _calm(pid)
     _calm(pid)  # what it does for the connections that the client just dropped
     cpu = CpuClock(after.run_ns - before.run_ns, after.wait_ns - before.wait_ns)
@@ -239,8 +241,8 @@ def load_command(
 
 
 def ask(child: Child) -> dict[str, float]:
-    """Have a server say what it measured since it was last asked."""
-    child.write(b"\n")
+    """Have a server say what it measured since it was started to, and stop that."""
+    child.write(b"tell\n")
     told: dict[str, float] = json.loads(child.read_line(TOLD_SECONDS))
     return told
 

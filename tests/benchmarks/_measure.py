@@ -21,6 +21,9 @@ from ._outcome import Measures, Outcome, Sample
 from ._pended import fresh_servers_pending
 from ._processes import Bench, BenchmarkError, NotHereError, take_descriptors
 
+ROUNDS: Final = 7
+"""The least of which a median shrugs off three bad rounds; about a minute a mode."""
+
 WARM_UP_SECONDS: Final = 0.2
 """Thousands of connections: imports, caches and specialised bytecode are in place."""
 

@@ -16,6 +16,8 @@ class Metric:
     """Its key in `Sample.values`."""
     heading: str
     """Of a column: what it is, and its unit."""
+    noun: str
+    """What it is, in a page: a ratio has no unit."""
     is_cost: bool = True
     """Less is better. A ratio is turned so that more is better, always."""
 
@@ -25,20 +27,20 @@ class Metric:
         return over / under if under else 0.0
 
 
-RATE: Final = Metric("rate", "per second", is_cost=False)
-CPU: Final = Metric("cpu_us", "CPU us")
-BOTH_CPU: Final = Metric("both_cpu_us", "both CPU us")
-P50: Final = Metric("p50_ms", "p50 ms")
-P99: Final = Metric("p99_ms", "p99 ms")
-ALL: Final = Metric("all_ms", "all ms")
-BACKGROUND: Final = Metric("background_rate", "busy ones/s", is_cost=False)
-LAG_P50: Final = Metric("lag_p50_ms", "lag p50 ms")
-LAG_P99: Final = Metric("lag_p99_ms", "lag p99 ms")
-MEMORY: Final = Metric("kib", "KiB each")
-ARRIVE: Final = Metric("arrive_us", "us to pend")
-ABORT: Final = Metric("abort_us", "us to abort")
-ACCEPT: Final = Metric("accept_us", "us to accept")
-REJECT: Final = Metric("reject_us", "us to reject")
+RATE: Final = Metric("rate", "per second", "rate", is_cost=False)
+CPU: Final = Metric("cpu_us", "CPU us", "CPU")
+BOTH_CPU: Final = Metric("both_cpu_us", "both CPU us", "CPU of both sides")
+P50: Final = Metric("p50_ms", "p50 ms", "median wait")
+P99: Final = Metric("p99_ms", "p99 ms", "99th percentile of waits")
+ALL: Final = Metric("all_ms", "all ms", "time until all")
+BACKGROUND: Final = Metric("background_rate", "busy ones/s", "busy ones' rate", is_cost=False)
+LAG_P50: Final = Metric("lag_p50_ms", "lag p50 ms", "median lag")
+LAG_P99: Final = Metric("lag_p99_ms", "lag p99 ms", "99th percentile of lags")
+MEMORY: Final = Metric("kib", "KiB each", "memory")
+ARRIVE: Final = Metric("arrive_us", "us to pend", "CPU to pend")
+ABORT: Final = Metric("abort_us", "us to abort", "CPU to abort")
+ACCEPT: Final = Metric("accept_us", "us to accept", "CPU to accept")
+REJECT: Final = Metric("reject_us", "us to reject", "CPU to reject")
 
 
 class Procedure(enum.Enum):
@@ -82,10 +84,12 @@ class Mode:
     """Connections that play ping-pong meanwhile."""
     seconds: float | None = None
     """The window, where it is not the run's to choose."""
+    usual_seconds: float | None = None
+    """How long a window lasts that ends before its time; for the estimate only."""
     most_rounds: int = 1000
     """Where a round takes long and says the same each time."""
     tells: bool = False
-    """Whether the servers measure something themselves, and tell when asked."""
+    """Whether the servers measure something themselves, from being told to until asked."""
     is_apart: bool = False
     """Whether each server, with its client, has a network of its own."""
 
@@ -197,6 +201,7 @@ MODES: Final = (
         compared=(ALL, CPU),
         shown=(P50, P99),
         seconds=10.0,  # it ends when all have it
+        usual_seconds=0.2,
     ),
     Mode(
         "busy",
@@ -241,8 +246,9 @@ MODES: Final = (
         load="echo1",
         connections=256,
         unit="connections",
-        contenders=("trio_serve_tcp", "trio_socket", "asyncio_protocol", *UVLOOP, *OURS),
-        compared=(LAG_P99, LAG_P50, RATE),
+        contenders=SOME_PEERS,
+        compared=(LAG_P99, RATE),
+        shown=(LAG_P50,),
         seconds=1.0,  # a 99th percentile needs hundreds of them
         tells=True,
     ),

@@ -10,11 +10,16 @@ from ._contenders import Contender
 from ._modes import Mode
 
 
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """Keep five digits: no clock knows more, and what is stored is what was reckoned with."""
+    return {name: float(f"{value:.5g}") for name, value in values.items()}
+
+
 @attrs.frozen
 class Reading:
     """One server, measured once."""
 
-    values: Mapping[str, float]
+    values: Mapping[str, float] = attrs.field(converter=_rounded)
     """By the names of `Metric`, and what tells how far to trust them: see `_report`."""
     errors: int = 0
     """Exchanges that failed."""

@@ -12,6 +12,7 @@ was what limited it: below `FULL_UTILISATION` it waited, for the client or for a
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,15 @@ from ._outcome import Outcome, Sample
 
 FULL_UTILISATION: Final = 0.9
 """Of its core: a server below waited for something other than itself."""
+
+SIGNS: Final = (
+    (r"\bus\b", "\u00b5s"),
+    (r">=", "\u2265"),
+    (r"<=", "\u2264"),
+    (r"(?<=\d)x\b", "\u00d7"),
+    (r"(?<=\d)-(?=\d)", "\u2013"),
+)
+"""What ASCII lacks, for `with_signs`."""
 
 DISTURBED: Final = 0.1
 """Share of the time waited for a core: somebody else works there."""
@@ -89,19 +99,22 @@ def rows(mode: Mode, samples: Sequence[Sample]) -> list[Row]:
 
 def ratio(samples: Sequence[Sample], metric: Metric, own: str, base: str) -> Spread | None:
     """How many times better `own` is than `base`, over the rounds in which both were measured."""
-    values = _by_contender(samples)
-    reference = {sample.round: sample.reading.values[metric.name] for sample in values[base]}
-    return Spread.of(
-        metric.ratio(sample.reading.values[metric.name], reference[sample.round])
-        for sample in values[own]
-        if sample.round in reference
-    )
+    return Spread.of(ratios(samples, metric, own, base))
 
 
-def median(samples: Sequence[Sample], metric: Metric, own: str) -> float | None:
-    """What a contender's readings say, in the middle; None: there are none."""
-    values = [s.reading.values[metric.name] for s in samples if s.contender == own]
-    return statistics.median(values) if values else None
+def ratios(samples: Sequence[Sample], metric: Metric, own: str, base: str) -> list[float]:
+    """How many times better `own` is than `base`, in each round in which both were measured."""
+    reference = readings(samples, metric, base)
+    return [
+        metric.ratio(value, reference[number])
+        for number, value in readings(samples, metric, own).items()
+        if number in reference
+    ]
+
+
+def readings(samples: Sequence[Sample], metric: Metric, own: str) -> dict[int, float]:
+    """What was read of one contender, by round."""
+    return {s.round: s.reading.values[metric.name] for s in samples if s.contender == own}
 
 
 def _by_contender(samples: Sequence[Sample]) -> defaultdict[str, list[Sample]]:
@@ -136,6 +149,13 @@ def _notes(mode: Mode, own: Sequence[Sample]) -> Iterable[str]:
     unfinished = sum(sample.reading.unfinished for sample in own)
     if unfinished:
         yield f"{unfinished} unfinished"
+
+
+def with_signs(text: str) -> str:
+    """Write a heading or a figure as a page does, where a terminal has ASCII."""
+    for plain, sign in SIGNS:
+        text = re.sub(plain, sign, text)
+    return text
 
 
 def figure(value: float) -> str:

@@ -2,7 +2,8 @@
  * The limit: a minimal echo server, epoll, one thread, nothing but system calls.
  *
  *     c_epoll TASK        once: answer one read and close; all: answer until end of
- *                         file; close: close without reading
+ *                         file; close: close without reading; lag: as once, beside
+ *                         a timer of 1 ms, which tells what _lag.py tells
  *
  * Prints its port, serves until it is killed.  A connection costs accept4, recv,
  * send and close; an epoll_ctl only if it lasts or its data is not there yet.
@@ -16,16 +17,25 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { EVENTS = 256, READ_SIZE = 65536 };
+enum { EVENTS = 256, READ_SIZE = 65536, SLEEP_NS = 1000000, LAGS = 100000 };
 
 static bool once, at_once;
+
+static int sleeper = -1;     /* a timerfd */
+static uint64_t slept_from;  /* ns */
+static double lags_ms[LAGS]; /* a hundred seconds of them */
+static size_t lag_count;
 
 /* Whether all was sent.  A full send buffer makes everybody wait: in no mode does
  * one fill, but for a moment. */
@@ -67,8 +77,81 @@ static void take(int epoll_fd, int listener)
     }
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Sleep for so long, once; 0: not at all. */
+static void sleep_for(long ns)
+{
+    struct itimerspec due = {.it_value = {.tv_nsec = ns}};
+
+    slept_from = now_ns();
+    timerfd_settime(sleeper, 0, &due, NULL);
+}
+
+static void wake(void)
+{
+    uint64_t expirations, slept = now_ns() - slept_from;
+
+    if (read(sleeper, &expirations, sizeof expirations) < 0)
+        return;
+    if (lag_count < LAGS)
+        lags_ms[lag_count++] = slept > SLEEP_NS ? (double)(slept - SLEEP_NS) / 1e6 : 0;
+    sleep_for(SLEEP_NS);
+}
+
+static int compare(const void *one, const void *other)
+{
+    double a = *(const double *)one, b = *(const double *)other;
+
+    return (a > b) - (a < b);
+}
+
+static double percentile_ms(double fraction)
+{
+    return lag_count ? lags_ms[(size_t)((double)(lag_count - 1) * fraction + 0.5)] : 0;
+}
+
+/* Do what the runner asks for: start, or stop and tell. */
+static void obey(void)
+{
+    char line[16];
+    ssize_t n = read(STDIN_FILENO, line, sizeof line);
+
+    if (n <= 0)
+        exit(0);
+    if (line[0] == 's') {
+        lag_count = 0;
+        sleep_for(SLEEP_NS);
+        return;
+    }
+    sleep_for(0);
+    qsort(lags_ms, lag_count, sizeof *lags_ms, compare);
+    printf("{\"lag_count\": %zu, \"lag_p50_ms\": %.4f, \"lag_p99_ms\": %.4f}\n", lag_count,
+           percentile_ms(0.5), percentile_ms(0.99));
+    fflush(stdout);
+}
+
+/* Wait for the timer and for the runner as well. */
+static bool add_sleeper(int epoll_fd)
+{
+    struct epoll_event of_timer = {.events = EPOLLIN}, of_input = {.events = EPOLLIN};
+
+    sleeper = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    of_timer.data.fd = sleeper;
+    of_input.data.fd = STDIN_FILENO;
+    return sleeper >= 0 && !epoll_ctl(epoll_fd, EPOLL_CTL_ADD, sleeper, &of_timer)
+           && !epoll_ctl(epoll_fd, EPOLL_CTL_ADD, STDIN_FILENO, &of_input);
+}
+
 int main(int argc, char **argv)
 {
+    bool has_sleeper = argc > 1 && !strcmp(argv[1], "lag");
     struct sockaddr_in address = {.sin_family = AF_INET};
     socklen_t length = sizeof address;
     struct epoll_event events[EVENTS], event = {.events = EPOLLIN};
@@ -77,14 +160,15 @@ int main(int argc, char **argv)
     int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* never outlive the runner */
-    once = argc > 1 && !strcmp(argv[1], "once");
+    once = has_sleeper || (argc > 1 && !strcmp(argv[1], "once"));
     at_once = argc > 1 && !strcmp(argv[1], "close");
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* inherited */
     event.data.fd = listener;
     if (bind(listener, (struct sockaddr *)&address, length) || listen(listener, 65535)
         || getsockname(listener, (struct sockaddr *)&address, &length)
-        || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &event)) {
+        || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &event)
+        || (has_sleeper && !add_sleeper(epoll_fd))) {
         perror("c_epoll");
         return 1;
     }
@@ -93,10 +177,15 @@ int main(int argc, char **argv)
     for (;;) {
         int count = epoll_wait(epoll_fd, events, EVENTS, -1);
         for (int i = 0; i < count; i++) {
-            if (events[i].data.fd == listener)
+            int fd = events[i].data.fd;
+            if (fd == listener)
                 take(epoll_fd, listener);
-            else if (!answer(events[i].data.fd))
-                close(events[i].data.fd);
+            else if (has_sleeper && fd == sleeper)
+                wake();
+            else if (has_sleeper && fd == STDIN_FILENO)
+                obey();
+            else if (!answer(fd))
+                close(fd);
         }
     }
 }
