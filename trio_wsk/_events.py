@@ -215,15 +215,7 @@ class EventSide(Wire):
             else:
                 data = self._receive_now(RECEIVE_SIZE)
             if data:
-                if annex is not None and annex.heard_at is not None:
-                    annex.heard_at = trio.current_time()
-                dispatch = self._dispatch
-                if dispatch is not None and self._enabled & RECEIVE:
-                    answer = self._block.call("receive", self, dispatch.receive, self, data)
-                    if answer is not None and answer is not Status.SUCCESS:
-                        self._not_all_taken(data, answer)
-                    elif self._marks & RESUMED:
-                        self._marks &= ~RESUMED
+                self._tell_data(data)
             elif data is not None:
                 self._tell_fin()
             if self._channel is None:
@@ -249,6 +241,19 @@ class EventSide(Wire):
     def _has(self, event: int) -> bool:
         """Whether there is a callback for an event, enabled or not."""
         return self._dispatch is not None and bool(self._dispatch.mask & event)
+
+    def _tell_data(self, data: bytes) -> None:
+        """Indicate data, if that is enabled; or it is thrown away."""
+        annex = self._annex
+        if annex is not None and annex.heard_at is not None:
+            annex.heard_at = trio.current_time()
+        dispatch = self._dispatch
+        if dispatch is not None and dispatch.receive is not None and self._enabled & RECEIVE:
+            answer = self._block.call("receive", self, dispatch.receive, self, data)
+            if answer is not None and answer is not Status.SUCCESS:
+                self._not_all_taken(data, answer)
+            elif self._marks & RESUMED:
+                self._marks &= ~RESUMED
 
     def _not_all_taken(self, data: bytes, answer: object) -> None:
         """Keep what the receive callback has not taken, until it is resumed."""
