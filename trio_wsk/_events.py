@@ -55,8 +55,9 @@ GRACEFUL: Final = False
 ABORTIVE: Final = True
 """The peer has reset the connection."""
 
-RECEIVE_SIZE: Final = 65536
-"""How much is read for one indication at most, in octets."""
+RECEIVE_SIZE: Final = 98304
+"""How much is read for one indication at most, in octets: more than the 64 KiB that so many send
+at a time, because only a read that got less than it asked for says that nothing is left."""
 
 READS_PER_TURN: Final = 4
 """How often one connection is read before the others have their turn."""
