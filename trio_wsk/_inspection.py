@@ -71,6 +71,9 @@ class State(enum.Enum):
     CLOSED = "closed"
     """The listening socket was closed, or failed."""
 
+    steps: Mapping[Event, Step]
+    """Its row of `TABLE`: what may happen in it, and what follows."""
+
     # Members are singletons; the inherited hash is a Python function, which is too slow here.
     __hash__ = object.__hash__
 
@@ -242,6 +245,10 @@ TABLE: Final[Mapping[State, Mapping[Event, Step]]] = {
 }
 """For each state, what may happen in it and what follows. What is not here can't happen."""
 
+for _state, _steps in TABLE.items():
+    _state.steps = _steps
+del _state, _steps
+
 
 def step(state: State, event: Event) -> Step:
     """Return what follows.
@@ -249,7 +256,7 @@ def step(state: State, event: Event) -> Step:
     Raises:
       AssertionError: that can't happen in this state: a bug of ours.
     """
-    found = TABLE[state].get(event)
+    found = state.steps.get(event)
     if found is None:
         raise AssertionError(f"a request that is {state.value} can't have {event.value!r}")
     return found

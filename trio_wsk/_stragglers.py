@@ -33,15 +33,13 @@ class Stragglers:
 
     def __init__(self, block: Block) -> None:
         self._block = block
+        self.straggling: int = 0
+        """How many were cancelled and are still running."""
         self._running: set[ConnectionRequest] = set()
         self._cancelled: OrderedDict[ConnectionRequest, float] = OrderedDict()
         self._reported: set[ConnectionRequest] = set()
         self._check_is_due = False
         self._none_running: trio.Event | None = None
-
-    def __len__(self) -> int:
-        """How many were cancelled and are still running."""
-        return len(self._cancelled) + len(self._reported)
 
     def started(self, request: ConnectionRequest) -> None:
         """Take note: its inspector runs."""
@@ -50,8 +48,10 @@ class Stragglers:
     def ended(self, request: ConnectionRequest) -> None:
         """Take note: its inspector runs no more."""
         self._running.discard(request)
-        self._cancelled.pop(request, None)
-        self._reported.discard(request)
+        if self.straggling and (request in self._cancelled or request in self._reported):
+            self._cancelled.pop(request, None)
+            self._reported.discard(request)
+            self.straggling -= 1
         if not self._running and self._none_running is not None:
             self._none_running.set()
             self._none_running = None
@@ -60,6 +60,7 @@ class Stragglers:
         """Take note: if its inspector runs, it should end soon."""
         if request in self._running:
             self._cancelled[request] = trio.current_time()
+            self.straggling += 1
             self._check_later()
 
     def _check_later(self) -> None:

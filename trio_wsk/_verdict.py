@@ -52,6 +52,9 @@ class InspectAction(enum.Enum):
     PEND = 2
     """Keep it until `ListeningSocket.inspect_complete` says which."""
 
+    # Members are singletons; the inherited hash is a Python function, which is too slow here.
+    __hash__ = object.__hash__
+
 
 class InspectPoint(enum.Enum):
     """When a connection request is inspected, and so what its peer sees of it."""
