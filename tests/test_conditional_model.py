@@ -1048,7 +1048,11 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
         assert self.aborted == counted.aborted
         assert self.dropped == counted.dropped
         assert self.records[CloseStyleUnavailable] == counted.close_fallbacks
-        assert counted.pending <= counted.pending_most <= self.max_pending
+        assert counted.pending <= counted.pending_most
+        assert len(self.undecided) <= self.max_pending
+        # Those whose handshake is not over are pending, too, and have had their verdict.
+        had = len(self.approved) if self.point is BEFORE else 0
+        assert counted.pending_most <= self.max_pending + had
         assert 0 <= establishing <= (len(self.approved) if self.point is BEFORE else 0)
         assert {each.inspect_id: each.request for each in waiting} == dict(
             self.listening.pending_inspections
