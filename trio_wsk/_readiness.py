@@ -96,6 +96,13 @@ class Sink(Protocol):
         """Take note; never runs user code."""
 
 
+class EndSink(Protocol):
+    """Who is told that a peer has ended, and waits for nothing else."""
+
+    def notify(self, edges: int) -> None:
+        """Take note; never runs user code."""
+
+
 class Watch:
     """One channel's edges, and who waits for them."""
 
@@ -253,7 +260,7 @@ class EpollReadiness(Readiness):
         self._fd = self._epoll.fileno()
         # By descriptor. The kernel gives out the lowest numbers that are free, so a list is
         # smaller than a dict, and faster.
-        self._watches: list[Watch | None] = []
+        self._watches: list[Watch | EndSink | None] = []
         self._armed = 0
         self._parked = False
         self._lone = False
@@ -273,16 +280,32 @@ class EpollReadiness(Readiness):
             self._epoll.modify(watch.fd, flags)
         else:
             self._epoll.register(watch.fd, flags)
-            self._remember(watch)
+            self._remember(watch.fd, watch)
+            watch.home = self
         watch.interest = wanted
 
-    def _remember(self, watch: Watch) -> None:
-        watches, fd = self._watches, watch.fd
+    def _remember(self, fd: int, watch: Watch | EndSink) -> None:
+        watches = self._watches
         if fd >= len(watches):
             watches.extend([None] * (fd + 1 - len(watches)))
         watches[fd] = watch
-        watch.home = self
         self._armed += 1
+
+    def tell_end(self, fd: int, sink: EndSink) -> None:
+        """Like `arm_end`, but without a watch: tell somebody when the peer has ended.
+
+        For whom thousands of peers wait: a watch weighs as much as all else that is kept of them.
+        """
+        self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLET)
+        self._remember(fd, sink)
+
+    def tell_no_end(self, fd: int, sink: EndSink) -> None:
+        """Tell it no more; call it before the descriptor is closed."""
+        watches = self._watches
+        if fd < len(watches) and watches[fd] is sink:
+            watches[fd] = None
+            self._armed -= 1
+            self._epoll.unregister(fd)
 
     def rearm(self, watch: Watch, edges: int) -> None:
         """Have the kernel look again: changing an entry reports what is true."""
@@ -363,7 +386,7 @@ class EpollReadiness(Readiness):
         self._epoll.close()
         watches, self._watches, self._armed = self._watches, [], 0
         for watch in watches:
-            if watch is not None:
+            if isinstance(watch, Watch):
                 self._release(watch)
 
 

@@ -18,12 +18,21 @@ import os
 import socket
 import struct
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from trio_wsk._addresses import Address
-from trio_wsk._readiness import ENDED, HUNG_UP, LOOK, LOOK_SECONDS, READ, Watch
+from trio_wsk._readiness import (
+    ENDED,
+    HUNG_UP,
+    LOOK,
+    LOOK_SECONDS,
+    READ,
+    EpollReadiness,
+    Watch,
+)
 from trio_wsk._transport import PeerEnd, PeerFaultError, TransportRequest, next_serial_number
 
 from ._tcp_info import congestion_window
@@ -50,6 +59,8 @@ _TCP_REPAIR: Final = 19
 """Linux, tcp(7) and Documentation of CRIU: in repair mode a connection is closed without a
 word to its peer. `socket` has no name for it."""
 
+_SCOPE_ID: Final = 3  # its place in the address of an IPv6 socket
+
 _INET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
 
 
@@ -59,33 +70,38 @@ class PortableRequest(TransportRequest):
     __slots__ = (
         "_bound",
         "_channel",
+        "_home",
         "_keeper",
         "_local",
-        "_peer",
+        "_number",
         "_remote",
         "_told",
         "_was_reset",
-        "_watch",
-        "serial_number",
     )
 
-    serial_number: int
+    # Set by `watch_end`, and of no meaning before.
+    _keeper: RequestKeeper
+    _told: PeerEnd | None
 
     def __init__(self, bound: Bound, fd: int, peer: _SocketAddress) -> None:
         self._bound = bound
         self._channel = channel = _socket.socket(bound.family, bound.kind, bound.proto, fd)
         channel.settimeout(0)
-        self._peer = peer
+        self._remote: Address | _SocketAddress = peer
         self._local: Address | None = None
-        self._remote: Address | None = None
         self._was_reset = False
-        self._told: PeerEnd | None = None
-        self._keeper: RequestKeeper | None = None
-        self._watch: Watch | None = None
-        self.serial_number = next_serial_number()
+        self._home: EpollReadiness | Watch | None = None  # while it is watched
+        self._number = 0
 
     def __repr__(self) -> str:
         return f"<PortableRequest {self.serial_number} from {self.remote_address}>"
+
+    @property
+    def serial_number(self) -> int:
+        """This request's number, given when it is first asked for."""
+        if not self._number:
+            self._number = next_serial_number()
+        return self._number
 
     @property
     def local_address(self) -> Address:
@@ -110,12 +126,26 @@ class PortableRequest(TransportRequest):
     @property
     def remote_address(self) -> Address:
         """Who wants to connect, as accept said: getpeername would fail after a reset."""
-        if self._remote is None:
-            self._remote = Address.from_sockaddr(self._bound.family, self._peer)
-        return self._remote
+        remote = self._remote
+        if not isinstance(remote, Address):
+            remote = self._remote = Address.from_sockaddr(self._bound.family, remote)
+        return remote
+
+    @property
+    def scope_id(self) -> int:
+        """The interface that a link-local peer is on; 0 of any other. It makes no address."""
+        remote = self._remote
+        if isinstance(remote, Address):
+            return remote.scope_id
+        return cast("int", remote[_SCOPE_ID]) if len(remote) > _SCOPE_ID else 0
 
     def accept(self) -> _socket.socket:
-        """Return the connection, which is the caller's from now on."""
+        """Return the connection, which is the caller's from now on.
+
+        It has TCP_NODELAY and TCP_NOTSENT_LOWAT, which it has inherited as a rule.
+        """
+        if not self._bound.tuned:
+            tune(self._channel)
         return self._channel
 
     def reset(self) -> None:
@@ -184,29 +214,39 @@ class PortableRequest(TransportRequest):
         """
         self._keeper = keeper
         self._told = None
-        watch = Watch(self._channel.fileno(), self)
+        home: EpollReadiness | Watch
         try:
-            readiness.arm_end(watch)
+            if isinstance(readiness, EpollReadiness):
+                home = readiness
+                readiness.tell_end(self._channel.fileno(), self)
+            else:
+                home = Watch(self._channel.fileno(), self)
+                readiness.arm_end(home)
         except OSError:
             pass  # no memory for one more (ENOMEM, ENOSPC): it is found when somebody takes it
         else:
-            self._watch = watch
+            self._home = home
 
     def unwatch_end(self) -> None:
         """Take the descriptor out of the kernel's set again; who waits to peek looks again."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = self._keeper = None
+        home = self._home
+        if home is not None:
+            self._home = None
+            if isinstance(home, Watch):
+                home.close()
+            else:
+                home.tell_no_end(self._channel.fileno(), self)
 
     def on_edges(self, edges: int) -> None:
         """See whether the peer has left, and how."""
-        keeper = self._keeper
-        if keeper is not None and edges & (ENDED | LOOK):
+        if self._home is not None and edges & (ENDED | LOOK):
             end = self._end_of_peer(edges)
             # Whoever looks from time to time sees the same end each time.
             if end is not None and end is not self._told:
                 self._told = end
-                keeper.peer_ended(self, end)
+                self._keeper.peer_ended(self, end)
+
+    notify = on_edges
 
     def _end_of_peer(self, edges: int) -> PeerEnd | None:
         if self.was_reset():
@@ -225,7 +265,7 @@ class PortableRequest(TransportRequest):
 
     def peek(self, count: int) -> tuple[bytes, bool]:
         """Look at what has come (MSG_PEEK)."""
-        has_ended = self._watch is not None and self._watch.ended
+        has_ended = self._home is not None and self._told is not None
         if self._was_reset:  # whoever asked for the error has taken it away
             raise PeerFaultError(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
         try:
@@ -238,11 +278,21 @@ class PortableRequest(TransportRequest):
 
     async def wait_for_more(self) -> None:
         """Wait for the next edge, or for a moment if there are none."""
-        watch = self._watch
-        if watch is None or watch.home is None:
-            await trio.sleep(LOOK_SECONDS)
-        else:
+        if isinstance(self._home, EpollReadiness):
+            self._watch_fully(self._home)
+        watch = self._home
+        if isinstance(watch, Watch) and watch.home is not None:
             await watch.home.wait(watch, READ)
+        else:
+            await trio.sleep(LOOK_SECONDS)
+
+    def _watch_fully(self, readiness: EpollReadiness) -> None:
+        """Be told of more than the end: somebody waits."""
+        self.unwatch_end()
+        watch = Watch(self._channel.fileno(), self)
+        with suppress(OSError):  # no memory: whoever waits looks from time to time
+            readiness.arm_end(watch)
+        self._home = watch
 
     def watch(self, channel: Channel) -> Watch:
         """Make the watch of this channel's descriptor."""
@@ -268,11 +318,6 @@ class PortableRequest(TransportRequest):
         public = socket.socket(bound.family, bound.kind, bound.proto, fileno=owner.detach())
         self._channel = public
         return public, trio.socket.from_stdlib_socket(public)
-
-    def tune(self, channel: Channel) -> None:
-        """Set TCP_NODELAY and TCP_NOTSENT_LOWAT, unless they were inherited."""
-        if not self._bound.tuned:
-            tune(cast("_socket.socket", channel))
 
 
 def _arrange_reset(channel: _socket.socket) -> None:

@@ -219,7 +219,3 @@ class LinuxRequest(TransportRequest):
     def public_socket(self, channel: Channel) -> tuple[Channel, trio.socket.SocketType]:
         """Move the descriptor into a `socket.socket`, and wrap that for Trio."""
         return self._established.public_socket(channel)
-
-    def tune(self, channel: Channel) -> None:
-        """Set what a connection needs and did not inherit from its listening socket."""
-        self._established.tune(channel)

@@ -65,7 +65,6 @@ _SAVED_MOST: Final = 256
 """Octets: the longest headers of IPv6 with some extensions, and of TCP."""
 
 _DEVICE_NAME: Final = 16  # octets, IFNAMSIZ
-_SCOPE_ID: Final = 3  # its place in the address of an IPv6 socket
 
 _DEFAULT_BACKLOG: Final = 4096
 """SYNs that may wait to be inspected: what most kernels allow themselves, too."""
@@ -559,11 +558,9 @@ class LinuxTransport(SocketTransport):
 
 def _identity(connection: PortableRequest) -> tuple[Key, int | None]:
     """Return which connection one is, and its SYN's sequence number if the kernel has kept that."""
-    peer = connection._peer
-    scope_id = cast("int", peer[_SCOPE_ID]) if len(peer) > _SCOPE_ID else 0
     try:
         saved = connection.accept().getsockopt(socket.IPPROTO_TCP, _TCP_SAVED_SYN, _SAVED_MOST)
-        syn = parse(saved, scope_id=scope_id)
+        syn = parse(saved, scope_id=connection.scope_id)
     except (OSError, NotASynError):  # SYN cookies: there is nothing to save
         return key_of(connection.local_address, connection.remote_address), None
     return syn.key, syn.sequence_number
