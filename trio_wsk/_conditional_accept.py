@@ -21,7 +21,6 @@ Source: PFN_WSK_INSPECT_EVENT, PFN_WSK_INSPECT_COMPLETE, PFN_WSK_ABORT_EVENT.
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Coroutine, Mapping
 from functools import partial
@@ -40,6 +39,7 @@ from ._errors import (
     SocketBusyError,
 )
 from ._inspection import UNDECIDED, Answer, Event, State, step
+from ._inspector_tasks import InspectorTasks
 from ._last_words import LastWords
 from ._request import PEEK_LIMIT, ConnectionRequest
 from ._status import Status
@@ -53,9 +53,6 @@ from ._verdict import (
     Verdict,
     as_verdict,
 )
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +123,6 @@ class ConditionalAccept:
         self._max_pending = conditions.max_pending
         self._overflow = conditions.overflow
         self._gone = conditions.gone
-        self._task_name = f"trio_wsk: {getattr(inspect, '__qualname__', repr(inspect))}"
         self._block: Block = listening._block
         self._delivery: Delivery[Any, TransportRequest] = listening._delivery
         self._counters: ListeningCounters = listening._counters
@@ -142,6 +138,10 @@ class ConditionalAccept:
         self._sweep_posted = False
         self._is_full = False
         self._inspectors = Stragglers(self._block)
+        self._task_name = f"trio_wsk: {getattr(inspect, '__qualname__', repr(inspect))}"
+        self._tasks = InspectorTasks(
+            self._block, self._inspectors, self._inspected, self._task_name
+        )
         self._last_words = LastWords(self._block)
         self._all_decided: trio.Event | None = None
 
@@ -251,29 +251,13 @@ class ConditionalAccept:
             if isinstance(answer, Coroutine):
                 answer.close()  # the listening socket was closed meanwhile
             return
-        self._inspectors.started(request)
         self._keep(request)
-        self._block.start_task(self._run, request, answer, name=self._task_name)
+        self._tasks.inspect(request, answer)
 
     @trio.lowlevel.enable_ki_protection
-    async def _run(  # noqa: ASYNC910 - a task of its own
-        self, request: ConnectionRequest, inspection: Awaitable[object]
-    ) -> None:
-        answer: object = FAILED
-        try:
-            with request.cancel_scope:
-                answer = await _unprotected(inspection)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
-            self._block.report_callback("inspect", request, error)
-        except BaseExceptionGroup as group:
-            crash, rest = group.split(Exception)
-            if crash is not None:
-                self._block.report_callback("inspect", request, crash)
-            if rest is not None:
-                raise rest from None
-        finally:
-            self._inspectors.ended(request)
-            self._has_room_again()
+    def _inspected(self, request: ConnectionRequest, answer: object) -> None:
+        """In its task: an async inspector has answered."""
+        self._has_room_again()
         self._answered(request, answer, to_event=False)
 
     def tell_failure(self) -> None:
@@ -451,6 +435,8 @@ class ConditionalAccept:
         )
         if moved.cancels:
             self._cancel(request)
+        elif request._scope is None:
+            request._scope = trio.CancelScope()  # which is not cancelled: there was a verdict
         if moved.aborts:
             self._aborting[number] = request
             self._block.post(partial(self._tell_abort, request))
@@ -479,6 +465,8 @@ class ConditionalAccept:
 
     def _cancel(self, request: ConnectionRequest) -> None:
         assert request.aborted is not None
+        if request._task_scope is not None:
+            request._scope = request._task_scope  # for good: nobody can use it again
         if request._scope is not None:
             request._scope.cancel(reason=f"the request is over: {request.aborted.reason.value}")
         self._inspectors.cancelled(request)
@@ -682,8 +670,3 @@ class PendingInspections(Mapping[InspectId, ConnectionRequest]):
 
     def __repr__(self) -> str:
         return f"PendingInspections({list(self)!r})"
-
-
-@trio.lowlevel.disable_ki_protection
-async def _unprotected(inspection: Awaitable[object]) -> object:  # noqa: ASYNC910 - theirs to keep
-    return await inspection

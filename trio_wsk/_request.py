@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import trio
 
@@ -44,11 +44,13 @@ class ConnectionRequest:
     """
 
     __slots__ = (
+        "_inspection",
         "_inspector",
         "_is_watched",
         "_peeking",
         "_scope",
         "_state",
+        "_task_scope",
         "_transport_request",
         "_verdict",
         "aborted",
@@ -63,7 +65,9 @@ class ConnectionRequest:
         self._transport_request = transport_request
         self._state = State.ARRIVED
         self._verdict: Verdict | None = None
-        self._scope: trio.CancelScope | None = None
+        self._scope: trio.CancelScope | None = None  # once somebody has asked for it
+        self._task_scope: trio.CancelScope | None = None  # while an async inspector runs
+        self._inspection: Any = None  # what that awaits, and then has answered
         self._is_watched = False
         self._peeking = False
         self.arrived_at: float = arrived_at
@@ -131,7 +135,7 @@ class ConnectionRequest:
         by whoever works on the verdict.
         """
         if self._scope is None:
-            self._scope = trio.CancelScope()
+            self._scope = self._task_scope or trio.CancelScope()
             if self.aborted is not None:
                 self._scope.cancel()
         return self._scope

@@ -31,8 +31,8 @@ from ._errors import (
     SocketBusyError,
 )
 from ._faults import split_error, why_no_handshake
-from ._handler_tasks import HandlerTasks
 from ._listening import ListeningSocket, open_listening_socket
+from ._reused_tasks import HandlerTasks
 from ._statistics import DrainReport, ServerStatistics
 
 if sys.version_info < (3, 11):

@@ -35,19 +35,19 @@ class Stragglers:
         self._block = block
         self.straggling: int = 0
         """How many were cancelled and are still running."""
-        self._running: set[ConnectionRequest] = set()
+        self._running = 0
         self._cancelled: OrderedDict[ConnectionRequest, float] = OrderedDict()
         self._reported: set[ConnectionRequest] = set()
         self._check_is_due = False
         self._none_running: trio.Event | None = None
 
-    def started(self, request: ConnectionRequest) -> None:
-        """Take note: its inspector runs."""
-        self._running.add(request)
+    def started(self) -> None:
+        """Take note: one more inspector runs."""
+        self._running += 1
 
     def ended(self, request: ConnectionRequest) -> None:
         """Take note: its inspector runs no more."""
-        self._running.discard(request)
+        self._running -= 1
         if self.straggling and (request in self._cancelled or request in self._reported):
             self._cancelled.pop(request, None)
             self._reported.discard(request)
@@ -58,7 +58,7 @@ class Stragglers:
 
     def cancelled(self, request: ConnectionRequest) -> None:
         """Take note: if its inspector runs, it should end soon."""
-        if request in self._running:
+        if request._task_scope is not None:
             self._cancelled[request] = trio.current_time()
             self.straggling += 1
             self._check_later()

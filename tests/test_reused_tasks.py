@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from trio_wsk import _handler_tasks, open_server
-from trio_wsk._handler_tasks import HandlerTasks
+from trio_wsk import _reused_tasks, open_server
+from trio_wsk._reused_tasks import HandlerTasks
 
 from .support import connect
 
@@ -76,7 +76,7 @@ async def test_context_does_not_leak_from_connection_to_connection() -> None:
     assert 3 * [b"who has opened it"] == told
 
 
-@pytest.mark.parametrize("count", [3, 2 * _handler_tasks.MOST_IDLE])
+@pytest.mark.parametrize("count", [3, 2 * _reused_tasks.MOST_IDLE])
 async def test_number_of_idle_tasks_is_bounded(count: int) -> None:
     """After a burst only so many tasks stay."""
     async with trio.open_nursery() as nursery:
@@ -85,7 +85,7 @@ async def test_number_of_idle_tasks_is_bounded(count: int) -> None:
             tasks.start(Thing())
         assert count == len(nursery.child_tasks)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert min(count, _handler_tasks.MOST_IDLE) == len(nursery.child_tasks)
+        assert min(count, _reused_tasks.MOST_IDLE) == len(nursery.child_tasks)
         nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,242 @@
+"""Async inspectors' tasks are used again, and no request can tell."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import math
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from trio_wsk import InspectAction, open_listening_socket
+from trio_wsk.observers import RequestApproved
+
+from .inspecting import inspecting
+from .support import connect
+
+if TYPE_CHECKING:
+    from trio_wsk import ConnectionRequest
+    from trio_wsk.observers import Record
+
+    from .inspecting import Desk
+
+pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
+
+ACCEPT = InspectAction.ACCEPT
+PEND = InspectAction.PEND
+WHO: contextvars.ContextVar[str] = contextvars.ContextVar("WHO", default="nobody")
+
+settled = trio.testing.wait_all_tasks_blocked
+
+
+async def ask(desk: Desk, count: int) -> None:
+    """Have clients come, one after the other, and each of them let through."""
+    for number in range(count):
+        await desk.parked()
+        assert number + 1 == desk.statistics().approved
+
+
+async def test_task_is_used_again() -> None:
+    """Requests that come one after the other are inspected in one task, by its name."""
+    tasks: list[trio.lowlevel.Task] = []
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        tasks.append(trio.lowlevel.current_task())
+        await trio.lowlevel.checkpoint()
+        return ACCEPT
+
+    async with inspecting(inspect) as desk:
+        await ask(desk, 3)
+
+    assert (3, 1) == (len(tasks), len(set(tasks)))
+    assert "Desk.inspect" in tasks[0].name
+
+
+async def test_context_does_not_leak_from_request_to_request() -> None:
+    """Each inspector has a fresh copy of the context that the listening socket was opened in."""
+    seen: list[str] = []
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        seen.append(WHO.get())
+        WHO.set("who was here before")
+        await trio.lowlevel.checkpoint()
+        return ACCEPT
+
+    WHO.set("who has opened it")
+    async with inspecting(inspect) as desk:
+        WHO.set("somebody else")
+        await ask(desk, 3)
+
+    assert 3 * ["who has opened it"] == seen
+
+
+async def test_scope_that_was_asked_for_is_nobody_elses() -> None:
+    """What is done to a request's scope, then or later, concerns no other request."""
+    deadlines: list[float] = []
+
+    async def inspect(request: ConnectionRequest) -> InspectAction:
+        deadlines.append(trio.current_effective_deadline())
+        request.cancel_scope.deadline = trio.current_time() + 60
+        for earlier in desk.asked[:-1]:
+            earlier.cancel_scope.cancel()
+        await trio.lowlevel.checkpoint()
+        return ACCEPT
+
+    async with inspecting(inspect) as desk:
+        await ask(desk, 3)
+
+        assert 3 == len({request.cancel_scope for request in desk.asked})
+
+    assert 3 * [math.inf] == deadlines
+
+
+async def test_scope_can_be_asked_for_before_the_task_runs() -> None:
+    """A plain function that returns an awaitable may take it: the inspection runs inside it."""
+
+    async def look_up(request: ConnectionRequest) -> InspectAction:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(request)
+
+    def inspect(request: ConnectionRequest) -> object:
+        scopes.append(request.cancel_scope)
+        return look_up(request)
+
+    ended: list[ConnectionRequest] = []
+    scopes: list[trio.CancelScope] = []
+    async with inspecting(inspect) as desk:
+        _, first = await desk.ask()
+        await settled()
+        scopes[0].cancel()
+        await desk.when(lambda: desk.statistics().rejected)
+
+        assert [first] == ended
+        assert {"inspector-failed": 1} == desk.statistics().rejected
+        assert scopes[0] is first.cancel_scope
+
+
+async def test_request_that_was_pended_by_a_task_is_lost_alone() -> None:
+    """Its inspector's task has gone on to another request, which is not cancelled with it."""
+    answers = [PEND, ACCEPT]
+    go_on = trio.Event()
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        answer = answers.pop(0)
+        await trio.lowlevel.checkpoint()
+        if answer is ACCEPT:
+            await go_on.wait()
+        return answer
+
+    async with inspecting(inspect) as desk:
+        client, pended = await desk.pended()
+        await settled()
+        _, other = await desk.ask()
+        await settled()
+        await client.aclose()
+        await desk.aborted()
+
+        assert pended.cancel_scope.cancel_called
+        assert other.aborted is None
+
+        go_on.set()
+        await desk.when(lambda: desk.statistics().parked)
+
+        assert not other.cancel_scope.cancel_called
+
+
+async def test_cancelled_task_is_not_used_again() -> None:
+    """The peer leaves, and the next request is inspected by another task."""
+    tasks: list[trio.lowlevel.Task] = []
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        tasks.append(trio.lowlevel.current_task())
+        if len(tasks) == 1:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return ACCEPT
+
+    async with inspecting(inspect) as desk:
+        client, request = await desk.ask()
+        await settled()
+        await client.aclose()
+        await desk.aborted()
+        await settled()
+        await desk.parked()
+
+        assert request.cancel_scope.cancelled_caught
+
+    assert 2 == len(set(tasks))
+
+
+async def test_crash_of_one_inspection_leaves_the_task_for_the_next() -> None:
+    """An inspector's crash is reported, its request turned away, and its task goes on."""
+    tasks: list[trio.lowlevel.Task] = []
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        tasks.append(trio.lowlevel.current_task())
+        await trio.lowlevel.checkpoint()
+        if len(tasks) == 1:
+            raise ValueError("a bug")
+        return ACCEPT
+
+    async with inspecting(inspect) as desk:
+        await desk.ask()
+        await desk.when(lambda: desk.statistics().rejected)
+        await desk.parked()
+
+        assert {"inspector-failed": 1} == desk.statistics().rejected
+
+    assert (2, 1) == (len(tasks), len(set(tasks)))
+
+
+async def test_idle_task_keeps_nothing() -> None:
+    """What was inspected can be collected, and what the inspector had."""
+    kept: list[weakref.ref[object]] = []
+
+    class Thing:
+        """Something to keep."""
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        thing = Thing()
+        kept.append(weakref.ref(thing))
+        await trio.lowlevel.checkpoint()
+        return ACCEPT
+
+    async with inspecting(inspect) as desk:
+        await ask(desk, 1)
+        await settled()
+        gc.collect()
+
+        assert [None] == [each() for each in kept]
+
+
+async def test_ctrl_c_reaches_the_inspector_and_nobody_else() -> None:
+    """It is held back while state changes: an observer may be told meanwhile."""
+    protected: list[bool] = []
+    told = trio.Event()
+
+    async def inspect(_: ConnectionRequest | None) -> InspectAction:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        await trio.lowlevel.checkpoint()
+        protected.append(trio.lowlevel.currently_ki_protected())
+        return ACCEPT
+
+    def observe(record: Record) -> None:
+        if isinstance(record, RequestApproved):
+            protected.append(trio.lowlevel.currently_ki_protected())
+            told.set()
+
+    async with (
+        open_listening_socket(
+            0, host="127.0.0.1", inspect=inspect, observers=[observe]
+        ) as listening,
+        await connect(listening.local_addresses[0]),
+    ):
+        await told.wait()
+
+    assert [False, False, True] == protected

@@ -1,0 +1,114 @@
+"""Tasks for async inspectors, used one request after the other.
+
+A task runs inside a cancel scope, which is its request's: when the request ends, it is cancelled.
+Making a scope costs as much as making a task, so the next request has the same one, unless
+it was cancelled, or somebody has asked for it by `ConnectionRequest.cancel_scope` and may still
+have it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._block import FAILED
+from ._reused_tasks import ReusedTasks
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ._block import Block
+    from ._request import ConnectionRequest
+    from ._stragglers import Stragglers
+
+__all__ = ["InspectorTasks"]
+
+
+class InspectorTasks(ReusedTasks["ConnectionRequest"]):
+    """The tasks of one listening socket's inspector.
+
+    Args:
+      block: Where they run.
+      inspectors: Who keeps account of them.
+      answered: Called with a request and what its inspector has answered, or `FAILED`.
+      name: What the tasks are called.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        inspectors: Stragglers,
+        answered: Callable[[ConnectionRequest, object], object],
+        name: str,
+    ) -> None:
+        super().__init__(block.start_task, block.context, name)
+        self._block = block
+        self._inspectors = inspectors
+        self._answered = answered
+
+    def inspect(self, request: ConnectionRequest, inspection: Awaitable[object]) -> None:
+        """Run what an inspector has answered a request with."""
+        request._inspection = inspection
+        self._inspectors.started()
+        scope = request._scope
+        if scope is None and self._idle:
+            task = self._idle.pop()
+            request._task_scope = task.custom_sleep_data
+            self._wake(task, request)
+        else:
+            request._task_scope = scope or trio.CancelScope()
+            self._make(request)
+
+    # This itself is not protected from Ctrl-C, and so the inspector isn't, without a coroutine
+    # more: all that changes state is.
+    async def _run(self, request: ConnectionRequest | None) -> None:  # noqa: ASYNC910 - a task of its own
+        assert request is not None
+        assert request._task_scope is not None
+        with request._task_scope as scope:
+            while request is not None:
+                try:
+                    request._inspection = await request._inspection
+                except BaseException as error:
+                    if not self._is_crash(request, error):
+                        raise
+                if not self._over(request):
+                    return  # noqa: ASYNC910 - as above
+                request = None  # who waits keeps no request
+                request = await self._next(scope)
+        if request is not None:  # the scope was cancelled, which is no answer
+            self._answered(request, FAILED)
+
+    @trio.lowlevel.enable_ki_protection
+    def _over(self, request: ConnectionRequest) -> bool:
+        """Its inspector has answered; say whether another request can have the scope."""
+        answer, request._inspection = request._inspection, None
+        self._ended(request)
+        is_free = request._scope is None
+        self._answered(request, answer)
+        return is_free
+
+    @trio.lowlevel.enable_ki_protection
+    def _is_crash(self, request: ConnectionRequest, error: BaseException) -> bool:
+        """Report what is a crash; raise what else is in a group. False if it is none at all."""
+        request._inspection = FAILED
+        crash: BaseException | None = error if isinstance(error, Exception) else None
+        rest: BaseException | None = error if crash is None else None
+        if isinstance(rest, BaseExceptionGroup):
+            crash, rest = rest.split(Exception)
+        if crash is not None:
+            self._block.report_callback("inspect", request, crash)
+        if rest is None:
+            return True
+        self._ended(request)
+        if crash is not None:
+            raise rest from None
+        return False
+
+    def _ended(self, request: ConnectionRequest) -> None:
+        request._task_scope = None
+        self._inspectors.ended(request)

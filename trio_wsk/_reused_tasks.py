@@ -1,0 +1,127 @@
+"""Tasks that are used again: for handlers, and for async inspectors.
+
+A task costs more to make and to end than most handlers take, and more than most inspectors. So a
+task that has nothing left to do waits for more, if few others do. Nothing of the last piece
+of work is left in it: each has a fresh copy of the listening block's context, as a task of its own
+would have, and whatever a handler has opened it has closed, or it would not have returned.
+
+Only what is kept by task instead of by context can tell: ``trio.lowlevel.current_task()`` may be
+the same object for two connections, one after the other.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import outcome
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ._connection import Connection
+
+__all__ = ["HandlerTasks", "ReusedTasks"]
+
+WorkT = TypeVar("WorkT")
+
+MOST_IDLE: Final = 128
+"""How many tasks of one kind wait for work at most; each weighs some 2 KiB."""
+
+
+class ReusedTasks(ABC, Generic[WorkT]):
+    """The tasks of one server or listening socket that do the same thing again and again.
+
+    Args:
+      start_soon: Starts one, in the nursery where they run.
+      context: For each piece of work they have a copy of it.
+      name: What they are called.
+    """
+
+    def __init__(
+        self,
+        start_soon: Callable[..., object],
+        context: contextvars.Context,
+        name: str,
+    ) -> None:
+        self._start_soon = start_soon
+        self._context = context
+        self._name = name
+        # Of who waits: it holds on to nothing. Not shared with other servers, whose runs may be in
+        # other threads: no two may be in one context at once.
+        self._nothing = contextvars.Context()
+        self._idle: list[trio.lowlevel.Task] = []
+
+    def start(self, work: WorkT) -> None:
+        """Have something done, in a task that has nothing else to do.
+
+        Raises:
+          RuntimeError: the nursery is closed, or ending with an error.
+        """
+        if self._idle:
+            self._wake(self._idle.pop(), work)
+        else:
+            self._make(work)
+
+    def _wake(self, task: trio.lowlevel.Task, work: WorkT) -> None:
+        task.context = self._context.copy()
+        trio.lowlevel.reschedule(task, outcome.Value(work))
+
+    def _make(self, work: WorkT) -> None:
+        # A new task has a copy of the context that it is started in.
+        self._context.run(self._start_soon, self._run, work, name=self._name)
+
+    @abstractmethod
+    async def _run(self, work: WorkT) -> None:
+        """Do it, and then what `_next` says, until that is None. What it raises goes on."""
+
+    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave a dead task among those who wait
+    async def _next(self, kept: object = None) -> WorkT | None:  # noqa: ASYNC910 - a task of its own
+        """Return the next thing to do, when there is one; None if enough tasks wait already.
+
+        Args:
+          kept: What whoever wakes the task may want to know of it: its ``custom_sleep_data``.
+        """
+        idle = self._idle
+        if len(idle) >= MOST_IDLE:
+            return None  # noqa: ASYNC910 - as above
+        task = trio.lowlevel.current_task()
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            idle.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        idle.append(task)
+        task.context = self._nothing
+        task.custom_sleep_data = kept
+        work: WorkT = await trio.lowlevel.wait_task_rescheduled(give_up)
+        return work
+
+
+class HandlerTasks(ReusedTasks["Connection"]):
+    """The tasks of one server's handlers.
+
+    Args:
+      nursery: Where they run.
+      context: Each connection has a copy of it.
+      handle: What is done with a connection. What it raises ends its task, and so the nursery.
+      name: What the tasks are called.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        context: contextvars.Context,
+        handle: Callable[[Connection], Awaitable[object]],
+        name: str,
+    ) -> None:
+        super().__init__(nursery.start_soon, context, name)
+        self._handle = handle
+
+    async def _run(self, connection: Connection | None) -> None:  # noqa: ASYNC910 - a task of its own
+        while connection is not None:
+            await self._handle(connection)
+            connection = None  # who waits keeps no connection
+            connection = await self._next()
