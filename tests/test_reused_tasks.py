@@ -144,6 +144,28 @@ async def test_cancelled_while_idle_and_on_the_way_to_a_connection() -> None:
     assert [False, False, True] == ended
 
 
+async def test_task_that_ctrl_c_has_ended_is_passed_over() -> None:
+    """It may come when a task is among those who wait, and does not wait yet."""
+    done: list[trio.lowlevel.Task] = []
+
+    async def handle(_: object) -> None:
+        done.append(trio.lowlevel.current_task())
+        await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        tasks = tasks_in(nursery, handle)
+        with trio.CancelScope():
+            async with trio.open_nursery() as inner:
+                tasks_in(inner, handle).start(Thing())
+                await settled()
+                inner.cancel_scope.cancel()
+        tasks._idle.append(done[0])  # noqa: SLF001 - the moment is too short to be met
+        tasks.start(Thing())
+        await settled()
+        assert 2 == len(set(done))
+        nursery.cancel_scope.cancel()
+
+
 async def test_failure_ends_the_nursery_and_nobody_is_started_any_more() -> None:
     """What a handler's care doesn't hold back goes on, as from a task of its own."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ._block import FAILED
-from ._reused_tasks import ReusedTasks
+from ._reused_tasks import MOST_IDLE, ReusedTasks
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -56,21 +56,20 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
         request._inspection = inspection
         self._inspectors.started()
         scope = request._scope
-        if scope is None and self._idle:
-            task = self._idle.pop()
-            request._task_scope = task.custom_sleep_data
-            self._wake(task, request)
-        else:
+        task = self._pop_idle() if scope is None else None
+        if task is None:
             request._task_scope = scope or trio.CancelScope()
             self._make(request)
+        else:
+            request._task_scope = task.custom_sleep_data
+            self._wake(task, request)
 
     # This itself is not protected from Ctrl-C, and so the inspector isn't, without a coroutine
     # more: all that changes state is.
-    async def _run(self, request: ConnectionRequest | None) -> None:  # noqa: ASYNC910 - a task of its own
-        assert request is not None
+    async def _run(self, request: ConnectionRequest) -> None:  # noqa: ASYNC910 - a task of its own
         assert request._task_scope is not None
         with request._task_scope as scope:
-            while request is not None:
+            while True:
                 try:
                     request._inspection = await request._inspection
                 except BaseException as error:
@@ -78,10 +77,9 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
                         raise
                 if not self._over(request):
                     return  # noqa: ASYNC910 - as above
-                request = None  # who waits keeps no request
+                del request  # who waits keeps no request
                 request = await self._next(scope)
-        if request is not None:  # the scope was cancelled, which is no answer
-            self._answered(request, FAILED)
+        self._answered(request, FAILED)  # the scope was cancelled, which is no answer
 
     @trio.lowlevel.enable_ki_protection
     def _over(self, request: ConnectionRequest) -> bool:
@@ -90,7 +88,7 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
         self._ended(request)
         is_free = request._scope is None
         self._answered(request, answer)
-        return is_free
+        return is_free and len(self._idle) < MOST_IDLE
 
     @trio.lowlevel.enable_ki_protection
     def _is_crash(self, request: ConnectionRequest, error: BaseException) -> bool:

@@ -60,10 +60,18 @@ class ReusedTasks(ABC, Generic[WorkT]):
         Raises:
           RuntimeError: the nursery is closed, or ending with an error.
         """
-        if self._idle:
-            self._wake(self._idle.pop(), work)
-        else:
+        task = self._pop_idle()
+        if task is None:
             self._make(work)
+        else:
+            self._wake(task, work)
+
+    def _pop_idle(self) -> trio.lowlevel.Task | None:
+        while self._idle:
+            task = self._idle.pop()
+            if task.coro.cr_frame is not None:  # else Ctrl-C has ended it when it was to wait
+                return task
+        return None
 
     def _wake(self, task: trio.lowlevel.Task, work: WorkT) -> None:
         task.context = self._context.copy()
@@ -75,18 +83,20 @@ class ReusedTasks(ABC, Generic[WorkT]):
 
     @abstractmethod
     async def _run(self, work: WorkT) -> None:
-        """Do it, and then what `_next` says, until that is None. What it raises goes on."""
+        """Do it, and then what `_next` brings, while there are not `MOST_IDLE` who wait already.
 
-    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave a dead task among those who wait
-    async def _next(self, kept: object = None) -> WorkT | None:  # noqa: ASYNC910 - a task of its own
-        """Return the next thing to do, when there is one; None if enough tasks wait already.
+        What it raises goes on.
+        """
+
+    def _next(self, kept: object = None) -> Awaitable[WorkT]:
+        """Have the current task wait for the next thing to do; await what this returns at once.
+
+        A plain function: that spares a coroutine.
 
         Args:
           kept: What whoever wakes the task may want to know of it: its ``custom_sleep_data``.
         """
         idle = self._idle
-        if len(idle) >= MOST_IDLE:
-            return None  # noqa: ASYNC910 - as above
         task = trio.lowlevel.current_task()
 
         def give_up(_: object) -> trio.lowlevel.Abort:
@@ -96,8 +106,7 @@ class ReusedTasks(ABC, Generic[WorkT]):
         idle.append(task)
         task.context = self._nothing
         task.custom_sleep_data = kept
-        work: WorkT = await trio.lowlevel.wait_task_rescheduled(give_up)
-        return work
+        return trio.lowlevel.wait_task_rescheduled(give_up)  # noqa: ASYNC105 - by our caller
 
 
 class HandlerTasks(ReusedTasks["Connection"]):
@@ -120,8 +129,10 @@ class HandlerTasks(ReusedTasks["Connection"]):
         super().__init__(nursery.start_soon, context, name)
         self._handle = handle
 
-    async def _run(self, connection: Connection | None) -> None:  # noqa: ASYNC910 - a task of its own
-        while connection is not None:
+    async def _run(self, connection: Connection) -> None:
+        while True:
             await self._handle(connection)
-            connection = None  # who waits keeps no connection
+            if len(self._idle) >= MOST_IDLE:
+                break
+            del connection  # who waits keeps none
             connection = await self._next()
