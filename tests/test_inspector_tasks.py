@@ -12,14 +12,14 @@ import pytest
 import trio
 import trio.testing
 
-from trio_wsk import InspectAction, open_listening_socket
+from trio_wsk import InspectAction, open_listening_socket, open_server
 from trio_wsk.observers import RequestApproved
 
 from .inspecting import inspecting
 from .support import connect
 
 if TYPE_CHECKING:
-    from trio_wsk import ConnectionRequest
+    from trio_wsk import Connection, ConnectionRequest
     from trio_wsk.observers import Record
 
     from .inspecting import Desk
@@ -72,6 +72,24 @@ async def test_context_does_not_leak_from_request_to_request() -> None:
         await ask(desk, 3)
 
     assert 3 * ["who has opened it"] == seen
+
+
+async def test_context_does_not_leak_from_inspector_to_handler() -> None:
+    """The inspector's task starts the handler's, which has the server's context all the same."""
+    WHO.set("who has opened it")
+
+    async def inspect(_: ConnectionRequest | None) -> InspectAction:
+        WHO.set("the inspector")
+        await trio.lowlevel.checkpoint()
+        return ACCEPT
+
+    async def handler(connection: Connection) -> None:
+        await connection.send_all(WHO.get().encode())
+
+    async with open_server(handler, 0, host="127.0.0.1", inspect=inspect) as server:
+        for _ in range(2):
+            async with await connect(server.local_addresses[0]) as client:
+                assert b"who has opened it" == await client.receive_some()
 
 
 async def test_scope_that_was_asked_for_is_nobody_elses() -> None:

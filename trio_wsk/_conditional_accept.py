@@ -258,7 +258,7 @@ class ConditionalAccept:
     def _inspected(self, request: ConnectionRequest, answer: object) -> None:
         """In its task: an async inspector has answered."""
         self._has_room_again()
-        self._answered(request, answer, to_event=False)
+        self._answered(request, answer, to_event=self.listening._admits_anywhere)
 
     def tell_failure(self) -> None:
         """In the pump: the listening socket has failed, which the inspector is told once."""

@@ -146,6 +146,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._connection_events = 0
         self._intake = Intake(self, on_no_descriptors)
         self._admit: Callable[[Connection], bool] | None = None
+        self._admits_anywhere = False
         self._conditional: ConditionalAccept | None = None
         self._nursery: trio.Nursery
 
@@ -656,15 +657,20 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         while self._delivery.parked and self._delivery.event_takes:
             await self._block.settle()  # the accept event is given one batch at each turn
 
-    def _serve(self, admit: Callable[[Connection], bool], max_connections: float) -> None:
+    def _serve(
+        self, admit: Callable[[Connection], bool], max_connections: float, *, anywhere: bool
+    ) -> None:
         """For a server: have every connection admitted, and no more at once than that.
 
         Args:
           admit: Called in the pump with each connection that the accept event would get;
             True if that is all, False to go on with the accept callback.
           max_connections: How many permits there are; one is taken before each accept.
+          anywhere: Whether ``admit`` runs no callbacks, so that what was inspected needs not wait
+            for the pump.
         """
         self._admit = admit
+        self._admits_anywhere = anywhere
         self._delivery.permits = max_connections
         self._delivery.event_enabled = True
         self._connection_events = CONNECTION_EVENTS

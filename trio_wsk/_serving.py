@@ -240,7 +240,7 @@ class Server:
         else:
             admit = self._admit_to_handler
             self._block.linger = LINGER_TIMEOUT
-        listening._serve(admit, self._max_connections)
+        listening._serve(admit, self._max_connections, anywhere=self._handler is not None)
 
     def _connection_ended(self, connection: Connection) -> None:
         if records.ConnectionEnded in self._block.observers.wanting:
