@@ -46,6 +46,7 @@ from ._status import Status
 from ._stragglers import Stragglers
 from ._transport import PeerEnd, PeerFaultError
 from ._verdict import (
+    PLAIN,
     AbortReason,
     CloseStyle,
     InspectAction,
@@ -100,8 +101,6 @@ _OVERFLOW: Final = Event.OVERFLOW
 _ESTABLISH: Final = Event.ESTABLISH
 _DELIVER: Final = Event.DELIVER
 
-_VERDICTS: Final = (InspectAction, Verdict)
-
 _AWAITABLES: Final = (CoroutineType, Awaitable)
 """What an async inspector answers with. Asked in this order it costs a tenth for a coroutine."""
 
@@ -122,6 +121,7 @@ class ConditionalAccept:
         self._abort_callback = conditions.abort
         self._max_pending = conditions.max_pending
         self._overflow = conditions.overflow
+        self._pending_wait = conditions.overflow.pending == "wait"
         self._gone = conditions.gone
         self._block: Block = listening._block
         self._delivery: Delivery[Any, TransportRequest] = listening._delivery
@@ -190,7 +190,7 @@ class ConditionalAccept:
             room = self._overflow.parked != "wait"
         else:
             room = True
-        if undecided >= self._max_pending and self._overflow.pending == "wait":
+        if undecided >= self._max_pending and self._pending_wait:
             room = False
         if self._inspectors.straggling >= self._max_pending:
             room = False
@@ -198,10 +198,6 @@ class ConditionalAccept:
         return room
 
     def _has_room_again(self) -> None:
-        if self._is_full or self._all_decided is not None:
-            self._tell_room()
-
-    def _tell_room(self) -> None:
         if self._is_full:
             self._is_full = False
             self.listening._intake.look_again()
@@ -229,7 +225,7 @@ class ConditionalAccept:
         self._asked = request
         counters = self._counters
         counters.inspected += 1
-        pending = self.pending
+        pending = len(self._undecided) + 1 + self._establishing
         if pending > counters.pending_most:  # noqa: PLR1730 - max() costs more, each time
             counters.pending_most = pending
         try:
@@ -237,7 +233,9 @@ class ConditionalAccept:
         except BaseException:  # Ctrl-C and its like go on, and nobody decides about this one
             self._lose_if_undecided(request)
             raise
-        if not isinstance(answer, _VERDICTS) and isinstance(answer, _AWAITABLES):
+        if isinstance(answer, InspectAction):
+            self._happens(request, _EVENT_OF[answer], PLAIN[answer], to_event=True)
+        elif not isinstance(answer, Verdict) and isinstance(answer, _AWAITABLES):
             self._start(request, answer)
         else:
             self._answered(request, answer, to_event=True)
@@ -338,10 +336,13 @@ class ConditionalAccept:
 
     def _approve(self, request: ConnectionRequest, *, to_event: bool) -> None:
         transport_request = request._transport_request
-        self._leave_undecided(request)
+        if request is self._asked:
+            self._asked = None
+        else:
+            del self._undecided[transport_request.serial_number]
         self._approved[transport_request] = request
         self._counters.approved += 1
-        if self._block.observers.of(records.RequestApproved):
+        if records.RequestApproved in self._block.observers.wanting:
             self._tell(records.RequestApproved, request)
         if transport_request.approve():
             self._establish(request, to_event=to_event)
@@ -359,7 +360,8 @@ class ConditionalAccept:
         if is_parked and request._state is State.ESTABLISHED:
             self._watch(request)
             self._check_parked(request)
-        self._has_room_again()
+        if self._is_full or self._all_decided is not None:
+            self._has_room_again()
 
     def _check_parked(self, newcomer: ConnectionRequest) -> None:
         """More are parked than may be: have one go, if that is the policy."""
@@ -380,7 +382,8 @@ class ConditionalAccept:
         if request._is_watched:
             request._is_watched = False
             transport_request.unwatch_end()
-        self._has_room_again()
+        if self._is_full or self._all_decided is not None:
+            self._has_room_again()
 
     def lost_while_parked(self, transport_request: TransportRequest) -> None:
         """Take note: it was found reset when somebody wanted to take it."""

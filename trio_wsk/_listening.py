@@ -680,8 +680,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """For a server: a connection has ended, so another one may come."""
         delivery = self._delivery
         delivery.permits += 1
-        if delivery.permits == 1 or self._conditional is not None:
+        if delivery.permits == 1:
             self._intake.post_turn()
+        elif self._conditional is not None:
+            self._conditional._has_room_again()
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from ._errors import InvalidParameterError
 
 __all__ = [
     "MESSAGE_LIMIT",
+    "PLAIN",
     "AbortReason",
     "CloseStyle",
     "InspectAction",
@@ -163,14 +164,15 @@ class Verdict:
         return CloseStyle.MESSAGE if isinstance(self.close, bytes) else self.close
 
 
-_PLAIN: Final = {action: Verdict(action) for action in InspectAction}
+PLAIN: Final = {action: Verdict(action) for action in InspectAction}
+"""What an action alone means, in full."""
 
 
 def as_verdict(answer: object) -> Verdict | None:
     """Read an inspector's answer; None if it is none."""
     if isinstance(answer, Verdict):
         return answer
-    return _PLAIN[answer] if isinstance(answer, InspectAction) else None
+    return PLAIN[answer] if isinstance(answer, InspectAction) else None
 
 
 OverflowPolicy = Literal["wait", "reset", "evict"]
