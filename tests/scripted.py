@@ -325,10 +325,6 @@ class LoopbackRequest(ScriptedRequest):
         """Make the watch of this channel."""
         return self.real.watch(channel)
 
-    def tune(self, channel: Channel) -> None:
-        """Set what the kernel's accept did not."""
-        self.real.tune(channel)
-
     def abort(self, channel: Channel) -> None:
         """Close with a reset."""
         self.real.abort(channel)

@@ -942,18 +942,17 @@ async def test_public_socket_can_be_aborted(owner: Owner) -> None:
 
 
 async def test_inherited_options_are_not_set_again(owner: Owner) -> None:
-    """On a connection that has inherited its options, tune leaves the owner's choice alone."""
+    """What a connection has inherited is left as it is: the owner may have chosen otherwise."""
     nodelay = (socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    (listening,) = owner.transport.public_sockets()
+    assert 1 == listening.getsockopt(*nodelay)
+    listening.setsockopt(*nodelay, 0)
     with connect(owner):
         request = await owner.request()
-        channel = request.accept()
-        assert 1 == channel.getsockopt(*nodelay)
-        channel.setsockopt(*nodelay, 0)
 
-        request.tune(channel)
+        channel = request.accept()
 
         assert 0 == channel.getsockopt(*nodelay)
-
         channel.close()
 
 

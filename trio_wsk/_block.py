@@ -70,8 +70,9 @@ class Block:
         """How long ``aclose()`` waits for peers to read our last answer, in seconds."""
         self.ended: bool = False
         """The block has been left: nothing posted is done any more."""
-        self.calling: object = None
-        """Which callback is running now, if any: the object and the name of the event."""
+        self.calling: str | None = None
+        """Which callback is running now, if any."""
+        self._calling_for: object = None
         self.readiness: Readiness
         # Contexts are made for those who change them: one that nobody has changed serves all.
         self._clean = self.context.copy()
@@ -209,7 +210,7 @@ class Block:
         context = self._clean
         if self._contexts:
             context = self._contexts.get(concerns, context)
-        outer, self.calling = self.calling, (concerns, name)
+        self.calling, self._calling_for = name, concerns
         try:
             return context.run(callback, *arguments)
         except ConnectionBrokenError as error:
@@ -221,12 +222,16 @@ class Block:
             self.report_callback(name, concerns, error)
             return FAILED
         finally:
-            self.calling = outer
+            self.calling = self._calling_for = None
             # Contexts that nobody has changed since they were copied compare equal at once.
             if context is self._clean and context != self.context:
                 self._clean = self.context.copy()
                 if concerns in self.event_driven:
                     self._contexts[concerns] = context
+
+    def is_calling(self, name: str, connection: EventSide) -> bool:
+        """Whether this callback runs now, for this connection."""
+        return self.calling == name and self._calling_for is connection
 
     def let_go(self, connection: EventSide) -> None:
         """A connection has ended, or is somebody else's alone."""

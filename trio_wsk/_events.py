@@ -160,7 +160,7 @@ class EventSide(Wire):
             )
         self._enabled &= ~event
         self._may_leave_block()
-        if self._block.calling == (self, _SLOTS[event]):
+        if self._block.is_calling(_SLOTS[event], self):
             return Status.EVENT_PENDING
         return Status.SUCCESS
 
@@ -289,7 +289,7 @@ class EventSide(Wire):
         if self._marks & REFUSED:
             self._marks &= ~REFUSED
             self._schedule(READ)
-        elif self._block.calling == (self, "receive"):
+        elif self._block.is_calling("receive", self):
             self._marks |= RESUMED
 
     def _arm(self, edges: int) -> None:

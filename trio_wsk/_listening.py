@@ -426,8 +426,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
                 " connection.disable_event(...)"
             )
         self._delivery.event_enabled = False
-        calling = self._block.calling
-        is_own = isinstance(calling, tuple) and calling[1] == "accept"
+        is_own = self._block.calling == "accept"
         return Status.EVENT_PENDING if is_own else Status.SUCCESS
 
     def _indicate(self, request: TransportRequest) -> None:
@@ -554,9 +553,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _connect(self, request: TransportRequest, context: object) -> Connection:
         if self._conditional is not None:
             self._conditional.taken(request)
-        channel = request.accept()
-        request.tune(channel)
-        return Connection(channel, request, self._block, context)
+        return Connection(request.accept(), request, self._block, context)
 
     def _drop(self, request: TransportRequest, reason: str) -> None:
         request.reset()

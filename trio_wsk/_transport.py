@@ -205,6 +205,9 @@ class TransportRequest(ABC):
     def accept(self) -> Channel:
         """Return the connection's bytes, which are the caller's to close; `approve` comes first.
 
+        What a connection needs to be set, and has not inherited from its listening socket, is
+        set by then.
+
         `unwatch_end` comes before it, if the request is watched.
         """
 
@@ -299,9 +302,6 @@ class TransportRequest(ABC):
           AttributeError: this transport's connections are no sockets.
         """
         raise AttributeError("this transport's connections are no sockets")
-
-    def tune(self, channel: Channel) -> None:  # noqa: B027 - most transports have nothing to set
-        """Set what a connection needs and did not inherit from its listening socket."""
 
 
 class Transport(ABC):

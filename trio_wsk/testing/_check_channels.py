@@ -202,10 +202,9 @@ async def abort_resets(stage: Stage) -> None:
 
 @check()
 async def backlog_is_a_count(stage: Stage) -> None:
-    """ideal_send_backlog() is a count of octets, and tune() does no harm."""
+    """ideal_send_backlog() is a count of octets."""
     await stage.listen()
     visitor = await stage.connection()
-    visitor.request.tune(visitor.channel)
     ideal = visitor.request.ideal_send_backlog(visitor.channel)
     assert ideal > 0, f"ideal_send_backlog() is {ideal}"
 
