@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from trio_wsk import _reused_tasks, open_server
-from trio_wsk._reused_tasks import HandlerTasks
+from trio_wsk._reused_tasks import ReusedTasks
 
 from .support import connect
 
@@ -37,9 +37,23 @@ class Thing:
     """In place of a connection: the tasks don't look at it."""
 
 
+class Handling(ReusedTasks[Any]):
+    """Tasks that handle things, as a server's do."""
+
+    def __init__(self, nursery: trio.Nursery, handle: Callable[[Any], Awaitable[object]]) -> None:
+        super().__init__(nursery.start_soon, contextvars.copy_context(), "handler")
+        self._handle = handle
+
+    async def _run(self, thing: Any) -> None:
+        while len(self._idle) < _reused_tasks.MOST_IDLE:
+            await self._handle(thing)
+            del thing
+            thing = await self._next()
+
+
 def tasks_in(nursery: trio.Nursery, handle: Callable[[Any], Awaitable[object]]) -> Any:
     """Make tasks that handle things."""
-    return HandlerTasks(nursery, contextvars.copy_context(), handle, "handler")
+    return Handling(nursery, handle)
 
 
 async def one_after_the_other(count: int) -> tuple[list[bytes], list[object]]:

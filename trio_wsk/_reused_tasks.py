@@ -21,9 +21,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ._connection import Connection
-
-__all__ = ["HandlerTasks", "ReusedTasks"]
+__all__ = ["MOST_IDLE", "ReusedTasks"]
 
 WorkT = TypeVar("WorkT")
 
@@ -107,32 +105,3 @@ class ReusedTasks(ABC, Generic[WorkT]):
         task.context = self._nothing
         task.custom_sleep_data = kept
         return trio.lowlevel.wait_task_rescheduled(give_up)  # noqa: ASYNC105 - by our caller
-
-
-class HandlerTasks(ReusedTasks["Connection"]):
-    """The tasks of one server's handlers.
-
-    Args:
-      nursery: Where they run.
-      context: Each connection has a copy of it.
-      handle: What is done with a connection. What it raises ends its task, and so the nursery.
-      name: What the tasks are called.
-    """
-
-    def __init__(
-        self,
-        nursery: trio.Nursery,
-        context: contextvars.Context,
-        handle: Callable[[Connection], Awaitable[object]],
-        name: str,
-    ) -> None:
-        super().__init__(nursery.start_soon, context, name)
-        self._handle = handle
-
-    async def _run(self, connection: Connection) -> None:
-        while True:
-            await self._handle(connection)
-            if len(self._idle) >= MOST_IDLE:
-                break
-            del connection  # who waits keeps none
-            connection = await self._next()

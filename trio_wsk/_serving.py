@@ -32,7 +32,7 @@ from ._errors import (
 )
 from ._faults import split_error, why_no_handshake
 from ._listening import ListeningSocket, open_listening_socket
-from ._reused_tasks import HandlerTasks
+from ._reused_tasks import MOST_IDLE, ReusedTasks
 from ._statistics import DrainReport, ServerStatistics
 
 if sys.version_info < (3, 11):
@@ -92,7 +92,7 @@ class Server:
         self._grace = grace
         self._raise_errors = on_handler_error == "raise"
         self._handlers: trio.Nursery
-        self._tasks: HandlerTasks
+        self._tasks: _Handlers
         self._block: Block
         self._open = 0
         self._open_most = 0
@@ -232,15 +232,13 @@ class Server:
         self.listening = listening
         self._block = listening._block
         self._handlers = handlers
-        self._tasks = HandlerTasks(
-            handlers, self._block.context, self._handle, f"trio_wsk: {_name_of(self._handler)}"
-        )
         if self._handler is None:
-            admit = self._admit_event_driven
+            listening._serve(self._admit_event_driven, self._max_connections, anywhere=False)
         else:
-            admit = self._admit_to_handler
+            handler = self._handler if self._ssl_context is None else self._handle_tls
+            self._tasks = _Handlers(self, handlers, handler)
             self._block.linger = LINGER_TIMEOUT
-        listening._serve(admit, self._max_connections, anywhere=self._handler is not None)
+            listening._serve(self._admit_to_handler, self._max_connections, anywhere=True)
 
     def _connection_ended(self, connection: Connection) -> None:
         if records.ConnectionEnded in self._block.observers.wanting:
@@ -270,26 +268,10 @@ class Server:
             self._connection_ended(connection)
         return True
 
-    async def _handle(self, connection: Connection) -> None:  # noqa: ASYNC910 - a task of its own
-        """One connection's task: its handler, and whatever comes of it."""
-        try:
-            if self._ssl_context is None:
-                assert self._handler is not None
-                await self._handler(connection)
-            else:
-                await self._handle_tls(connection, self._ssl_context)
-            if not connection._close_unless_unread():
-                await connection.aclose()
-        except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
-            connection.abort()
-            self._handler_raised(connection, error)
-        finally:
-            connection.abort()
-            self._connection_ended(connection)
-
-    async def _handle_tls(self, connection: Connection, context: ssl.SSLContext) -> None:
+    async def _handle_tls(self, connection: Connection) -> None:
         assert self._handler is not None
-        stream = trio.SSLStream(connection, context, server_side=True)
+        assert self._ssl_context is not None
+        stream = trio.SSLStream(connection, self._ssl_context, server_side=True)
         if await self._shake_hands(stream):
             await self._handler(stream)
             with trio.move_on_after(CLOSE_NOTIFY_TIMEOUT):
@@ -330,6 +312,35 @@ class Server:
                 raise error
         if rest is not None:
             raise rest
+
+
+class _Handlers(ReusedTasks[Connection]):
+    """The tasks of one server's handlers."""
+
+    def __init__(self, server: Server, handlers: trio.Nursery, handler: PlainHandler) -> None:
+        name = f"trio_wsk: {_name_of(server._handler)}"
+        super().__init__(handlers.start_soon, server._block.context, name)
+        self._server = server
+        self._handler = handler
+
+    # One coroutine for all of it: each more weighs on every connection that is open.
+    async def _run(self, connection: Connection) -> None:  # noqa: ASYNC910 - a task of its own
+        """Run one handler after the other, and do whatever comes of each."""
+        while True:
+            try:
+                await self._handler(connection)
+                if not connection._close_unless_unread():
+                    await connection.aclose()
+            except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
+                connection.abort()
+                self._server._handler_raised(connection, error)
+            finally:
+                connection.abort()
+                self._server._connection_ended(connection)
+            if len(self._idle) >= MOST_IDLE:
+                break
+            del connection  # who waits keeps none
+            connection = await self._next()
 
 
 def _name_of(handler: object) -> str:
