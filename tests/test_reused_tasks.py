@@ -45,8 +45,10 @@ class Handling(ReusedTasks[Any]):
         self._handle = handle
 
     async def _run(self, thing: Any) -> None:
-        while len(self._idle) < _reused_tasks.MOST_IDLE:
+        while True:
             await self._handle(thing)
+            if len(self._idle) >= _reused_tasks.MOST_IDLE:
+                break
             del thing
             thing = await self._next()
 
