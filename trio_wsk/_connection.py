@@ -136,10 +136,10 @@ class Connection(EventSide):
         channel = self._open_channel()
         annex = self._annexed()
         if annex.socket is None:
+            watch = self._watched()  # which knows the descriptor when its owner has closed it
             self._channel, annex.socket = self._request.public_socket(channel)
-            if self._watch is not None:
-                # Whoever waits looks again, and waits where the socket's owner can end it.
-                self._watch.notify(READ | WRITE)
+            # Whoever waits looks again, and waits where the socket's owner can end it.
+            watch.on_edges(READ | WRITE)
         return annex.socket
 
     # --- Receiving ---------------------------------------------------------------------

@@ -35,9 +35,21 @@ from ._errors import (
     SocketClosedError,
 )
 from ._irp import Irp
-from ._readiness import ENDED, READ, WRITE
+from ._readiness import ENDED, READ, WRITE, EpollReadiness
 from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask, Status
-from ._wire import ACTIVE, END_TOLD, FIN_RECEIVED, FIN_SENT, LOST, REFUSED, RESUMED, Unsent, Wire
+from ._wire import (
+    ACTIVE,
+    END_TOLD,
+    ENDING,
+    FIN_RECEIVED,
+    FIN_SENT,
+    LOST,
+    REFUSED,
+    RESUMED,
+    TOLD,
+    Unsent,
+    Wire,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,8 +119,7 @@ class EventSide(Wire):
         if self._marks & FIN_SENT:  # the accept callback has said good-bye
             self._wait_for_peer()
         if mask:
-            if self._watch is not None:
-                self._watch.sink = self
+            self._listen_to_watch()
             self._turn()
 
     def _enable(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
@@ -139,8 +150,14 @@ class EventSide(Wire):
 
     def _belong_to_block(self) -> None:
         self._block.event_driven.add(self)
-        if self._watch is not None:
-            self._watch.sink = self
+        self._listen_to_watch()
+
+    def _listen_to_watch(self) -> None:
+        watch = self._watch
+        if watch is not None:
+            watch.sink = self
+            if watch.ended:
+                self._marks |= ENDING
 
     def _may_leave_block(self) -> None:
         """Nothing of this connection needs the pump: it is its owner's alone again.
@@ -167,7 +184,9 @@ class EventSide(Wire):
     # --- Edges and turns ---------------------------------------------------------------
 
     def on_edges(self, edges: int) -> None:
-        """Note what the channel has to say; the pump acts on it. Called by its `Watch`."""
+        """Note what the channel has to say; the pump acts on it. For its readiness to call."""
+        if edges & ENDED:
+            self._marks |= ENDING
         due = self._due
         self._due = due | edges | _POSTED
         if not due & _POSTED:
@@ -221,14 +240,11 @@ class EventSide(Wire):
                 self._tell_fin()
             if self._channel is None:
                 return 0
-            # After a short read nothing is left; if something has come since, arming the
-            # watch says so, or its edge is still to come. The peer's end has no edge of its own.
-            watch = self._watch
-            if not data or not (
-                came_back or len(data) == RECEIVE_SIZE or (watch is not None and watch.ended)
-            ):
-                if watch is None or not watch.interest & READ:
-                    self._arm_for_input(readable=bool(self._marks & FIN_RECEIVED))
+            # After a short read nothing is left; if something has come since, its edge is still
+            # to come. The peer's end has no edge of its own.
+            if not data or not (came_back or len(data) == RECEIVE_SIZE or self._marks & ENDING):
+                if not self._marks & TOLD:
+                    self._hear_of_input()
                 return 0
         self._schedule(READ)
         return 0
@@ -292,23 +308,52 @@ class EventSide(Wire):
         elif self._block.is_calling("receive", self):
             self._marks |= RESUMED
 
-    def _arm(self, edges: int) -> None:
-        """Hear of the next edge, and of what is there already if this is the first time."""
-        watch = self._watched()
-        (watch.home or self._block.readiness).arm(watch, edges)
+    def _hear_of_input(self) -> None:
+        """Hear of what comes, and of what is there already if this is the first time.
 
-    def _arm_for_input(self, *, readable: bool) -> None:
-        """Hear of what comes; where there are no edges, not of what stays readable for ever."""
+        Where there are no edges, not of what stays readable for ever.
+        """
+        watch = self._watch
+        if watch is not None:
+            readiness = watch.home or self._block.readiness
+            if readiness.edge_triggered or not self._marks & FIN_RECEIVED:
+                readiness.arm(watch, READ)
+            return
+        readiness = self._block.readiness
+        channel = self._open_channel()
+        fd = channel.fileno()
+        if fd >= 0 and isinstance(readiness, EpollReadiness):
+            readiness.tell(fd, READ, self)
+            self._marks |= TOLD
+        else:
+            self._watched()
+            self._hear_of_input()
+
+    def _hear_of_room(self) -> None:
+        """Hear when the kernel takes more to send."""
         watch = self._watched()
-        readiness = watch.home or self._block.readiness
-        if readiness.edge_triggered or not readable:
-            readiness.arm(watch, READ)
+        (watch.home or self._block.readiness).arm(watch, WRITE)
 
     def _watched(self) -> Watch:
+        if self._watch is not None:
+            return self._watch
+        was_told = self._hear_no_more(self._open_channel())
         watch = super()._watched()
         if self._enabled or self._unsent:
             watch.sink = self
+        if was_told and not self._block.ended:
+            self._hear_of_input()
         return watch
+
+    def _hear_no_more(self, channel: Channel) -> bool:
+        """Be told nothing directly; False if that was so already."""
+        if not self._marks & TOLD:
+            return False
+        self._marks &= ~TOLD
+        readiness = self._block.readiness
+        assert isinstance(readiness, EpollReadiness)
+        readiness.tell_no_more(channel.fileno(), self)
+        return True
 
     # --- For the awaited side ----------------------------------------------------------
 
@@ -361,9 +406,11 @@ class EventSide(Wire):
             return
         if not self._marks & FIN_RECEIVED:
             found = self._peek_now()
-            self._arm_for_input(readable=found is not None)
             if found == b"":
                 self._marks |= FIN_RECEIVED
+            is_news = found is None or self._block.readiness.edge_triggered
+            if is_news and not self._marks & TOLD:
+                self._hear_of_input()
         is_all_taken = self._annex is None or not self._annex.held
         if self._marks & FIN_RECEIVED and self._enabled & DISCONNECT and is_all_taken:
             self._tell_fin()
@@ -471,7 +518,7 @@ class EventSide(Wire):
             first.view = first.view[taken:]
             if first.view:
                 if not taken:
-                    self._arm(WRITE)
+                    self._hear_of_room()
                     return
                 continue
             queue.popleft()
@@ -627,6 +674,8 @@ class EventSide(Wire):
         self._channel = None
         if self._watch is not None:
             self._watch.close()
+        elif self._marks & TOLD:
+            self._hear_no_more(channel)
         self._enabled = 0
         self._block.let_go(self)
         annex = self._annex

@@ -96,13 +96,6 @@ class Sink(Protocol):
         """Take note; never runs user code."""
 
 
-class EndSink(Protocol):
-    """Who is told that a peer has ended, and waits for nothing else."""
-
-    def notify(self, edges: int) -> None:
-        """Take note; never runs user code."""
-
-
 class Watch:
     """One channel's edges, and who waits for them."""
 
@@ -176,7 +169,7 @@ class Watch:
             self.direct -= 1
             self.drained = False
 
-    def notify(self, edges: int) -> None:
+    def on_edges(self, edges: int) -> None:
         """Wake who waits for these edges; what nobody waits for goes to the sink."""
         if edges & ENDED:
             self.ended = True
@@ -260,7 +253,7 @@ class EpollReadiness(Readiness):
         self._fd = self._epoll.fileno()
         # By descriptor. The kernel gives out the lowest numbers that are free, so a list is
         # smaller than a dict, and faster.
-        self._watches: list[Watch | EndSink | None] = []
+        self._watches: list[Sink | None] = []
         self._armed = 0
         self._parked = False
         self._lone = False
@@ -284,28 +277,34 @@ class EpollReadiness(Readiness):
             watch.home = self
         watch.interest = wanted
 
-    def _remember(self, fd: int, watch: Watch | EndSink) -> None:
+    def _remember(self, fd: int, sink: Sink) -> None:
         watches = self._watches
         if fd >= len(watches):
             watches.extend([None] * (fd + 1 - len(watches)))
-        watches[fd] = watch
+        watches[fd] = sink
         self._armed += 1
 
-    def tell_end(self, fd: int, sink: EndSink) -> None:
-        """Like `arm_end`, but without a watch: tell somebody when the peer has ended.
+    def tell(self, fd: int, edges: int, sink: Sink) -> None:
+        """Tell somebody of these edges of a descriptor, and of its end, without a watch.
 
-        For whom thousands of peers wait: a watch weighs as much as all else that is kept of them.
+        For those who never wait: of thousands of idle connections a watch would be a fifth.
         """
-        self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLET)
+        self._epoll.register(fd, edges | select.EPOLLRDHUP | select.EPOLLET)
         self._remember(fd, sink)
 
-    def tell_no_end(self, fd: int, sink: EndSink) -> None:
-        """Tell it no more; call it before the descriptor is closed."""
+    def tell_no_more(self, fd: int, sink: Sink) -> None:
+        """Tell it nothing more; call it before the descriptor is closed."""
         watches = self._watches
-        if fd < len(watches) and watches[fd] is sink:
+        # The owner may have closed the descriptor behind our back (through
+        # `Connection.socket`). Then the kernel has forgotten it already, and its number
+        # may be another channel's by now.
+        if 0 <= fd < len(watches) and watches[fd] is sink:
             watches[fd] = None
             self._armed -= 1
-            self._epoll.unregister(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass
 
     def rearm(self, watch: Watch, edges: int) -> None:
         """Have the kernel look again: changing an entry reports what is true."""
@@ -317,17 +316,7 @@ class EpollReadiness(Readiness):
 
     def disarm(self, watch: Watch) -> None:
         """Take the descriptor out of the kernel's set."""
-        watches, fd = self._watches, watch.fd
-        # The owner may have closed the descriptor behind our back (through
-        # `Connection.socket`). Then the kernel has forgotten it already, and its number
-        # may be another channel's by now.
-        if fd < len(watches) and watches[fd] is watch:
-            watches[fd] = None
-            self._armed -= 1
-            try:
-                self._epoll.unregister(fd)
-            except OSError:
-                pass
+        self.tell_no_more(watch.fd, watch)
         self._release(watch)
 
     @staticmethod
@@ -336,7 +325,7 @@ class EpollReadiness(Readiness):
         watch.interest = 0
         watch.drained = False
         if watch.reader is not None or watch.writer is not None or watch.sink is not None:
-            watch.notify(READ | WRITE)
+            watch.on_edges(READ | WRITE)
 
     def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Park in the epoll, or straight on Trio while there is nobody else to share it with."""
@@ -379,7 +368,7 @@ class EpollReadiness(Readiness):
             # An earlier notification of this turn may have closed this one.
             watch = watches[fd]
             if watch is not None:
-                watch.notify(events)
+                watch.on_edges(events)
 
     def close(self) -> None:
         """Close the epoll; whoever waited through it looks again elsewhere."""
@@ -423,7 +412,7 @@ class TrioReadiness(Readiness):
             await watch.wait_on_trio(edge)
         if watch.home is self:
             watch.interest &= ~edge
-            watch.notify(edge)
+            watch.on_edges(edge)
 
     def arm_end(self, watch: Watch) -> None:
         """Start a task that says when to look.
@@ -442,7 +431,7 @@ class TrioReadiness(Readiness):
             await watch.wait_on_trio(edge)
             if watch.home is not self:
                 break
-            watch.notify(edge | LOOK)
+            watch.on_edges(edge | LOOK)
             await trio.sleep(LOOK_SECONDS)
 
     def disarm(self, watch: Watch) -> None:
@@ -452,7 +441,7 @@ class TrioReadiness(Readiness):
         watch.interest = 0
         if watch.direct:
             trio.lowlevel.notify_closing(watch.fd)
-        watch.notify(READ | WRITE)
+        watch.on_edges(READ | WRITE)
 
     def wait(
         self,

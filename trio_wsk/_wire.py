@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIVE",
+    "ENDING",
     "END_TOLD",
     "FIN_RECEIVED",
     "FIN_SENT",
@@ -39,6 +40,7 @@ __all__ = [
     "LOST",
     "REFUSED",
     "RESUMED",
+    "TOLD",
     "WAITING",
     "Annex",
     "Owner",
@@ -66,6 +68,10 @@ REFUSED: Final = 16
 """The receive callback has not taken everything, and wants no more until it is resumed."""
 RESUMED: Final = 32
 """It was resumed from inside the receive callback."""
+TOLD: Final = 64
+"""The pump's readiness tells it of its edges directly: it has no watch."""
+ENDING: Final = 128
+"""An edge has said that the peer has ended: nothing counts as drained any more."""
 
 
 class Unsent:

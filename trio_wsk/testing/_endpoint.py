@@ -664,7 +664,7 @@ class Endpoint:
         if watch is not None:
             edges &= watch.interest | ENDED
             if watch.interest and edges:
-                watch.notify(edges)
+                watch.on_edges(edges)
         elif self.request is not None:
             self.request.more()
 

@@ -81,7 +81,7 @@ class MemoryReadiness(Readiness):
             def tell() -> None:
                 true = watch.true_now() & (edges | ENDED)
                 if watch.interest and true:
-                    watch.notify(true)
+                    watch.on_edges(true)
 
             self.soon(tell)
 
@@ -93,7 +93,7 @@ class MemoryReadiness(Readiness):
             watch.endpoint = None  # the two refer to each other
         watch.interest = 0
         watch.drained = False
-        watch.notify(READ | WRITE)
+        watch.on_edges(READ | WRITE)
 
     def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Park until ``edge`` comes, unless it is true now and was never told. See `Readiness`."""

@@ -218,7 +218,7 @@ class PortableRequest(TransportRequest):
         try:
             if isinstance(readiness, EpollReadiness):
                 home = readiness
-                readiness.tell_end(self._channel.fileno(), self)
+                readiness.tell(self._channel.fileno(), 0, self)
             else:
                 home = Watch(self._channel.fileno(), self)
                 readiness.arm_end(home)
@@ -235,7 +235,7 @@ class PortableRequest(TransportRequest):
             if isinstance(home, Watch):
                 home.close()
             else:
-                home.tell_no_end(self._channel.fileno(), self)
+                home.tell_no_more(self._channel.fileno(), self)
 
     def on_edges(self, edges: int) -> None:
         """See whether the peer has left, and how."""
@@ -245,8 +245,6 @@ class PortableRequest(TransportRequest):
             if end is not None and end is not self._told:
                 self._told = end
                 self._keeper.peer_ended(self, end)
-
-    notify = on_edges
 
     def _end_of_peer(self, edges: int) -> PeerEnd | None:
         if self.was_reset():
