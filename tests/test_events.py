@@ -45,6 +45,7 @@ from trio_wsk import (
 )
 from trio_wsk import _records as records
 from trio_wsk._events import ABORTIVE, GRACEFUL, LINGER_SECONDS
+from trio_wsk._wire import RECEIVE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -523,11 +524,11 @@ async def test_reset_is_told_while_input_is_unread(readiness: str) -> None:
     dispatch = ListenDispatch(accept=lambda _: recorder.dispatch)
     async with open_listening_socket(0, host="127.0.0.1", dispatch=dispatch) as listening:
         client = await connect(listening.local_addresses[0])
-        await client.send_all(bytes(_events.RECEIVE_SIZE + 1000))
+        await client.send_all(bytes(RECEIVE_SIZE + 1000))
         listening.enable_events(EventMask.ACCEPT | EventMask.RECEIVE | EventMask.DISCONNECT)
         await wait_all_tasks_blocked()
 
-        assert [bytes(_events.RECEIVE_SIZE)] == recorder.calls
+        assert [bytes(RECEIVE_SIZE)] == recorder.calls
 
         reset(client)
         await wait_all_tasks_blocked()

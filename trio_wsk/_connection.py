@@ -26,7 +26,7 @@ from ._errors import (
 from ._events import EventSide
 from ._readiness import READ, WRITE, task_readiness
 from ._verdict import InspectId
-from ._wire import ACTIVE, FIN_RECEIVED, IDLE, WAITING
+from ._wire import ACTIVE, FIN_RECEIVED, IDLE, RECEIVE_SIZE, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,11 +41,7 @@ if TYPE_CHECKING:
 
     Octets = bytes | bytearray | memoryview
 
-__all__ = ["DEFAULT_RECEIVE_SIZE", "Connection"]
-
-DEFAULT_RECEIVE_SIZE = 65536
-"""What ``receive_some()`` asks for, in octets: Trio's own default. Larger is not faster;
-from 256 KiB on the allocator maps and unmaps memory for each call."""
+__all__ = ["Connection"]
 
 LINGER_OCTETS = 1 << 20
 """How much unread input a lingering close throws away at most, in octets."""
@@ -148,7 +144,7 @@ class Connection(EventSide):
         """Receive up to ``max_bytes`` octets; ``b""`` after the peer's FIN.
 
         Args:
-          max_bytes: At least 1; by default 65536, as for Trio's own streams.
+          max_bytes: At least 1; by default 98304.
 
         Raises:
           ConnectionBrokenError: the peer reset the connection, or the network did.
@@ -158,7 +154,7 @@ class Connection(EventSide):
         Always a checkpoint. If cancelled, nothing was received. What an event callback
         has refused comes first.
         """
-        size = DEFAULT_RECEIVE_SIZE if max_bytes is None else _checked_size(max_bytes)
+        size = RECEIVE_SIZE if max_bytes is None else _checked_size(max_bytes)
         if self._receiving:
             raise _busy("receive_some")
         self._receiving = True

@@ -44,6 +44,7 @@ from ._wire import (
     FIN_RECEIVED,
     FIN_SENT,
     LOST,
+    RECEIVE_SIZE,
     REFUSED,
     RESUMED,
     TOLD,
@@ -66,10 +67,6 @@ GRACEFUL: Final = False
 """The peer has sent FIN."""
 ABORTIVE: Final = True
 """The peer has reset the connection."""
-
-RECEIVE_SIZE: Final = 98304
-"""How much is read for one indication at most, in octets: more than the 64 KiB that so many send
-at a time, because only a read that got less than it asked for says that nothing is left."""
 
 READS_PER_TURN: Final = 4
 """How often one connection is read before the others have their turn."""

@@ -38,6 +38,7 @@ __all__ = [
     "FIN_SENT",
     "IDLE",
     "LOST",
+    "RECEIVE_SIZE",
     "REFUSED",
     "RESUMED",
     "TOLD",
@@ -47,6 +48,11 @@ __all__ = [
     "Unsent",
     "Wire",
 ]
+
+RECEIVE_SIZE: Final = 98304
+"""How much is asked for at once, in octets. More than the 64 KiB that so many send at a time,
+because only a read that got less than it asked for says that nothing is left. Not much more:
+from 128 KiB on the allocator maps and unmaps memory for each call."""
 
 IDLE: Final = 0
 """No task is sending."""
