@@ -135,6 +135,7 @@ class ConditionalAccept:
         self._establishing = 0
         self._aborting: dict[int, ConnectionRequest] = {}
         self._remembered: OrderedDict[int, None] = OrderedDict()
+        self._peeked_at: set[ConnectionRequest] = set()
         self._sweep_posted = False
         self._is_full = False
         self._inspectors = Stragglers(self._block)
@@ -544,9 +545,9 @@ class ConditionalAccept:
         given: object = count  # by a caller without a type checker, perhaps
         if not isinstance(given, int) or not 1 <= count <= PEEK_LIMIT:
             raise InvalidParameterError(f"peek takes a count from 1 to {PEEK_LIMIT}, not {count!r}")
-        if request._peeking:
+        if request in self._peeked_at:
             raise SocketBusyError("peek() while another task is peeking at this request")
-        request._peeking = True
+        self._peeked_at.add(request)
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             data = self._peek_now(request, count)
@@ -560,7 +561,7 @@ class ConditionalAccept:
             await trio.lowlevel.checkpoint()  # noqa: ASYNC120 - that is what the caller is to see
             raise
         finally:
-            request._peeking = False
+            self._peeked_at.discard(request)
         return data
 
     @trio.lowlevel.enable_ki_protection

@@ -65,34 +65,38 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
             self._wake(task, request)
 
     # This itself is not protected from Ctrl-C, and so the inspector isn't, without a coroutine
-    # more: all that changes state is.
+    # more: all that changes state is. Each name here weighs 16 octets on each pended request,
+    # since Trio has the frame of a task's first coroutine made into an object.
     async def _run(self, request: ConnectionRequest) -> None:  # noqa: ASYNC910 - a task of its own
         assert request._task_scope is not None
-        with request._task_scope as scope:
+        with request._task_scope:
             while True:
                 try:
                     request._inspection = await request._inspection
-                except BaseException as error:
-                    if not self._is_crash(request, error):
+                except BaseException:
+                    if not self._is_crash(request):
                         raise
                 if not self._over(request):
                     return  # noqa: ASYNC910 - as above
                 del request  # who waits keeps no request
-                request = await self._next(scope)
+                request = await self._next()
         self._answered(request, FAILED)  # the scope was cancelled, which is no answer
 
     @trio.lowlevel.enable_ki_protection
     def _over(self, request: ConnectionRequest) -> bool:
         """Its inspector has answered; say whether another request can have the scope."""
         answer, request._inspection = request._inspection, None
+        # Whoever wakes this task finds the scope there.
+        trio.lowlevel.current_task().custom_sleep_data = request._task_scope
         self._ended(request)
         is_free = request._scope is None
         self._answered(request, answer)
         return is_free and len(self._idle) < MOST_IDLE
 
     @trio.lowlevel.enable_ki_protection
-    def _is_crash(self, request: ConnectionRequest, error: BaseException) -> bool:
-        """Report what is a crash; raise what else is in a group. False if it is none at all."""
+    def _is_crash(self, request: ConnectionRequest) -> bool:
+        """Report an error that is a crash; raise what else is in a group. False if it is none."""
+        error = sys.exc_info()[1]
         request._inspection = FAILED
         crash: BaseException | None = error if isinstance(error, Exception) else None
         rest: BaseException | None = error if crash is None else None

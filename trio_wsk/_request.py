@@ -47,7 +47,6 @@ class ConnectionRequest:
         "_inspection",
         "_inspector",
         "_is_watched",
-        "_peeking",
         "_scope",
         "_state",
         "_task_scope",
@@ -69,7 +68,6 @@ class ConnectionRequest:
         self._task_scope: trio.CancelScope | None = None  # while an async inspector runs
         self._inspection: Any = None  # what that awaits, and then has answered
         self._is_watched = False
-        self._peeking = False
         self.arrived_at: float = arrived_at
         """When it arrived, in seconds on Trio's clock."""
         self.aborted: RequestAborted | None = None

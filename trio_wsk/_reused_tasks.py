@@ -86,13 +86,10 @@ class ReusedTasks(ABC, Generic[WorkT]):
         What it raises goes on.
         """
 
-    def _next(self, kept: object = None) -> Awaitable[WorkT]:
+    def _next(self) -> Awaitable[WorkT]:
         """Have the current task wait for the next thing to do; await what this returns at once.
 
         A plain function: that spares a coroutine.
-
-        Args:
-          kept: What whoever wakes the task may want to know of it: its ``custom_sleep_data``.
         """
         idle = self._idle
         task = trio.lowlevel.current_task()
@@ -103,5 +100,4 @@ class ReusedTasks(ABC, Generic[WorkT]):
 
         idle.append(task)
         task.context = self._nothing
-        task.custom_sleep_data = kept
         return trio.lowlevel.wait_task_rescheduled(give_up)  # noqa: ASYNC105 - by our caller
