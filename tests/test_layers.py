@@ -24,7 +24,7 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 # A layer is a module or a package directly below `trio_wsk`.
 PURE = {"_inspection", "_records", "_verdict"}
 # `testing` plays the machine and its peers, and holds transports against their contract.
-CATCHES_OS_ERRORS = {"_connection", "_handoff", "_readiness", "testing", "transports"}
+CATCHES_OS_ERRORS = {"_handoff", "_readiness", "_wire", "testing", "transports"}
 OPENS_NURSERIES = {"_listening", "_serving", "_workers", "testing"}
 
 IMPURE_IMPORTS = {"_socket", "_ssl", "select", "socket", "ssl", "time", "trio"}

@@ -10,7 +10,6 @@ did not have to wait. A cancelled call has therefore taken no byte.
 
 from __future__ import annotations
 
-import socket
 from threading import get_ident
 from typing import TYPE_CHECKING, final
 
@@ -26,7 +25,7 @@ from ._errors import (
 from ._events import EventSide
 from ._readiness import READ, WRITE, task_readiness
 from ._verdict import InspectId
-from ._wire import ACTIVE, FIN_RECEIVED, IDLE, RECEIVE_SIZE, WAITING
+from ._wire import ACTIVE, IDLE, RECEIVE_SIZE, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -160,7 +159,9 @@ class Connection(EventSide):
         self._receiving = True
         try:
             data = None
-            if not self._is_drained():
+            watch = self._watch
+            # If nothing is known to be there, waiting comes first, which is a cancel point, too.
+            if watch is None or not watch.drained or self._annex is not None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 data = self._receive_now(size)
                 if data is not None:
@@ -173,16 +174,6 @@ class Connection(EventSide):
             self._receiving = False
             if self._enabled:
                 self._task_received()
-
-    def _is_drained(self) -> bool:
-        """Whether it is known that nothing is there, so that waiting comes first."""
-        watch = self._watch
-        return (
-            watch is not None
-            and watch.drained
-            and self._channel is not None
-            and (self._annex is None or not self._annex.held)
-        )
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """Receive into ``buffer``, as much as is there and fits.
@@ -202,7 +193,8 @@ class Connection(EventSide):
         self._receiving = True
         try:
             count = None
-            if not self._is_drained():
+            watch = self._watch
+            if watch is None or not watch.drained or self._annex is not None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 count = self._receive_into_now(view)
                 if count is not None:
@@ -328,7 +320,7 @@ class Connection(EventSide):
             if self._channel is not None:
                 if self._unsent:
                     await self._wait_sent()
-                if self._block.linger and self._needs_linger():
+                if self._block.linger and self._has_unread():
                     await self._linger_until_read()
         except (ConnectionBrokenError, SocketClosedError):
             pass  # it is gone: nothing is left to be sent, or to be read
@@ -340,7 +332,7 @@ class Connection(EventSide):
         """Close at once if that loses nothing; False if `aclose` has to wait for something."""
         if self._channel is None:
             return True
-        if self._unsent or self._needs_linger():
+        if (self._annex is not None and self._annex.unsent) or self._has_unread():
             return False
         self.close()
         return True
@@ -386,17 +378,6 @@ class Connection(EventSide):
             left = LINGER_OCTETS
             while left > 0 and (data := await self.receive_some()):
                 left -= len(data)
-
-    def _needs_linger(self) -> bool:
-        """Whether there is unread input, which would turn our FIN into a reset."""
-        if self._channel is None or self._receiving or self._marks & FIN_RECEIVED:
-            return False
-        try:
-            return bool(self._channel.recv(1, socket.MSG_PEEK))
-        except OSError:
-            # Nothing is there, or the peer has gone: not worth an error with words in it,
-            # which took a fifth of the time of a short connection.
-            return False
 
     # --- Events ------------------------------------------------------------------------
 

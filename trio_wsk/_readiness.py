@@ -329,7 +329,10 @@ class EpollReadiness(Readiness):
 
     def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Park in the epoll, or straight on Trio while there is nobody else to share it with."""
-        if watch.home is None and not self._armed and not self._lone:
+        home = watch.home
+        if home is self and watch.interest & edge and not passed:
+            return watch.park(edge)  # as nearly always
+        if home is None and not self._armed and not self._lone:
             return self._wait_alone(watch, edge)
         return super().wait(watch, edge, passed=passed)
 

@@ -244,6 +244,17 @@ class Wire(trio.abc.HalfCloseableStream):
         except OSError as error:
             raise self._translated(error) from error
 
+    def _has_unread(self) -> bool:
+        """Whether there is unread input, which would turn our FIN into a reset."""
+        if self._channel is None or self._receiving or self._marks & FIN_RECEIVED:
+            return False
+        try:
+            return bool(self._channel.recv(1, socket.MSG_PEEK))
+        except OSError:
+            # Nothing is there, or the peer has gone: not worth an error with words in it,
+            # which took a fifth of the time of a short connection.
+            return False
+
     def _send_now(self, data: Octets, flags: int = 0) -> int:
         """Have the kernel take what it can; 0 if it can't take anything now."""
         channel = self._channel
