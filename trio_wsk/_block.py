@@ -74,9 +74,10 @@ class Block:
         """Which callback is running now, if any."""
         self._calling_for: object = None
         self.readiness: Readiness
-        # Contexts are made for those who change them: one that nobody has changed serves all.
+        # One that nobody has changed serves all.
         self._clean = self.context.copy()
-        self._contexts: dict[object, contextvars.Context] = {}
+        self.contexts: dict[object, contextvars.Context] = {}
+        """The contexts of connections whose callbacks have changed something in them."""
         self._nursery: trio.Nursery
         self._work: deque[Callable[[], object]] = deque()
         self._parked = False
@@ -208,8 +209,8 @@ class Block:
         peer has gone is no fault of the callback.
         """
         context = self._clean
-        if self._contexts:
-            context = self._contexts.get(concerns, context)
+        if self.contexts:
+            context = self.contexts.get(concerns, context)
         self.calling, self._calling_for = name, concerns
         try:
             return context.run(callback, *arguments)
@@ -227,17 +228,11 @@ class Block:
             if context is self._clean and context != self.context:
                 self._clean = self.context.copy()
                 if concerns in self.event_driven:
-                    self._contexts[concerns] = context
+                    self.contexts[concerns] = context
 
     def is_calling(self, name: str, connection: EventSide) -> bool:
         """Whether this callback runs now, for this connection."""
         return self.calling == name and self._calling_for is connection
-
-    def let_go(self, connection: EventSide) -> None:
-        """A connection has ended, or is somebody else's alone."""
-        self.event_driven.discard(connection)
-        if self._contexts:
-            self._contexts.pop(connection, None)
 
     def report_callback(
         self, name: str, concerns: EventSide | ConnectionRequest | None, error: BaseException

@@ -116,7 +116,8 @@ class EventSide(Wire):
         if self._marks & FIN_SENT:  # the accept callback has said good-bye
             self._wait_for_peer()
         if mask:
-            self._listen_to_watch()
+            if self._watch is not None:  # the accept callback has asked for the socket, perhaps
+                self._listen_to_watch(self._watch)
             self._turn()
 
     def _enable(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
@@ -147,14 +148,13 @@ class EventSide(Wire):
 
     def _belong_to_block(self) -> None:
         self._block.event_driven.add(self)
-        self._listen_to_watch()
+        if self._watch is not None:
+            self._listen_to_watch(self._watch)
 
-    def _listen_to_watch(self) -> None:
-        watch = self._watch
-        if watch is not None:
-            watch.sink = self
-            if watch.ended:
-                self._marks |= ENDING
+    def _listen_to_watch(self, watch: Watch) -> None:
+        watch.sink = self
+        if watch.ended:
+            self._marks |= ENDING
 
     def _may_leave_block(self) -> None:
         """Nothing of this connection needs the pump: it is its owner's alone again.
@@ -163,7 +163,8 @@ class EventSide(Wire):
         also while all of its events are disabled.
         """
         if not self._enabled and not self._unsent and self._owner is None:
-            self._block.let_go(self)
+            self._block.event_driven.discard(self)
+            self._block.contexts.pop(self, None)
 
     def _disable(self, event: int) -> Status:
         """Disable one event."""
@@ -674,7 +675,10 @@ class EventSide(Wire):
         elif self._marks & TOLD:
             self._hear_no_more(channel)
         self._enabled = 0
-        self._block.let_go(self)
+        block = self._block
+        block.event_driven.discard(self)
+        if block.contexts:
+            block.contexts.pop(self, None)
         annex = self._annex
         if annex is not None:
             if annex.socket is not None:

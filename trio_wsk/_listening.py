@@ -431,7 +431,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     def _indicate(self, request: TransportRequest) -> None:
         """In the pump: hand a connection to the accept event."""
-        connection = self._connect(request, None)
+        if self._conditional is not None:
+            self._conditional.taken(request)
+        connection = Connection(request.accept(), request, self._block)
         if self._admit is not None and self._admit(connection):
             self._counters.to_event += 1
             return
@@ -544,16 +546,13 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         return False
 
     def _hand_over(self, acceptor: Acceptor, request: TransportRequest) -> None:
-        connection = self._connect(request, acceptor.context)
+        if self._conditional is not None:
+            self._conditional.taken(request)
+        connection = Connection(request.accept(), request, self._block, acceptor.context)
         if acceptor.dispatch is not None:
             connection._dispatch = acceptor.dispatch
         self._counters.to_accept += 1
         acceptor.give(connection)
-
-    def _connect(self, request: TransportRequest, context: object) -> Connection:
-        if self._conditional is not None:
-            self._conditional.taken(request)
-        return Connection(request.accept(), request, self._block, context)
 
     def _drop(self, request: TransportRequest, reason: str) -> None:
         request.reset()
