@@ -1152,8 +1152,10 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
         if not client.requests:
             if client.stream.local_address in self.turned_away:
                 return {TURNED_AWAY[self.point]}
+            # Whose SYN is never taken, for want of room, gives up after two minutes.
+            waits = {"", "timed out"} if self.point is BEFORE else {""}
             # Those in the backlog are reset when it closes, or by a fault of accept.
-            return {"", "refused", "reset"} if self.has_ended or self.has_faulted else {""}
+            return {*waits, "refused", "reset"} if self.has_ended or self.has_faulted else waits
         last = client.requests[-1]
         if last.rejected is not None:
             close = last.rejected.close
