@@ -501,7 +501,7 @@ class Connection(EventSide):
             if home.edge_triggered:
                 # Its owner may close it, of which only Trio's own waits hear.
                 return watch.wait_on_trio(edge)
-        return home.wait(watch, edge, passed=passed)
+        return home.wait(watch, edge, passed=True) if passed else home.wait(watch, edge)
 
 
 def _checked_size(max_bytes: int) -> int:

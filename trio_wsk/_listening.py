@@ -522,9 +522,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         elif self._conditional is not None:
             self._conditional.take(request)
         else:
-            self._deliver(request, to_event=True)
+            self._deliver(request)
 
-    def _deliver(self, request: TransportRequest, *, to_event: bool) -> bool:
+    def _deliver(self, request: TransportRequest, *, to_event: bool = True) -> bool:
         """Give the connection to whoever is to have it.
 
         Args:
@@ -534,7 +534,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Returns:
           Whether it waits for somebody to take it.
         """
-        place = self._delivery.place(request, to_event=to_event)
+        delivery = self._delivery
+        # A keyword takes longer than the rest of a call, and nearly all come this way.
+        place = delivery.place(request) if to_event else delivery.place(request, to_event=False)
         if place is _TO_EVENT:
             self._indicate(request)
         elif isinstance(place, Acceptor):
