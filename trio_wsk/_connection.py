@@ -25,7 +25,7 @@ from ._errors import (
 from ._events import EventSide
 from ._readiness import READ, WRITE, task_readiness
 from ._verdict import InspectId
-from ._wire import ACTIVE, IDLE, RECEIVE_SIZE, WAITING
+from ._wire import ACTIVE, FIN_SENT, IDLE, RECEIVE_SIZE, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -226,12 +226,14 @@ class Connection(EventSide):
         """
         if self._sending:
             raise _busy("send_all")
-        self._open_for_sending()
-        data = _octets(data)
+        if self._channel is None or self._marks & FIN_SENT:
+            self._open_for_sending()  # says which
+        if type(data) is not bytes:
+            data = _octets(data)
         self._sending = WAITING
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self._unsent:
+            if self._annex is not None and self._annex.unsent:
                 await self._wait_turn()
             self._sending = ACTIVE
             sent = self._send_now(data)
