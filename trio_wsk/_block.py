@@ -115,15 +115,16 @@ class Block:
         """
         work = self._work
         readiness = self.readiness
+        is_busy = False
         try:
             while True:
-                if work:
+                if work or is_busy:
                     await trio.lowlevel.checkpoint()
                 else:
                     self._parked = True
                     await readiness.park()
                     self._parked = False
-                readiness.poll()
+                is_busy = readiness.poll()
                 for _ in range(min(len(work), WORK_PER_TURN)):
                     work.popleft()()
         finally:

@@ -237,8 +237,14 @@ class Readiness(ABC):
     def wake(self) -> None:  # noqa: B027 - a readiness whose driver never parks has nobody to wake
         """Return the driver from `park`; does nothing while it is not parked there."""
 
-    def poll(self) -> None:  # noqa: B027 - only a readiness that collects edges has some to tell
-        """Tell the watches about the edges that have come; bounded."""
+    def poll(self) -> bool:
+        """Tell the watches about the edges that have come; bounded.
+
+        Returns:
+          Whether so much goes on that it is worth looking again before `park`, which costs more
+          than a pass of the scheduler.
+        """
+        return False
 
     @abstractmethod
     def close(self) -> None:
@@ -364,14 +370,16 @@ class EpollReadiness(Readiness):
             self._parked = False
             trio.lowlevel.notify_closing(self._fd)
 
-    def poll(self) -> None:
+    def poll(self) -> bool:
         """Tell the watches what the kernel has for them, `EVENTS_PER_POLL` at most."""
         watches = self._watches
-        for fd, events in self._epoll.poll(0, EVENTS_PER_POLL):
+        found = self._epoll.poll(0, EVENTS_PER_POLL)
+        for fd, events in found:
             # An earlier notification of this turn may have closed this one.
             watch = watches[fd]
             if watch is not None:
                 watch.on_edges(events)
+        return len(found) > 1
 
     def close(self) -> None:
         """Close the epoll; whoever waited through it looks again elsewhere."""
@@ -516,9 +524,13 @@ def _dispatched() -> Readiness:
 
 async def _dispatch(readiness: EpollReadiness) -> None:
     try:
+        is_busy = False
         while True:
-            await readiness.park()
-            readiness.poll()
+            if is_busy:
+                await trio.lowlevel.checkpoint()
+            else:
+                await readiness.park()
+            is_busy = readiness.poll()
     finally:
         # The run is ending. Whoever still waits (another system task) goes on with Trio's waits.
         _of_this_run.set(TrioReadiness(None))

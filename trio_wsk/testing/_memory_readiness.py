@@ -123,11 +123,12 @@ class MemoryReadiness(Readiness):
             trio.lowlevel.reschedule(self._driver)
             self._driver = None
 
-    def poll(self) -> None:
+    def poll(self) -> bool:
         """Tell what is to be told; bounded."""
         soon = self._soon
         for _ in range(min(len(soon), _TOLD_PER_POLL)):
             soon.popleft()()
+        return False
 
     def close(self) -> None:
         """Forget what is to be told, since there is no pump any more; the watches stay."""
