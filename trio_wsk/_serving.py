@@ -89,6 +89,7 @@ class Server:
         self._ssl_context = ssl_context
         self._handshake_timeout = handshake_timeout
         self._max_connections = max_connections
+        self._gives_permits = False
         self._grace = grace
         self._raise_errors = on_handler_error == "raise"
         self._handlers: trio.Nursery
@@ -232,6 +233,7 @@ class Server:
         self.listening = listening
         self._block = listening._block
         self._handlers = handlers
+        self._gives_permits = self._max_connections < math.inf or listening._conditional is not None
         if self._handler is None:
             listening._serve(self._admit_event_driven, self._max_connections, anywhere=False)
         else:
@@ -248,7 +250,8 @@ class Server:
         if not self._open and self._none_open is not None:
             self._none_open.set()
             self._none_open = None
-        self.listening._return_permit()
+        if self._gives_permits:
+            self.listening._return_permit()
 
     def _admit_event_driven(self, connection: Connection) -> bool:
         connection._owner = self
