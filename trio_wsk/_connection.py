@@ -169,7 +169,7 @@ class Connection(EventSide):
             while data is None:
                 await self._wait(READ)
                 data = self._receive_now(size)
-            return data
+            return data  # noqa: ASYNC910 - received and let others run, or waited
         finally:
             self._receiving = False
             if self._enabled:
@@ -202,7 +202,7 @@ class Connection(EventSide):
             while count is None:
                 await self._wait(READ)
                 count = self._receive_into_now(view)
-            return count
+            return count  # noqa: ASYNC910 - as in `receive_some`
         finally:
             self._receiving = False
             if self._enabled:
@@ -503,7 +503,7 @@ class Connection(EventSide):
             if home.edge_triggered:
                 # Its owner may close it, of which only Trio's own waits hear.
                 return watch.wait_on_trio(edge)
-        return home.wait(watch, edge, passed=True) if passed else home.wait(watch, edge)
+        return home.wait(watch, edge, passed=passed)
 
 
 def _checked_size(max_bytes: int) -> int:

@@ -76,7 +76,7 @@ class Delivery(Generic[A, R]):
         """Whether somebody would take a request at once: worth asking the kernel."""
         return bool(self._acceptors) or self.event_takes
 
-    def takes(self, *, by_event: bool = True) -> bool:
+    def takes(self, *, by_event: bool) -> bool:
         """Whether one more request has a place to go to.
 
         Args:

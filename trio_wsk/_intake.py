@@ -169,7 +169,7 @@ class Intake:
         is_asked = self._transport.has_more()  # else None is not the kernel's word
         has_answered = False
         for _ in range(BATCH):
-            if not (self._takes_more() if indicate else self._takes_more(indicate=False)):
+            if not self._takes_more(indicate=indicate):
                 break
             try:
                 request = self._transport.next_request()
@@ -193,7 +193,7 @@ class Intake:
         if is_asked and has_answered:
             self._recovered()
 
-    def _takes_more(self, *, indicate: bool = True) -> bool:
+    def _takes_more(self, *, indicate: bool) -> bool:
         """Whether one more request has a place to go to."""
         if not self._is_open or self.mode is PAUSE:
             return False  # a callback has just said so
@@ -201,7 +201,7 @@ class Intake:
             return indicate
         if self._conditional is not None:
             return self._conditional.has_room()
-        return self._delivery.takes() if indicate else self._delivery.takes(by_event=False)
+        return self._delivery.takes(by_event=indicate)
 
     def take_backlog(self) -> None:
         """For a server, in the pump: take what the kernel has accepted already, paused or not.

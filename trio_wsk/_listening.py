@@ -534,9 +534,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Returns:
           Whether it waits for somebody to take it.
         """
-        delivery = self._delivery
-        # A keyword takes longer than the rest of a call, and nearly all come this way.
-        place = delivery.place(request) if to_event else delivery.place(request, to_event=False)
+        place = self._delivery.place(request, to_event=to_event)
         if place is _TO_EVENT:
             self._indicate(request)
         elif isinstance(place, Acceptor):

@@ -6,7 +6,8 @@ Trio arms a descriptor for one wake-up at a time, so a task that waits for a soc
 costs Trio an ``epoll_ctl`` and its bookkeeping at every wait. Here a channel is
 registered once, edge-triggered, in an epoll of our own; that epoll is itself a
 descriptor, and one task waits for it on Trio. When it is readable, ``poll()`` tells
-each `Watch` which of its edges have come.
+each `Watch` which of its edges have come; or a `Sink` by itself, where no task ever waits
+and a watch would only be weight (`EpollReadiness.tell`).
 
 There are two drivers of the same mechanism. Connections that tasks await share one
 epoll per Trio run, driven by a system task that runs no user code: it reschedules

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
@@ -53,8 +53,9 @@ class InspectAction(enum.Enum):
     PEND = 2
     """Keep it until `ListeningSocket.inspect_complete` says which."""
 
-    # Members are singletons; the inherited hash is a Python function, which is too slow here.
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:
+        # Members are singletons; the inherited hash is a Python function, which is too slow here.
+        __hash__ = object.__hash__
 
 
 class InspectPoint(enum.Enum):
