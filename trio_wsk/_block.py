@@ -16,6 +16,7 @@ import heapq
 import sys
 from collections import deque
 from itertools import count
+from operator import methodcaller
 from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 from . import _records as records
+from ._deadlines import Deadlines
 from ._errors import ConnectionBrokenError
 from .observers import Observers
 
@@ -38,7 +40,11 @@ if TYPE_CHECKING:
     from ._request import ConnectionRequest
     from .observers import Observer
 
-__all__ = ["FAILED", "Block", "unwrapped"]
+__all__ = ["FAILED", "LINGER_SECONDS", "Block", "unwrapped"]
+
+LINGER_SECONDS: Final = 5.0
+"""How long a peer may be silent after our FIN before the connection is reset, in seconds
+on Trio's clock: nginx's default for the same thing (``lingering_timeout``)."""
 
 WORK_PER_TURN: Final = 64
 """How much posted work the pump does before other tasks have their turn."""
@@ -69,6 +75,10 @@ class Block:
         """The open connections that have events: nobody else holds them."""
         self.thread: Final = get_ident()
         """Where the pump runs: in another thread nothing of the block may be touched."""
+        self.lingering: Deadlines[EventSide] = Deadlines(
+            self.call_at, LINGER_SECONDS, methodcaller("abort")
+        )
+        """The connections that have sent FIN and wait for the peer's."""
         self.linger: float = 0.0
         """How long ``aclose()`` waits for peers to read our last answer, in seconds."""
         self.ended: bool = False

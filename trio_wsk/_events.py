@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._block import FAILED
+from ._block import FAILED, LINGER_SECONDS
 from ._dispatch import ConnectionDispatch
 from ._errors import (
     ConnectionBrokenError,
@@ -43,6 +43,7 @@ from ._wire import (
     ENDING,
     FIN_RECEIVED,
     FIN_SENT,
+    LINGERING,
     LOST,
     RECEIVE_SIZE,
     REFUSED,
@@ -70,10 +71,6 @@ ABORTIVE: Final = True
 
 READS_PER_TURN: Final = 4
 """How often one connection is read before the others have their turn."""
-
-LINGER_SECONDS: Final = 5.0
-"""How long a peer may be silent after our FIN before the connection is reset, in seconds
-on Trio's clock: nginx's default for the same thing (``lingering_timeout``)."""
 
 CONNECTION_EVENTS: Final = RECEIVE | DISCONNECT | SEND_BACKLOG
 """The events that a connection has."""
@@ -250,8 +247,7 @@ class EventSide(Wire):
     @property
     def _lingering(self) -> bool:
         """Whether what comes is thrown away: after our FIN, without a receive callback."""
-        annex = self._annex
-        return annex is not None and annex.heard_at is not None and not self._has(RECEIVE)
+        return bool(self._marks & LINGERING) and not self._has(RECEIVE)
 
     def _has(self, event: int) -> bool:
         """Whether there is a callback for an event, enabled or not."""
@@ -259,9 +255,8 @@ class EventSide(Wire):
 
     def _tell_data(self, data: bytes) -> None:
         """Indicate data, if that is enabled; or it is thrown away."""
-        annex = self._annex
-        if annex is not None and annex.heard_at is not None:
-            annex.heard_at = trio.current_time()
+        if self._marks & LINGERING:
+            self._block.lingering.start(self)
         dispatch = self._dispatch
         if dispatch is not None and dispatch.receive is not None and self._enabled & RECEIVE:
             answer = self._block.call("receive", self, dispatch.receive, self, data)
@@ -610,25 +605,10 @@ class EventSide(Wire):
 
     def _wait_for_peer(self) -> None:
         """After our FIN: wait for the peer's, throwing away what it sends, and not for ever."""
-        if not self._enabled:
-            return
-        annex = self._annexed()
-        if annex.heard_at is None:
-            annex.heard_at = trio.current_time()
-            self._block.call_at(annex.heard_at + LINGER_SECONDS, self._reset_if_silent)
+        if self._enabled and not self._marks & LINGERING:
+            self._marks |= LINGERING
+            self._block.lingering.start(self)
             self._schedule(READ)
-
-    def _reset_if_silent(self) -> None:
-        """In the pump, some time after our FIN: reset a peer that has been silent since."""
-        if self._channel is None:
-            return
-        heard_at = self._annexed().heard_at
-        assert heard_at is not None
-        ends = heard_at + LINGER_SECONDS
-        if trio.current_time() >= ends:
-            self.abort()
-        else:
-            self._block.call_at(ends, self._reset_if_silent)
 
     def _close_if_over(self) -> None:
         """Both sides have ended: nothing is left to happen."""
@@ -679,6 +659,8 @@ class EventSide(Wire):
         block.event_driven.discard(self)
         if block.contexts:
             block.contexts.pop(self, None)
+        if self._marks & LINGERING:
+            block.lingering.forget(self)
         annex = self._annex
         if annex is not None:
             if annex.socket is not None:

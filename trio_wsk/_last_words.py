@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from ._connection import Connection
+from ._deadlines import Deadlines
 from ._dispatch import ConnectionDispatch
 from ._errors import ConnectionBrokenError
 
@@ -37,6 +36,7 @@ class LastWords:
     def __init__(self, block: Block) -> None:
         self._block = block
         self._connections: OrderedDict[Connection, None] = OrderedDict()
+        self._deadlines = Deadlines(block.call_at, LINGER_SECONDS, Connection.abort)
 
     def say(self, request: TransportRequest, message: bytes) -> None:
         """Answer a request with a message and FIN. Never raises."""
@@ -56,7 +56,8 @@ class LastWords:
         except ConnectionBrokenError:
             connection.abort()
         else:
-            self._block.call_at(trio.current_time() + LINGER_SECONDS, connection.abort)
+            self._deadlines.start(connection)
 
     def _connection_ended(self, connection: Connection) -> None:
         del self._connections[connection]
+        self._deadlines.forget(connection)

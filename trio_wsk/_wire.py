@@ -37,6 +37,7 @@ __all__ = [
     "FIN_RECEIVED",
     "FIN_SENT",
     "IDLE",
+    "LINGERING",
     "LOST",
     "RECEIVE_SIZE",
     "REFUSED",
@@ -78,6 +79,8 @@ TOLD: Final = 64
 """The pump's readiness tells it of its edges directly: it has no watch."""
 ENDING: Final = 128
 """An edge has said that the peer has ended: nothing counts as drained any more."""
+LINGERING: Final = 256
+"""After our FIN: it is closed when the peer has finished, too, or has been silent for long."""
 
 
 class Unsent:
@@ -96,12 +99,11 @@ class Unsent:
 
 
 class Annex:
-    """What few connections have: something refused or queued, an end, a public socket."""
+    """What few connections have: something refused or queued, an error, a public socket."""
 
     __slots__ = (
         "broken",
         "fin_wanted",
-        "heard_at",
         "held",
         "ideal",
         "queue",
@@ -126,8 +128,6 @@ class Annex:
         self.routines_due = 0
         """How many completion routines are still to be called."""
         self.sent_waiters: trio.Event | None = None
-        self.heard_at: float | None = None
-        """After our FIN: when the peer was last heard of, on Trio's clock."""
         self.ideal = 0
         """The send backlog that was last indicated, in octets."""
 
