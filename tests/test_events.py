@@ -860,6 +860,59 @@ async def test_callbacks_run_in_their_connections_own_context() -> None:
     assert ["block", "one", "block", "two", "one", "three"] == seen
 
 
+async def test_context_is_copied_for_who_changes_it_and_not_kept_longer() -> None:
+    """Connections that change no context variable share one; a changed one goes with its own."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    tokens: list[contextvars.Token[str]] = []
+
+    def look(connection: Connection, data: bytes) -> None:
+        if data == b"set":
+            tokens.append(variable.set("changed"))
+        elif data == b"reset":
+            variable.reset(tokens.pop())  # raises in any other context than that of `set`
+
+    recorder = Recorder(look, look, look)
+    async with open_event_pair(recorder.dispatch) as (connection, client):
+        contexts = connection.listening._block.contexts  # noqa: SLF001 - nothing else shows it
+        await client.send_all(b"one")
+        await recorder.called(b"one")
+        assert {} == contexts
+
+        await client.send_all(b"set")
+        await recorder.called(b"one", b"set")
+        assert [connection] == list(contexts)
+
+        await client.send_all(b"reset")
+        await recorder.called(b"one", b"set", b"reset")
+        assert [] == tokens
+
+        connection.close()
+        assert {} == contexts
+
+
+async def test_task_and_event_take_turns() -> None:
+    """Between indications a task may wait for the next octets; after it the event goes on."""
+    recorder = Recorder()
+    async with open_event_pair(recorder.dispatch) as (connection, client):
+        calls: list[bytes] = []
+        for _ in range(3):
+            await client.send_all(b"event")
+            calls.append(b"event")
+            await recorder.called(*calls)
+            async with trio.open_nursery() as nursery:
+                received: list[bytes] = []
+
+                async def receive(received: list[bytes]) -> None:
+                    received.append(await connection.receive_some())
+
+                nursery.start_soon(receive, received)
+                await wait_all_tasks_blocked()
+                await client.send_all(b"task")
+            assert [b"task"] == received
+        await client.send_eof()
+        await recorder.called(*calls, GRACEFUL)
+
+
 async def test_block_end_resets_what_is_event_driven() -> None:
     """When a listening block ends, its connections with events are reset and descriptors closed."""
     recorder = Recorder()

@@ -1032,3 +1032,79 @@ def test_connection_can_be_closed_after_its_run() -> None:
         client.settimeout(PATIENCE)
 
         assert b"" == client.recv(1)
+
+
+# --- Without a watch -----------------------------------------------------------------------------
+
+
+@needs_epoll
+async def test_sink_is_told_without_a_watch() -> None:
+    """Who never waits is told of its edges and of the end, until it wants no more."""
+    readiness = EpollReadiness()
+    ear, other = Ear(), Ear()
+    with socket_pair() as (ours, theirs), socket_pair() as (others, _):
+        readiness.tell(ours.fileno(), READ, ear)
+        readiness.tell(others.fileno(), READ, other)
+        readiness.poll()
+        assert [] == ear.heard
+
+        theirs.send(b"x")
+        readiness.poll()
+        readiness.poll()
+        assert [READ] == ear.heard
+
+        theirs.shutdown(socket.SHUT_WR)
+        readiness.poll()
+        assert 2 == len(ear.heard)
+        assert ear.heard[1] & ENDED
+
+        readiness.tell_no_more(others.fileno(), ear)  # not its own: nothing happens
+        readiness.tell_no_more(ours.fileno(), ear)
+        readiness.tell_no_more(ours.fileno(), ear)
+        readiness.tell_no_more(-1, ear)
+        theirs.close()
+        readiness.poll()
+        assert 2 == len(ear.heard)
+        assert [] == other.heard
+    readiness.close()
+
+
+@needs_epoll
+async def test_poll_says_whether_much_goes_on() -> None:
+    """Only if several had something is it worth looking again before parking."""
+    readiness = EpollReadiness()
+    with socket_pair() as (first, first_peer), socket_pair() as (second, second_peer):
+        for ours in (first, second):
+            readiness.tell(ours.fileno(), READ, Ear())
+        assert not readiness.poll()
+        first_peer.send(b"x")
+        assert not readiness.poll()
+        first_peer.send(b"x")
+        second_peer.send(b"x")
+        assert readiness.poll()
+        assert not readiness.poll()
+    readiness.close()
+
+
+@needs_epoll
+@pytest.mark.parametrize("is_closed_first", [False, True])
+async def test_descriptor_that_its_owner_closed_is_another_ones(*, is_closed_first: bool) -> None:
+    """Who was closed behind our back takes nothing from the one that has its number now."""
+    readiness = EpollReadiness()
+    old, new = Ear(), Ear()
+    with socket_pair() as (ours, _):
+        number = ours.fileno()
+        readiness.tell(number, READ, old)
+    with socket_pair() as (ours, theirs):
+        assert number == ours.fileno()  # the lowest that is free
+        if is_closed_first:
+            readiness.tell_no_more(number, old)
+        readiness.tell(number, READ, new)
+        if not is_closed_first:
+            readiness.tell_no_more(number, old)
+        theirs.send(b"x")
+        readiness.poll()
+        assert [READ] == new.heard
+        assert [] == old.heard
+        readiness.tell_no_more(number, new)
+    readiness.close()
