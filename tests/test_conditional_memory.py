@@ -25,6 +25,7 @@ from trio_wsk import (
     Overflow,
     Status,
     Verdict,
+    _conditional_accept,
     open_listening_socket,
 )
 from trio_wsk.observers import (
@@ -1323,6 +1324,31 @@ async def test_requests_beyond_max_pending_evict(
         assert ids[2:] == list(scene.listening.pending_inspections)
         assert {"evicted": 2} == scene.listening.statistics().aborted
         assert 2 == scene.listening.statistics().pending_most
+
+
+async def test_long_flood_evicts_in_order(
+    autojump_clock: MockClock, point: InspectPoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many newcomers there are, it is always the oldest that goes for the next one."""
+    monkeypatch.setattr(_conditional_accept, "EVICTIONS_PER_COPY", 3)
+    scene = Scene()
+    async with open_listening_socket(
+        transport=scene.transport(),
+        dispatch=scene.dispatch(),
+        inspect_point=point,
+        max_pending=4,
+        overflow=Overflow(pending="evict"),
+    ) as scene.listening:
+        for _ in range(20):
+            scene.open()
+        await settled()
+        ids = [request.inspect_id for request in scene.requests]
+
+        assert [(each, AbortReason.EVICTED) for each in ids[:16]] == scene.aborts
+        assert ids[16:] == list(scene.listening.pending_inspections)
+        for each in ids[16:]:
+            assert Status.SUCCESS is scene.listening.inspect_complete(each, InspectAction.REJECT)
+        assert 0 == scene.listening.statistics().pending
 
 
 @pytest.mark.parametrize(("policy", "stays"), [("evict", 1), ("reset", 0)])
