@@ -74,11 +74,15 @@ def connect_now(address: Address) -> trio.SocketStream:
 def held(server: object = None) -> tuple[int, int]:
     """
     Return how many descriptors this process has, and how many tasks this run, without those
-    that wait for a server's next connection.
+    that wait for a server's next connection, or its next request to inspect.
     """
     idle = 0
-    if isinstance(server, Server) and server._handler is not None:  # noqa: SLF001
-        idle = len(server._tasks._idle)  # noqa: SLF001
+    if isinstance(server, Server):
+        if server._handler is not None:  # noqa: SLF001
+            idle += len(server._tasks._idle)  # noqa: SLF001
+        conditional = server.listening._conditional  # noqa: SLF001
+        if conditional is not None:
+            idle += len(conditional._tasks._idle)  # noqa: SLF001
     return open_descriptors(), trio.lowlevel.current_statistics().tasks_living - idle
 
 

@@ -173,7 +173,7 @@ async def test_flood_does_not_starve_a_steady_client() -> None:
 
             assert 10 < steady
             assert counted.pending_most <= 65
-            assert 10_000 < counted.aborted["evicted"]
+            assert 50 * 64 < counted.aborted["evicted"]
             assert counted.delivered["accept"] in {steady, steady + 1}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -24,13 +25,16 @@ from tests.support import (
     PATIENCE,
     RESET_ON_CLOSE,
     connect,
+    fate_of,
     open_descriptors,
     wait_in_task,
 )
 from trio_wsk import (
     Connection,
+    ConnectionBrokenError,
     ConnectionDispatch,
     EventMask,
+    ListenDispatch,
     SocketClosedError,
     _events,
     _readiness,
@@ -1108,3 +1112,65 @@ async def test_descriptor_that_its_owner_closed_is_another_ones(*, is_closed_fir
         assert [] == old.heard
         readiness.tell_no_more(number, new)
     readiness.close()
+
+
+class CrowdedEpoll:
+    """The kernel's epoll, which at times has no room for one more (ENOSPC, epoll_ctl(2))."""
+
+    is_full = False
+
+    def __init__(self) -> None:
+        self._real = select_epoll()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+    def register(self, fd: int, events: int) -> None:
+        """Register it, if there is room."""
+        if CrowdedEpoll.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._real.register(fd, events)
+
+
+select_epoll: Callable[[], Any] = getattr(select, "epoll", lambda: None)
+
+
+@needs_epoll
+async def test_connection_that_epoll_has_no_room_for_is_broken_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who can't be waited for is reset, or told so where it awaits; the others go on."""
+    monkeypatch.setattr(CrowdedEpoll, "is_full", False)
+    monkeypatch.setattr(select, "epoll", CrowdedEpoll)
+    monkeypatch.setattr(_readiness, "HAVE_EPOLL", True)  # it is only about that
+    ended: list[bool] = []
+
+    def echo(connection: Connection, data: bytes) -> None:
+        connection.send_nowait(data)
+
+    dispatch = ConnectionDispatch(
+        receive=echo,
+        disconnect=lambda _, abortive: ended.append(abortive),
+    )
+    async with open_listening_socket(
+        0, host="127.0.0.1", dispatch=ListenDispatch(accept=lambda _: dispatch)
+    ) as listening:
+        listening.enable_events(EventMask.ACCEPT | EventMask.RECEIVE | EventMask.DISCONNECT)
+        (address,) = listening.local_addresses
+        await wait_all_tasks_blocked()
+        CrowdedEpoll.is_full = True
+        async with await connect(address) as client:
+            assert "reset" == await fate_of(client)
+        assert [True] == ended
+
+        CrowdedEpoll.is_full = False
+        async with await connect(address) as client:
+            await client.send_all(b"x")
+            assert b"x" == await client.receive_some()
+
+    async with company(), open_pair() as (connection, client):
+        CrowdedEpoll.is_full = True
+        with pytest.raises(ConnectionBrokenError):
+            await connection.receive_some()
+        CrowdedEpoll.is_full = False
+        await connection.aclose()

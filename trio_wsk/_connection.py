@@ -23,12 +23,12 @@ from ._errors import (
     SocketClosedError,
 )
 from ._events import EventSide
-from ._readiness import READ, WRITE, task_readiness
+from ._readiness import READ, WRITE
 from ._verdict import InspectId
 from ._wire import ACTIVE, FIN_SENT, IDLE, RECEIVE_SIZE, WAITING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from ._addresses import Address
     from ._block import Block
@@ -491,19 +491,6 @@ class Connection(EventSide):
         self._open_channel()
 
     # --- Helpers -----------------------------------------------------------------------
-
-    def _wait(self, edge: int, *, passed: bool = False) -> Awaitable[None]:
-        """Have the current task woken when there is something to try; see `Readiness.wait`."""
-        watch = self._watch or self._watched()
-        home = watch.home or task_readiness()
-        public = None if self._annex is None else self._annex.socket
-        if public is not None:
-            if public.fileno() < 0:
-                raise self._closed_elsewhere()
-            if home.edge_triggered:
-                # Its owner may close it, of which only Trio's own waits hear.
-                return watch.wait_on_trio(edge)
-        return home.wait(watch, edge, passed=passed)
 
 
 def _checked_size(max_bytes: int) -> int:

@@ -310,13 +310,13 @@ class EventSide(Wire):
         if watch is not None:
             readiness = watch.home or self._block.readiness
             if readiness.edge_triggered or not self._marks & FIN_RECEIVED:
-                readiness.arm(watch, READ)
+                self._arm(readiness, watch, READ)
             return
         readiness = self._block.readiness
         channel = self._open_channel()
         fd = channel.fileno()
         if fd >= 0 and isinstance(readiness, EpollReadiness):
-            readiness.tell(fd, READ, self)
+            self._be_told(readiness, fd, self)
             self._marks |= TOLD
         else:
             self._watched()
@@ -325,7 +325,7 @@ class EventSide(Wire):
     def _hear_of_room(self) -> None:
         """Hear when the kernel takes more to send."""
         watch = self._watched()
-        (watch.home or self._block.readiness).arm(watch, WRITE)
+        self._arm(watch.home or self._block.readiness, watch, WRITE)
 
     def _watched(self) -> Watch:
         if self._watch is not None:

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from ._errors import ConnectionBrokenError, SocketClosedError
+from ._readiness import READ, task_readiness
 from ._status import status_of
 
 if TYPE_CHECKING:
     from collections import deque
+    from collections.abc import Awaitable
 
     from ._addresses import Address
     from ._block import Block
     from ._irp import Irp
-    from ._readiness import Watch
+    from ._readiness import EpollReadiness, Readiness, Sink, Watch
     from ._transport import Channel, TransportRequest
 
     Octets = bytes | bytearray | memoryview
@@ -306,6 +308,36 @@ class Wire(trio.abc.HalfCloseableStream):
         if self._watch is None:
             self._watch = self._request.watch(self._open_channel())
         return self._watch
+
+    def _wait(self, edge: int, *, passed: bool = False) -> Awaitable[None]:
+        """Have the current task woken when there is something to try; see `Readiness.wait`."""
+        watch = self._watch or self._watched()
+        home = watch.home or task_readiness()
+        public = None if self._annex is None else self._annex.socket
+        if public is not None:
+            if public.fileno() < 0:
+                raise self._closed_elsewhere()
+            if home.edge_triggered:
+                # Its owner may close it, of which only Trio's own waits hear.
+                return watch.wait_on_trio(edge)
+        try:
+            return home.wait(watch, edge, passed=passed)
+        except OSError as error:  # no room for one more in epoll (ENOSPC, ENOMEM)
+            raise self._translated(error) from error
+
+    def _arm(self, readiness: Readiness, watch: Watch, edges: int) -> None:
+        """Be told of these edges through a watch."""
+        try:
+            readiness.arm(watch, edges)
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def _be_told(self, readiness: EpollReadiness, fd: int, sink: Sink) -> None:
+        """Have the sink told of what comes, without a watch."""
+        try:
+            readiness.tell(fd, READ, sink)
+        except OSError as error:
+            raise self._translated(error) from error
 
     def _has_broken(self) -> None:
         """Take note: the connection has just turned out to be broken."""
