@@ -860,34 +860,94 @@ async def test_callbacks_run_in_their_connections_own_context() -> None:
     assert ["block", "one", "block", "two", "one", "three"] == seen
 
 
-async def test_context_is_copied_for_who_changes_it_and_not_kept_longer() -> None:
-    """Connections that change no context variable share one; a changed one goes with its own."""
-    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
-    tokens: list[contextvars.Token[str]] = []
+class Touchy:
+    """A value that can't be compared, as some libraries have them."""
+
+    __hash__ = None  # type: ignore[assignment]  # nor hashed
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value of this comparison is ambiguous")
+
+
+async def test_what_a_callback_sets_is_nobody_elses_however_it_compares() -> None:
+    """Values that are equal are told apart, and such as can't be compared do no harm."""
+    stash: contextvars.ContextVar[dict[str, bytes]] = contextvars.ContextVar("stash")
+    touchy: contextvars.ContextVar[Touchy] = contextvars.ContextVar("touchy")
+    seen: list[dict[str, bytes]] = []
+
+    def accept(connection: Connection | None) -> ConnectionDispatch:
+        stash.set({})
+        touchy.set(Touchy())
+        return ConnectionDispatch(receive=receive)
+
+    def receive(connection: Connection, data: bytes) -> None:
+        mine = stash.get()
+        mine["user"] = mine.get("user", b"") + data
+        seen.append(mine)
+
+    stash.set({})
+    touchy.set(Touchy())
+    async with open_listening_socket(
+        0, host="127.0.0.1", dispatch=ListenDispatch(accept=accept)
+    ) as listening:
+        listening.enable_events(EventMask.ACCEPT | EventMask.RECEIVE)
+        (address,) = listening.local_addresses
+        async with await connect(address) as first, await connect(address) as second:
+            await first.send_all(b"a")
+            await until(lambda: len(seen) == 1)
+            await second.send_all(b"b")
+            await until(lambda: len(seen) == 2)
+            await first.send_all(b"c")
+            await until(lambda: len(seen) == 3)
+
+    assert [{"user": b"ac"}, {"user": b"b"}, {"user": b"ac"}] == seen
+    assert {} == stash.get()
+
+
+async def test_context_outlasts_the_events() -> None:
+    """A connection that has no events for a while finds its context again."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    seen: list[str] = []
 
     def look(connection: Connection, data: bytes) -> None:
-        if data == b"set":
-            tokens.append(variable.set("changed"))
-        elif data == b"reset":
-            variable.reset(tokens.pop())  # raises in any other context than that of `set`
+        seen.append(variable.get())
+        variable.set("mine")
 
-    recorder = Recorder(look, look, look)
-    async with open_event_pair(recorder.dispatch) as (connection, client):
-        contexts = connection.listening._block.contexts  # noqa: SLF001 - nothing else shows it
-        await client.send_all(b"one")
-        await recorder.called(b"one")
-        assert {} == contexts
+    async with open_pair() as (connection, client):
+        connection.enable_events(EventMask.RECEIVE, ConnectionDispatch(receive=look))
+        await client.send_all(b"1")
+        await until(lambda: len(seen) == 1)
+        await connection.disable_event(EventMask.RECEIVE)
+        connection.enable_events(EventMask.RECEIVE)
+        await client.send_all(b"2")
+        await until(lambda: len(seen) == 2)
 
-        await client.send_all(b"set")
-        await recorder.called(b"one", b"set")
-        assert [connection] == list(contexts)
+    assert ["none", "mine"] == seen
 
-        await client.send_all(b"reset")
-        await recorder.called(b"one", b"set", b"reset")
-        assert [] == tokens
 
-        connection.close()
-        assert {} == contexts
+async def test_accept_callback_may_ask_for_the_socket_and_say_good_bye() -> None:
+    """Without any event enabled the peer's end is noticed all the same."""
+    taken: list[Connection] = []
+
+    def accept(connection: Connection | None) -> ConnectionDispatch:
+        assert connection is not None
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.disconnect(data=b"bye")
+        taken.append(connection)
+        return ConnectionDispatch()
+
+    async with (
+        open_listening_socket(
+            0, host="127.0.0.1", dispatch=ListenDispatch(accept=accept)
+        ) as listening,
+    ):
+        listening.enable_events(EventMask.ACCEPT)
+        async with await connect(listening.local_addresses[0]) as client:
+            assert b"bye" == await client.receive_some()
+            assert b"" == await client.receive_some()
+            await client.send_eof()
+            with trio.fail_after(LINGER_SECONDS / 2):
+                await until(lambda: taken[0].closed)
 
 
 async def test_task_and_event_take_turns() -> None:

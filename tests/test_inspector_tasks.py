@@ -16,7 +16,7 @@ from trio_wsk import InspectAction, open_listening_socket, open_server
 from trio_wsk.observers import RequestApproved
 
 from .inspecting import inspecting
-from .support import connect
+from .support import connect, leave_open
 
 if TYPE_CHECKING:
     from trio_wsk import Connection, ConnectionRequest
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
 
+HOST = "127.0.0.1"
 ACCEPT = InspectAction.ACCEPT
 PEND = InspectAction.PEND
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("WHO", default="nobody")
@@ -258,3 +259,31 @@ async def test_ctrl_c_reaches_the_inspector_and_nobody_else() -> None:
         await told.wait()
 
     assert [False, False, True] == protected
+
+
+async def test_scope_that_an_inspector_leaves_open_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever is asked about next has a task of their own, and the server goes on."""
+    asked = 0
+
+    async def inspect(request: ConnectionRequest | None) -> InspectAction:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            leave_open()
+        else:
+            await trio.sleep(0.1)
+        return InspectAction.ACCEPT
+
+    async def handler(connection: Connection) -> None:
+        await connection.send_all(b"served")
+
+    async with open_server(handler, 0, host=HOST, inspect=inspect) as server:
+        for _ in range(3):
+            async with await connect(server.local_addresses[0]) as client:
+                assert b"served" == await client.receive_some()
+            await settled()
+        counted = server.statistics().listening
+        assert (3, 0) == (counted.approved, counted.straggling)
+    assert 1 == sum("inspect" in message for message in caplog.messages)

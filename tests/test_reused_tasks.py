@@ -6,6 +6,7 @@ import contextvars
 import gc
 import sys
 import weakref
+from traceback import clear_frames, walk_tb
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ import trio.testing
 from trio_wsk import _reused_tasks, open_server
 from trio_wsk._reused_tasks import ReusedTasks
 
-from .support import connect
+from .support import PATIENCE, connect, fate_of, leave_open
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -223,3 +224,53 @@ async def test_crash_of_one_connection_leaves_the_task_for_the_next() -> None:
         assert 1 == server.statistics().handler_failures
 
     assert 1 == len(set(tasks))
+
+
+# --- What a handler leaves behind ----------------------------------------------------------------
+
+
+async def test_task_in_which_a_scope_was_left_open_is_not_used_again() -> None:
+    """Else its time-out would end somebody else's handler, and the server with it."""
+    tasks: list[trio.lowlevel.Task] = []
+
+    async def handler(connection: Connection) -> None:
+        tasks.append(trio.lowlevel.current_task())
+        if len(tasks) == 1:
+            leave_open()
+        else:
+            await trio.sleep(0.1)
+        await connection.send_all(b"served")
+
+    async with open_server(handler, 0, host=HOST) as server:
+        for _ in range(3):
+            async with await connect(server.local_addresses[0]) as client:
+                assert b"served" == await client.receive_some()
+            await settled()
+
+        assert 0 == server.statistics().handler_failures
+        assert tasks[0] is not tasks[1] is tasks[2]
+
+
+async def test_traceback_of_a_crash_shows_nothing_of_the_task() -> None:
+    """Who clears the frames of a reported error doesn't end the task that goes on."""
+    told: list[Any] = []
+
+    async def handler(connection: Connection) -> None:
+        if not any(hasattr(record, "error") for record in told):
+            raise ValueError("a bug")
+        await connection.send_all(b"served")
+
+    with trio.fail_after(PATIENCE):
+        async with open_server(handler, 0, host=HOST, observers=[told.append]) as server:
+            for number in range(3):
+                async with await connect(server.local_addresses[0]) as client:
+                    if number:
+                        assert b"served" == await client.receive_some()
+                    else:
+                        assert "reset" == await fate_of(client)
+                await settled()
+                if not number:
+                    (error,) = [record.error for record in told if hasattr(record, "error")]
+                    names = [frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)]
+                    assert ["handler"] == names
+                    clear_frames(error.__traceback__)

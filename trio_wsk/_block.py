@@ -17,7 +17,6 @@ import sys
 from collections import deque
 from itertools import count
 from operator import methodcaller
-from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -73,8 +72,6 @@ class Block:
         """Set when the server wants its connections to finish."""
         self.event_driven: set[EventSide] = set()
         """The open connections that have events: nobody else holds them."""
-        self.thread: Final = get_ident()
-        """Where the pump runs: in another thread nothing of the block may be touched."""
         self.lingering: Deadlines[EventSide] = Deadlines(
             self.call_at, LINGER_SECONDS, methodcaller("abort")
         )
@@ -87,10 +84,6 @@ class Block:
         """Which callback is running now, if any."""
         self._calling_for: object = None
         self.readiness: Readiness
-        # One that nobody has changed serves all.
-        self._clean = self.context.copy()
-        self.contexts: dict[object, contextvars.Context] = {}
-        """The contexts of connections whose callbacks have changed something in them."""
         self._nursery: trio.Nursery
         self._work: deque[Callable[[], object]] = deque()
         self._parked = False
@@ -207,25 +200,21 @@ class Block:
                 self.post(heapq.heappop(timers)[2])
 
     @trio.lowlevel.disable_ki_protection
-    def call(
+    def call(  # noqa: PLR0917 - called for each piece of data, and keywords take their time
         self,
         name: str,
         concerns: EventSide | ConnectionRequest | None,
+        context: contextvars.Context,
         callback: Callable[..., object],
         first: object,
         second: object = _NOTHING,
     ) -> object:
-        """Run one user callback; what it raises is reported, and `FAILED` returned.
-
-        It runs in a copy of the block's context, each connection's in its own.
+        """Run one user callback in ``context``; what it raises is reported, and `FAILED` returned.
 
         `KeyboardInterrupt`, `SystemExit` and their like go on: they concern the process.
         So does a `ConnectionBrokenError` of the connection that this is about: that its
         peer has gone is no fault of the callback.
         """
-        context = self._clean
-        if self.contexts:
-            context = self.contexts.get(concerns, context)
         self.calling, self._calling_for = name, concerns
         try:
             # With a list of arguments of any length the call would take twice as long.
@@ -242,16 +231,12 @@ class Block:
             return FAILED
         finally:
             self.calling = self._calling_for = None
-            # Contexts that nobody has changed since they were copied compare equal at once.
-            if context is self._clean and context != self.context:
-                self._clean = self.context.copy()
-                if concerns in self.event_driven:
-                    self.contexts[concerns] = context
 
     def is_calling(self, name: str, connection: EventSide) -> bool:
         """Whether this callback runs now, for this connection."""
         return self.calling == name and self._calling_for is connection
 
+    @trio.lowlevel.enable_ki_protection
     def report_callback(
         self, name: str, concerns: EventSide | ConnectionRequest | None, error: BaseException
     ) -> None:

@@ -137,7 +137,7 @@ class ConditionalAccept:
         # By number, in the order in which they came. A plain dict weighs half of an ordered one.
         self._undecided: dict[int, ConnectionRequest] = {}
         self._evicted = 0
-        self._approved: dict[TransportRequest, ConnectionRequest] = {}
+        self._approved: dict[int, ConnectionRequest] = {}
         self._establishing = 0
         self._aborting: dict[int, ConnectionRequest] = {}
         self._remembered: OrderedDict[int, None] = OrderedDict()
@@ -252,7 +252,8 @@ class ConditionalAccept:
             self._answered(request, answer, to_event=True)
 
     def _ask(self, request: ConnectionRequest | None) -> object:
-        return self._block.call("inspect", request, self._inspect, request)
+        block = self._block
+        return block.call("inspect", request, block.context.copy(), self._inspect, request)
 
     def _start(self, request: ConnectionRequest, answer: Awaitable[object]) -> None:
         """Run an async inspector in a task of its own."""
@@ -347,11 +348,12 @@ class ConditionalAccept:
 
     def _approve(self, request: ConnectionRequest, *, to_event: bool) -> None:
         transport_request = request._transport_request
+        number = transport_request.serial_number
         if request is self._asked:
             self._asked = None
         else:
-            del self._undecided[transport_request.serial_number]
-        self._approved[transport_request] = request
+            del self._undecided[number]
+        self._approved[number] = request
         self._counters.approved += 1
         if records.RequestApproved in self._block.observers.wanting:
             self._tell(records.RequestApproved, request)
@@ -383,12 +385,12 @@ class ConditionalAccept:
         if delivery.parked > delivery.max_parked:
             oldest = delivery.oldest_parked()
             assert oldest is not None
-            goes = newcomer if policy == "reset" else self._approved[oldest]
+            goes = newcomer if policy == "reset" else self._approved[oldest.serial_number]
             self._lose(goes, Event.OVERFLOW, AbortReason.EVICTED)
 
     def taken(self, transport_request: TransportRequest) -> None:
         """Take note: somebody takes the connection now, and its channel next."""
-        request = self._approved.pop(transport_request)
+        request = self._approved.pop(transport_request.serial_number)
         request._state = request._state.steps[_DELIVER].state
         if request._is_watched:
             request._is_watched = False
@@ -398,7 +400,8 @@ class ConditionalAccept:
 
     def lost_while_parked(self, transport_request: TransportRequest) -> None:
         """Take note: it was found reset when somebody wanted to take it."""
-        self._lose(self._approved[transport_request], Event.LEAVE, AbortReason.RESET)
+        request = self._approved[transport_request.serial_number]
+        self._lose(request, Event.LEAVE, AbortReason.RESET)
 
     # --- Turning away ------------------------------------------------------------------
 
@@ -460,7 +463,8 @@ class ConditionalAccept:
         self._has_room_again()
 
     def _forget(self, request: ConnectionRequest) -> None:
-        if self._approved.pop(request._transport_request, None) is None:
+        number = request._transport_request.serial_number
+        if self._approved.pop(number, None) is None:
             self._leave_undecided(request)
         elif request._state is State.APPROVED:
             self._establishing -= 1
@@ -490,7 +494,10 @@ class ConditionalAccept:
         number = request._transport_request.serial_number
         try:
             if self._abort_callback is not None:
-                self._block.call("abort", request, self._abort_callback, request.inspect_id)
+                context = self._block.context.copy()
+                self._block.call(
+                    "abort", request, context, self._abort_callback, request.inspect_id
+                )
         finally:
             del self._aborting[number]
             self._remembered[number] = None
@@ -521,15 +528,14 @@ class ConditionalAccept:
 
     def peer_ended(self, transport_request: TransportRequest, end: PeerEnd) -> None:
         """A transport says that a peer has left; whether that makes it gone is decided here."""
-        request = self._approved.get(transport_request) or self._undecided.get(
-            transport_request.serial_number
-        )
+        number = transport_request.serial_number
+        request = self._approved.get(number) or self._undecided.get(number)
         if request is not None and end in self._gone:
             self._lose(request, Event.LEAVE, _LEFT[end])
 
     def established(self, transport_request: TransportRequest) -> None:
         """A transport says that an approved request's handshake is over."""
-        request = self._approved.get(transport_request)
+        request = self._approved.get(transport_request.serial_number)
         if request is not None and request._state is State.APPROVED:
             self._establishing -= 1
             self._establish(request, to_event=False)

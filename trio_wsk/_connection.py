@@ -10,12 +10,12 @@ did not have to wait. A cancelled call has therefore taken no byte.
 
 from __future__ import annotations
 
-from threading import get_ident
 from typing import TYPE_CHECKING, final
 
 import trio
+from trio.lowlevel import current_task
 
-from ._callers import called_outside
+from ._callers import called_outside, in_trio
 from ._errors import (
     ConnectionBrokenError,
     InvalidParameterError,
@@ -73,6 +73,7 @@ class Connection(EventSide):
         self._marks = 0
         self._receiving = False
         self._sending = IDLE
+        self._context = None
         self._dispatch = None
         self._enabled = 0
         self._due = READ
@@ -272,6 +273,7 @@ class Connection(EventSide):
         try:
             if self._unsent:
                 await self._wait_sent()
+                self._open_for_sending()  # it may have ended meanwhile
             self._sending = ACTIVE
             await self._wait(WRITE, passed=True)
             self._open_for_sending()
@@ -444,12 +446,13 @@ class Connection(EventSide):
 
         Raises: as for `send_all`. Nothing is sent then.
         """
-        block = self._block
-        if block.thread != get_ident():
-            raise called_outside("connection.send_nowait")
+        try:
+            current_task()
+        except RuntimeError:
+            raise called_outside("connection.send_nowait") from None
         if type(data) is not bytes:
             data = _octets(data)
-        if self._annex is None and not self._sending and not block.ended:
+        if self._annex is None and not self._sending and not self._block.ended:
             sent = self._send_now(data)  # nothing can stand in line before it
         else:
             self._open_channel()
@@ -486,8 +489,7 @@ class Connection(EventSide):
         return self._request.ideal_send_backlog(self._open_channel())
 
     def _check_usable(self, call: str) -> None:
-        if self._block.thread != get_ident():
-            raise called_outside(f"connection.{call}")  # it would race with the pump
+        in_trio(f"connection.{call}")  # another thread would race with the pump
         self._open_channel()
 
     # --- Helpers -----------------------------------------------------------------------

@@ -54,6 +54,7 @@ from ._wire import (
 )
 
 if TYPE_CHECKING:
+    import contextvars
     from collections.abc import Callable
 
     from ._readiness import Watch
@@ -90,8 +91,10 @@ _MORE: Final = getattr(socket, "MSG_MORE", 0)
 class EventSide(Wire):
     """What a connection does by callbacks, and without waiting."""
 
-    __slots__ = ("_dispatch", "_due", "_enabled")
+    __slots__ = ("_context", "_dispatch", "_due", "_enabled")
 
+    _context: contextvars.Context | None
+    """What its callbacks run in: a copy of the block's context, made for the first of them."""
     _dispatch: ConnectionDispatch | None
     """The callbacks; an event needs to be enabled, too."""
     _enabled: int
@@ -112,9 +115,9 @@ class EventSide(Wire):
         self._enabled |= mask | _THE_BLOCKS
         if self._marks & FIN_SENT:  # the accept callback has said good-bye
             self._wait_for_peer()
+        if self._watch is not None:  # the accept callback has asked for the socket, perhaps
+            self._listen_to_watch(self._watch)
         if mask:
-            if self._watch is not None:  # the accept callback has asked for the socket, perhaps
-                self._listen_to_watch(self._watch)
             self._turn()
 
     def _enable(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
@@ -161,7 +164,6 @@ class EventSide(Wire):
         """
         if not self._enabled and not self._unsent and self._owner is None:
             self._block.event_driven.discard(self)
-            self._block.contexts.pop(self, None)
 
     def _disable(self, event: int) -> Status:
         """Disable one event."""
@@ -259,7 +261,10 @@ class EventSide(Wire):
             self._block.lingering.start(self)
         dispatch = self._dispatch
         if dispatch is not None and dispatch.receive is not None and self._enabled & RECEIVE:
-            answer = self._block.call("receive", self, dispatch.receive, self, data)
+            context = self._context
+            if context is None:
+                context = self._own_context()
+            answer = self._block.call("receive", self, context, dispatch.receive, self, data)
             if answer is not None and answer is not Status.SUCCESS:
                 self._not_all_taken(data, answer)
             elif self._marks & RESUMED:
@@ -313,10 +318,8 @@ class EventSide(Wire):
                 self._arm(readiness, watch, READ)
             return
         readiness = self._block.readiness
-        channel = self._open_channel()
-        fd = channel.fileno()
-        if fd >= 0 and isinstance(readiness, EpollReadiness):
-            self._be_told(readiness, fd, self)
+        if self._request.is_watched_by_descriptor and isinstance(readiness, EpollReadiness):
+            self._be_told(readiness, self._open_channel().fileno(), self)
             self._marks |= TOLD
         else:
             self._watched()
@@ -405,8 +408,11 @@ class EventSide(Wire):
             if is_news and not self._marks & TOLD:
                 self._hear_of_input()
         is_all_taken = self._annex is None or not self._annex.held
-        if self._marks & FIN_RECEIVED and self._enabled & DISCONNECT and is_all_taken:
-            self._tell_fin()
+        if self._marks & FIN_RECEIVED and is_all_taken:
+            if self._enabled & DISCONNECT:
+                self._tell_fin()
+            elif not self._has(DISCONNECT):
+                self._close_if_over()
 
     def _tell_fin(self) -> None:
         """The peer has sent FIN, and all data before it has been taken."""
@@ -417,8 +423,7 @@ class EventSide(Wire):
             if not self._enabled & DISCONNECT:
                 return  # told when it is enabled again
             self._marks |= END_TOLD
-            answer = self._block.call("disconnect", self, dispatch.disconnect, self, GRACEFUL)
-            if answer is FAILED:
+            if self._call("disconnect", dispatch.disconnect, GRACEFUL) is FAILED:
                 self.abort()
         else:
             self._marks |= END_TOLD
@@ -433,7 +438,7 @@ class EventSide(Wire):
             if self._enabled & DISCONNECT:
                 # That it tries to answer all the same is nothing to report.
                 with suppress(ConnectionBrokenError):
-                    self._block.call("disconnect", self, dispatch.disconnect, self, ABORTIVE)
+                    self._call("disconnect", dispatch.disconnect, ABORTIVE)
         if self._enabled:
             self._marks |= LOST
             self.abort()
@@ -547,7 +552,9 @@ class EventSide(Wire):
         self._annexed().routines_due -= 1
         assert irp.on_completion is not None
         try:
-            answer = self._block.call("on_completion", self, irp.on_completion, irp)
+            answer = self._block.call(
+                "on_completion", self, self._own_context(), irp.on_completion, irp
+            )
         except ConnectionBrokenError:
             self._tell_reset()
         else:
@@ -566,7 +573,7 @@ class EventSide(Wire):
         assert self._dispatch is not None
         callback = self._dispatch.send_backlog
         assert callback is not None
-        if self._block.call("send_backlog", self, callback, self, ideal) is FAILED:
+        if self._call("send_backlog", callback, ideal) is FAILED:
             self.abort()
 
     # --- Our end -----------------------------------------------------------------------
@@ -657,8 +664,6 @@ class EventSide(Wire):
         self._enabled = 0
         block = self._block
         block.event_driven.discard(self)
-        if block.contexts:
-            block.contexts.pop(self, None)
         if self._marks & LINGERING:
             block.lingering.forget(self)
         annex = self._annex
@@ -699,12 +704,22 @@ class EventSide(Wire):
 
     # --- Helpers -----------------------------------------------------------------------
 
+    def _own_context(self) -> contextvars.Context:
+        if self._context is None:
+            self._context = self._block.context.copy()
+        return self._context
+
+    def _call(self, name: str, callback: Callable[..., object], what: object) -> object:
+        """In the pump: run one of this connection's callbacks; see `Block.call`."""
+        return self._block.call(name, self, self._own_context(), callback, self, what)
+
     def _tell_drain(self, callback: Callable[[Any], object]) -> None:
         """In the pump: tell this connection that the server drains."""
         if self._channel is None:
             return
         try:
-            if self._block.call("drain", self, callback, self) is FAILED:
+            answer = self._block.call("drain", self, self._own_context(), callback, self)
+            if answer is FAILED:
                 self.abort()
         except ConnectionBrokenError:
             self._tell_reset()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ._block import FAILED
-from ._reused_tasks import MOST_IDLE, ReusedTasks
+from ._reused_tasks import ReusedTasks, cancel_status, forget_first_frame
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -69,34 +69,41 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
     # since Trio has the frame of a task's first coroutine made into an object.
     async def _run(self, request: ConnectionRequest) -> None:  # noqa: ASYNC910 - a task of its own
         assert request._task_scope is not None
-        with request._task_scope:
-            while True:
-                try:
-                    request._inspection = await request._inspection
-                except BaseException:
-                    if not self._is_crash(request):
-                        raise
-                if not self._over(request):
-                    return  # noqa: ASYNC910 - as above
-                del request  # who waits keeps no request
-                request = await self._next()
-        self._answered(request, FAILED)  # the scope was cancelled, which is no answer
+        try:
+            with request._task_scope:
+                while True:
+                    try:
+                        request._inspection = await request._inspection
+                    except BaseException:
+                        if not self._is_crash(request):
+                            raise
+                    if not self._over(request):
+                        break
+                    del request  # who waits keeps no request
+                    request = await self._next()
+        except Exception as error:  # noqa: BLE001 - Trio's, about a scope that was left open
+            self._block.report_callback("inspect", request, error)
+        if request._inspection is FAILED:
+            self._answered(request, FAILED)  # the scope was cancelled, which is no answer
 
     @trio.lowlevel.enable_ki_protection
     def _over(self, request: ConnectionRequest) -> bool:
         """Its inspector has answered; say whether another request can have the scope."""
         answer, request._inspection = request._inspection, None
-        # Whoever wakes this task finds the scope there.
-        trio.lowlevel.current_task().custom_sleep_data = request._task_scope
+        task = trio.lowlevel.current_task()
+        scope = task.custom_sleep_data = request._task_scope  # where whoever wakes it finds it
+        assert scope is not None
         self._ended(request)
         is_free = request._scope is None
         self._answered(request, answer)
-        return is_free and len(self._idle) < MOST_IDLE
+        return is_free and self._may_wait(task, cancel_status(scope))
 
     @trio.lowlevel.enable_ki_protection
     def _is_crash(self, request: ConnectionRequest) -> bool:
         """Report an error that is a crash; raise what else is in a group. False if it is none."""
         error = sys.exc_info()[1]
+        assert error is not None
+        forget_first_frame(error)
         request._inspection = FAILED
         crash: BaseException | None = error if isinstance(error, Exception) else None
         rest: BaseException | None = error if crash is None else None

@@ -356,7 +356,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         assert irp.on_completion is not None
         connection = irp.information
         try:
-            answer = self._block.call("on_completion", connection, irp.on_completion, irp)
+            context = self._block.context.copy()
+            answer = self._block.call("on_completion", connection, context, irp.on_completion, irp)
         except ConnectionBrokenError:
             answer = FAILED
         if answer is FAILED and connection is not None:
@@ -441,7 +442,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         assert callback is not None
         self._block.event_driven.add(connection)
         try:
-            answer = self._block.call("accept", connection, callback, connection)
+            context = connection._own_context()
+            answer = self._block.call("accept", connection, context, callback, connection)
         except ConnectionBrokenError:
             answer = None  # it came, and it went while it was being taken
             connection.abort()
@@ -576,7 +578,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _indicate_failure(self) -> None:
         callback = self._dispatch.accept
         if self._delivery.event_enabled and callback is not None:
-            self._block.call("accept", None, callback, None)
+            self._block.call("accept", None, self._block.context.copy(), callback, None)
         if self._conditional is not None:
             self._conditional.tell_failure()
         self._nursery.cancel_scope.cancel()

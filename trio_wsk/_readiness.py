@@ -288,8 +288,9 @@ class EpollReadiness(Readiness):
         watches = self._watches
         if fd >= len(watches):
             watches.extend([None] * (fd + 1 - len(watches)))
+        if watches[fd] is None:  # else its owner has closed the descriptor behind our back
+            self._armed += 1
         watches[fd] = sink
-        self._armed += 1
 
     def tell(self, fd: int, edges: int, sink: Sink) -> None:
         """Tell somebody of these edges of a descriptor, and of its end, without a watch.

@@ -3,7 +3,8 @@
 A task costs more to make and to end than most handlers take, and more than most inspectors. So a
 task that has nothing left to do waits for more, if few others do. Nothing of the last piece
 of work is left in it: each has a fresh copy of the listening block's context, as a task of its own
-would have, and whatever a handler has opened it has closed, or it would not have returned.
+would have, and a task in which a handler has left a cancel scope or a nursery open (an async
+generator that was not finished does that) is not used again.
 
 Only what is kept by task instead of by context can tell: ``trio.lowlevel.current_task()`` may be
 the same object for two connections, one after the other.
@@ -21,7 +22,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["MOST_IDLE", "ReusedTasks"]
+__all__ = ["ReusedTasks", "cancel_status", "forget_first_frame"]
 
 WorkT = TypeVar("WorkT")
 
@@ -86,6 +87,16 @@ class ReusedTasks(ABC, Generic[WorkT]):
         What it raises goes on.
         """
 
+    def _may_wait(self, task: trio.lowlevel.Task, status: object) -> bool:
+        """Whether the current task may be used again.
+
+        Args:
+          task: It.
+          status: Its `cancel_status` before the work that it has done.
+        """
+        is_clean = cancel_status(task) is status and not task.child_nurseries
+        return is_clean and len(self._idle) < MOST_IDLE
+
     def _next(self) -> Awaitable[WorkT]:
         """Have the current task wait for the next thing to do; await what this returns at once.
 
@@ -101,3 +112,22 @@ class ReusedTasks(ABC, Generic[WorkT]):
         idle.append(task)
         task.context = self._nothing
         return trio.lowlevel.wait_task_rescheduled(give_up)  # noqa: ASYNC105 - by our caller
+
+
+def forget_first_frame(error: BaseException) -> None:
+    """Take the frame in which an error was caught out of its traceback.
+
+    It is that of a task which goes on with other things: whoever keeps the error would keep those,
+    and whoever clears its frames would end the task.
+    """
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+
+
+def cancel_status(inside: trio.lowlevel.Task | trio.CancelScope) -> object:
+    """Return what is the same for a task and for the innermost scope that it is in.
+
+    Trio shows it nowhere in public. Should it have another name one day, scopes that were left
+    open are not noticed any more, which a test would say.
+    """
+    return getattr(inside, "_cancel_status", None)

@@ -32,7 +32,7 @@ from ._errors import (
 )
 from ._faults import split_error, why_no_handshake
 from ._listening import ListeningSocket, open_listening_socket
-from ._reused_tasks import MOST_IDLE, ReusedTasks
+from ._reused_tasks import ReusedTasks, cancel_status, forget_first_frame
 from ._statistics import DrainReport, ServerStatistics
 
 if sys.version_info < (3, 11):
@@ -329,6 +329,8 @@ class _Handlers(ReusedTasks[Connection]):
     # One coroutine for all of it: each more weighs on every connection that is open.
     async def _run(self, connection: Connection) -> None:  # noqa: ASYNC910 - a task of its own
         """Run one handler after the other, and do whatever comes of each."""
+        task = trio.lowlevel.current_task()
+        status = cancel_status(task)
         while True:
             try:
                 await self._handler(connection)
@@ -336,11 +338,12 @@ class _Handlers(ReusedTasks[Connection]):
                     await connection.aclose()
             except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
                 connection.abort()
+                forget_first_frame(error)
                 self._server._handler_raised(connection, error)
             finally:
                 connection.abort()
                 self._server._connection_ended(connection)
-            if len(self._idle) >= MOST_IDLE:
+            if not self._may_wait(task, status):
                 break
             del connection  # who waits keeps none
             connection = await self._next()

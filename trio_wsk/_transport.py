@@ -159,6 +159,10 @@ class TransportRequest(ABC):
 
     __slots__ = ()
 
+    is_watched_by_descriptor: bool = False
+    """Whether `watch` is no more than a `Watch` of the channel's descriptor. Then connections
+    that nobody awaits do without it."""
+
     @property
     def inspect_point(self) -> InspectPoint:
         """When this request has appeared, and so what its peer knows by now.

@@ -79,6 +79,8 @@ class PortableRequest(TransportRequest):
         "_was_reset",
     )
 
+    is_watched_by_descriptor = True
+
     # Set by `watch_end`, and of no meaning before.
     _keeper: RequestKeeper
     _told: PeerEnd | None

@@ -204,6 +204,8 @@ class LinuxRequest(TransportRequest):
 
     # --- What was accepted -------------------------------------------------------------
 
+    is_watched_by_descriptor = True
+
     def watch(self, channel: Channel) -> Watch:
         """Make the watch of this channel's descriptor."""
         return self._established.watch(channel)
