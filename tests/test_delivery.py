@@ -22,7 +22,7 @@ def test_nobody_is_there() -> None:
 
     assert not delivery.wanted
     assert [Way.PARKED, Way.PARKED] == placed(delivery, 1, 2)
-    assert not delivery.room
+    assert not delivery.takes(by_event=True)
     assert 2 == delivery.parked == delivery.parked_most
     assert 1 == delivery.queue("a")
     assert 2 == delivery.queue("c")
@@ -193,7 +193,9 @@ class Deliveries(RuleBasedStateMachine):
         else:
             assert not self.delivery.withdraw(-1)
 
-    @precondition(lambda self: self.delivery.wanted or self.delivery.room)
+    @precondition(
+        lambda self: self.delivery.wanted or self.delivery.parked < self.delivery.max_parked
+    )
     @rule(to_event=st.booleans())
     def arrive(self, to_event: bool) -> None:  # noqa: FBT001 - a drawn value
         """A connection comes, at a moment when the event may be called or may not."""
@@ -274,11 +276,11 @@ TestDeliveries = Deliveries.TestCase
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_room_is_for_read_ahead(limit: int) -> None:
-    """`room` says whether a request that nobody takes could be parked."""
+    """A request that nobody takes has a place as long as there is room to park it."""
     delivery: Delivery[str, int] = Delivery(limit)
     for request in range(limit):
-        assert delivery.room
+        assert delivery.takes(by_event=True)
 
         delivery.place(request)
 
-    assert not delivery.room
+    assert not delivery.takes(by_event=True)

@@ -4,10 +4,10 @@
 started, peers watched, deadlines kept, the transport told, abort callbacks called. An approved
 request goes on to delivery, which the listening socket does.
 
-Nothing here awaits but a task that runs somebody's inspector, `ConditionalAccept.peek` and
-`ConditionalAccept.settle`. Nothing here calls user code but in the pump: whatever happens on
-another stack (a transport that noticed something, a caller's `inspect_complete`) changes
-state, cancels, and posts.
+Nothing here awaits but `ConditionalAccept.peek`, `ConditionalAccept.settle` and
+`ConditionalAccept.wait_decided`; async inspectors run in `_inspector_tasks`. Nothing here calls
+user code but in the pump: whatever happens on another stack (a transport that noticed something, a
+caller's `inspect_complete`) changes state, cancels, and posts.
 
 Where a request is, is in one of four places: asked about (its inspector is being called),
 undecided (it has no verdict), approved (it has not been taken), or forgotten. Only one at a time
@@ -409,7 +409,7 @@ class ConditionalAccept:
         self._leave_undecided(request)
         reason = self._counters.count_rejected(verdict.reason)
         given = self._turn_away(request._transport_request, verdict)
-        if self._block.observers.of(records.RequestRejected):
+        if records.RequestRejected in self._block.observers.wanting:
             self._tell(records.RequestRejected, request, reason=reason, close=given)
         if given is not verdict.style:
             self._counters.close_fallbacks += 1
@@ -646,7 +646,7 @@ class ConditionalAccept:
         self._styles = styles
 
     def _tell(self, kind: type[records.Record], request: ConnectionRequest, **more: object) -> None:
-        if self._block.observers.of(kind):
+        if kind in self._block.observers.wanting:
             self._block.tell(
                 kind,
                 inspect_id=request.inspect_id,

@@ -93,11 +93,6 @@ class Delivery(Generic[A, R]):
         """How many requests would be taken at once, now: by acceptors and by the event."""
         return len(self._acceptors) + (self.permits if self.event_enabled else 0)
 
-    @property
-    def room(self) -> bool:
-        """Whether a request that nobody takes could be parked."""
-        return len(self._parked) < self.max_parked
-
     def queue(self, acceptor: A) -> R | None:
         """Queue an acceptor, or give it what is parked first in line.
 

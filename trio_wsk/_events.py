@@ -98,7 +98,7 @@ class EventSide(Wire):
     _dispatch: ConnectionDispatch | None
     """The callbacks; an event needs to be enabled, too."""
     _enabled: int
-    """The events that are, and `_THE_BLOCKS`: not zero means that the block has this connection."""
+    """The events that are, and `_THE_BLOCKS`: if it is 0, only what is queued needs the pump."""
     _due: int
     """The edges that have come and were not acted on, and `_POSTED`."""
 
@@ -195,6 +195,7 @@ class EventSide(Wire):
             self._schedule(ENDED)
 
     def _schedule(self, due: int) -> None:
+        """Have a turn, as if these edges had come."""
         self.on_edges(due)
 
     def _turn(self) -> None:

@@ -75,7 +75,7 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
                     try:
                         request._inspection = await request._inspection
                     except BaseException:
-                        if not self._is_crash(request):
+                        if not self._failed(request):
                             raise
                     if not self._over(request):
                         break
@@ -99,8 +99,12 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
         return is_free and self._may_wait(task, cancel_status(scope))
 
     @trio.lowlevel.enable_ki_protection
-    def _is_crash(self, request: ConnectionRequest) -> bool:
-        """Report an error that is a crash; raise what else is in a group. False if it is none."""
+    def _failed(self, request: ConnectionRequest) -> bool:
+        """Its inspector has raised: report what is a crash. False if it has to go on as it is.
+
+        Raises:
+          BaseExceptionGroup: what is none, out of a group that had both.
+        """
         error = sys.exc_info()[1]
         assert error is not None
         forget_first_frame(error)

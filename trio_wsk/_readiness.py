@@ -91,7 +91,7 @@ class Descriptor(Protocol):
 
 
 class Sink(Protocol):
-    """Who is told of edges that no task waits for."""
+    """Who is told of edges: of those of a watch that no task waits for, or of a descriptor's."""
 
     def on_edges(self, edges: int) -> None:
         """Take note; never runs user code."""
@@ -258,9 +258,9 @@ class EpollReadiness(Readiness):
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._fd = self._epoll.fileno()
-        # By descriptor. The kernel gives out the lowest numbers that are free, so a list is
-        # smaller than a dict, and faster.
-        self._watches: list[Sink | None] = []
+        # Watches and others, by descriptor. The kernel gives out the lowest numbers that are free,
+        # so a list is smaller than a dict, and faster.
+        self._sinks: list[Sink | None] = []
         self._armed = 0
         self._parked = False
         self._lone = False
@@ -285,12 +285,12 @@ class EpollReadiness(Readiness):
         watch.interest = wanted
 
     def _remember(self, fd: int, sink: Sink) -> None:
-        watches = self._watches
-        if fd >= len(watches):
-            watches.extend([None] * (fd + 1 - len(watches)))
-        if watches[fd] is None:  # else its owner has closed the descriptor behind our back
+        sinks = self._sinks
+        if fd >= len(sinks):
+            sinks.extend([None] * (fd + 1 - len(sinks)))
+        if sinks[fd] is None:  # else its owner has closed the descriptor behind our back
             self._armed += 1
-        watches[fd] = sink
+        sinks[fd] = sink
 
     def tell(self, fd: int, edges: int, sink: Sink) -> None:
         """Tell somebody of these edges of a descriptor, and of its end, without a watch.
@@ -302,12 +302,12 @@ class EpollReadiness(Readiness):
 
     def tell_no_more(self, fd: int, sink: Sink) -> None:
         """Tell it nothing more; call it before the descriptor is closed."""
-        watches = self._watches
+        sinks = self._sinks
         # The owner may have closed the descriptor behind our back (through
         # `Connection.socket`). Then the kernel has forgotten it already, and its number
         # may be another channel's by now.
-        if 0 <= fd < len(watches) and watches[fd] is sink:
-            watches[fd] = None
+        if 0 <= fd < len(sinks) and sinks[fd] is sink:
+            sinks[fd] = None
             self._armed -= 1
             try:
                 self._epoll.unregister(fd)
@@ -373,23 +373,23 @@ class EpollReadiness(Readiness):
             trio.lowlevel.notify_closing(self._fd)
 
     def poll(self) -> bool:
-        """Tell the watches what the kernel has for them, `EVENTS_PER_POLL` at most."""
-        watches = self._watches
+        """Tell everybody what the kernel has for them, `EVENTS_PER_POLL` at most."""
+        sinks = self._sinks
         found = self._epoll.poll(0, EVENTS_PER_POLL)
         for fd, events in found:
             # An earlier notification of this turn may have closed this one.
-            watch = watches[fd]
-            if watch is not None:
-                watch.on_edges(events)
+            sink = sinks[fd]
+            if sink is not None:
+                sink.on_edges(events)
         return len(found) > 1
 
     def close(self) -> None:
         """Close the epoll; whoever waited through it looks again elsewhere."""
         self._epoll.close()
-        watches, self._watches, self._armed = self._watches, [], 0
-        for watch in watches:
-            if isinstance(watch, Watch):
-                self._release(watch)
+        sinks, self._sinks, self._armed = self._sinks, [], 0
+        for sink in sinks:
+            if isinstance(sink, Watch):
+                self._release(sink)
 
 
 class TrioReadiness(Readiness):

@@ -88,7 +88,7 @@ class Stragglers:
                 break
             del self._cancelled[request]
             self._reported.add(request)
-            if self._block.observers.of(InspectorStraggles):
+            if InspectorStraggles in self._block.observers.wanting:
                 self._block.tell(
                     InspectorStraggles,
                     inspect_id=request.inspect_id,

@@ -107,10 +107,6 @@ class Observers:
             if wanting:
                 self.wanting[kind] = wanting
 
-    def of(self, kind: type[Record]) -> bool:
-        """Whether anybody wants records of this kind."""
-        return kind in self.wanting
-
     def tell(self, record: Record) -> None:
         """Hand a record to everybody who wants its kind."""
         for observer in self.wanting.get(type(record), ()):
