@@ -15,6 +15,7 @@ import trio.testing
 
 from trio_wsk import _reused_tasks, open_server
 from trio_wsk._reused_tasks import ReusedTasks
+from trio_wsk.observers import HandlerFailed
 
 from .support import PATIENCE, connect, fate_of, leave_open
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_wsk import Connection
+    from trio_wsk.observers import Record
 
 pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
 
@@ -249,6 +251,35 @@ async def test_task_in_which_a_scope_was_left_open_is_not_used_again() -> None:
 
         assert 0 == server.statistics().handler_failures
         assert tasks[0] is not tasks[1] is tasks[2]
+
+
+async def test_scope_that_was_left_open_and_ends_its_own_handler_is_a_crash() -> None:
+    """It is reported, and the server goes on: nobody else was cancelled."""
+    told: list[HandlerFailed] = []
+    served = 0
+
+    def observe(record: Record) -> None:
+        if isinstance(record, HandlerFailed):
+            told.append(record)
+
+    async def handler(connection: Connection) -> None:
+        nonlocal served
+        served += 1
+        if served == 1:
+            leave_open()
+            await trio.sleep_forever()
+        await connection.send_all(b"served")
+
+    with trio.fail_after(PATIENCE):
+        async with open_server(handler, 0, host=HOST, observers=[observe]) as server:
+            async with await connect(server.local_addresses[0]) as client:
+                assert "reset" == await fate_of(client)
+            async with await connect(server.local_addresses[0]) as client:
+                assert b"served" == await client.receive_some()
+            await settled()
+            assert 1 == server.statistics().handler_failures
+    (record,) = told
+    assert "left a cancel scope open" in str(record.error)
 
 
 async def test_traceback_of_a_crash_shows_nothing_of_the_task() -> None:

@@ -339,6 +339,10 @@ class _Handlers(ReusedTasks[Connection]):
             except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
                 connection.abort()
                 forget_first_frame(error)
+                if isinstance(error, trio.Cancelled) and cancel_status(task) is not status:
+                    # Nobody would catch it: its scope was entered and never left. It would close
+                    # the server without a word.
+                    error = RuntimeError("the handler has left a cancel scope open")
                 self._server._handler_raised(connection, error)
             finally:
                 connection.abort()
