@@ -76,7 +76,7 @@ class Block:
             self.call_at, LINGER_SECONDS, methodcaller("abort")
         )
         """The connections that have sent FIN and wait for the peer's."""
-        self.linger: float = 0.0
+        self.close_linger: float = 0.0
         """How long ``aclose()`` waits for peers to read our last answer, in seconds."""
         self.ended: bool = False
         """The block has been left: nothing posted is done any more."""

@@ -324,7 +324,7 @@ class Connection(EventSide):
             if self._channel is not None:
                 if self._unsent:
                     await self._wait_sent()
-                if self._block.linger and self._has_unread():
+                if self._block.close_linger and self._has_unread():
                     await self._linger_until_read()
         except (ConnectionBrokenError, SocketClosedError):
             pass  # it is gone: nothing is left to be sent, or to be read
@@ -377,7 +377,7 @@ class Connection(EventSide):
         A close with unread input makes the kernel send a reset, and a reset makes the
         peer's kernel throw away what it has not read yet: our last answer.
         """
-        with trio.move_on_after(self._block.linger):
+        with trio.move_on_after(self._block.close_linger):
             self._shut_down_sending()
             left = LINGER_OCTETS
             while left > 0 and (data := await self.receive_some()):

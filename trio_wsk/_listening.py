@@ -524,9 +524,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         elif self._conditional is not None:
             self._conditional.take(request)
         else:
-            self._deliver(request)
+            self._deliver(request, to_event=True)
 
-    def _deliver(self, request: TransportRequest, *, to_event: bool = True) -> bool:
+    def _deliver(self, request: TransportRequest, *, to_event: bool) -> bool:
         """Give the connection to whoever is to have it.
 
         Args:

@@ -239,8 +239,13 @@ class Server:
         else:
             handler = self._handler if self._ssl_context is None else self._handle_tls
             self._tasks = _Handlers(self, handlers, handler)
-            self._block.linger = LINGER_TIMEOUT
+            self._block.close_linger = LINGER_TIMEOUT
             listening._serve(self._admit_to_handler, self._max_connections, anywhere=True)
+
+    def _opened(self) -> None:
+        self._open += 1
+        if self._open > self._open_most:  # noqa: PLR1730 - max() costs more, each time
+            self._open_most = self._open
 
     def _connection_ended(self, connection: Connection) -> None:
         if records.ConnectionEnded in self._block.observers.wanting:
@@ -255,15 +260,11 @@ class Server:
 
     def _admit_event_driven(self, connection: Connection) -> bool:
         connection._owner = self
-        self._open += 1
-        if self._open > self._open_most:  # noqa: PLR1730 - max() costs more, each time
-            self._open_most = self._open
+        self._opened()
         return False
 
     def _admit_to_handler(self, connection: Connection) -> bool:
-        self._open += 1
-        if self._open > self._open_most:  # noqa: PLR1730 - max() costs more, each time
-            self._open_most = self._open
+        self._opened()
         try:
             self._tasks.start(connection)
         except RuntimeError:  # a handler's error is ending the server at this moment
