@@ -85,6 +85,31 @@ def test_each_has_its_time_and_no_more(steps: list[tuple[str, int]]) -> None:
     trio.run(walk, clock=clock)
 
 
+def test_who_is_given_time_again_goes_to_the_end() -> None:
+    """So nobody waits behind one that came before and has longer."""
+
+    async def walk() -> None:
+        timers = Timers()
+        expired: list[tuple[str, float]] = []
+        deadlines: Deadlines[str] = Deadlines(
+            timers.call_at, SECONDS, lambda thing: expired.append((thing, trio.current_time()))
+        )
+        began = trio.current_time()
+        deadlines.start("first")
+        deadlines.start("second")
+        clock.jump(SECONDS / 2)
+        deadlines.start("first")
+        for _ in range(2):
+            clock.jump(SECONDS / 2)
+            timers.run()
+
+        ends = [(thing, end - began) for thing, end in expired]
+        assert [("second", SECONDS), ("first", 1.5 * SECONDS)] == ends
+
+    clock = MockClock()
+    trio.run(walk, clock=clock)
+
+
 def test_what_expires_may_start_and_forget_others() -> None:
     """``expired`` may do with the deadlines what it likes."""
 

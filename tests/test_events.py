@@ -925,24 +925,32 @@ async def test_context_outlasts_the_events() -> None:
     assert ["none", "mine"] == seen
 
 
-async def test_accept_callback_may_ask_for_the_socket_and_say_good_bye() -> None:
-    """Without any event enabled the peer's end is noticed all the same."""
+@pytest.mark.parametrize(
+    "dispatch", [ConnectionDispatch(), ConnectionDispatch(receive=lambda *_: None)]
+)
+@pytest.mark.parametrize("is_at_once", [True, False])
+async def test_accept_callback_may_ask_for_the_socket_and_enable_nothing(
+    dispatch: ConnectionDispatch, *, is_at_once: bool
+) -> None:
+    """After our good-bye the peer's end is noticed all the same, with callbacks and without."""
     taken: list[Connection] = []
 
     def accept(connection: Connection | None) -> ConnectionDispatch:
         assert connection is not None
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection.disconnect(data=b"bye")
+        if is_at_once:
+            connection.disconnect(data=b"bye")
         taken.append(connection)
-        return ConnectionDispatch()
+        return dispatch
 
-    async with (
-        open_listening_socket(
-            0, host="127.0.0.1", dispatch=ListenDispatch(accept=accept)
-        ) as listening,
-    ):
+    async with open_listening_socket(
+        0, host="127.0.0.1", dispatch=ListenDispatch(accept=accept)
+    ) as listening:
         listening.enable_events(EventMask.ACCEPT)
         async with await connect(listening.local_addresses[0]) as client:
+            await until(lambda: taken)
+            if not is_at_once:
+                taken[0].disconnect(data=b"bye")
             assert b"bye" == await client.receive_some()
             assert b"" == await client.receive_some()
             await client.send_eof()
@@ -1113,6 +1121,44 @@ async def test_wait_send_all_might_not_block_waits_for_the_queue() -> None:
 
         await receive_exactly(client, size)
         await returned.wait()
+
+
+async def test_data_comes_while_the_send_queue_waits_for_room() -> None:
+    """A peer that reads nothing and says something is heard."""
+    recorder = Recorder()
+    async with open_event_pair(recorder.dispatch) as (connection, client):
+        await clog(connection)
+        await client.send_all(b"one")
+        await recorder.called(b"one")
+        await client.send_all(b"two")
+        await recorder.called(b"one", b"two")
+        connection.abort()
+
+
+async def test_connection_that_lingered_is_not_kept_when_it_has_ended() -> None:
+    """Its time to linger is taken back, long before it would be over."""
+    recorder = Recorder()
+    async with open_event_pair(recorder.dispatch) as (connection, client):
+        lingering = connection.listening._block.lingering  # noqa: SLF001 - nothing else shows it
+        connection.disconnect()
+        assert 1 == len(lingering)
+        await client.send_eof()
+        await until(lambda: connection.closed)
+        assert 0 == len(lingering)
+
+
+async def test_wait_send_all_might_not_block_ends_with_the_connection() -> None:
+    """Who waits for the queue of a connection that is aborted meanwhile is told so."""
+    async with open_pair() as (connection, _), trio.open_nursery() as nursery:
+        await clog(connection)
+
+        async def wait() -> None:
+            with pytest.raises(SocketClosedError):
+                await connection.wait_send_all_might_not_block()
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        connection.abort()
 
 
 async def test_aclose_ends_when_the_peer_resets() -> None:

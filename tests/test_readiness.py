@@ -1112,6 +1112,10 @@ async def test_descriptor_that_its_owner_closed_is_another_ones(*, is_closed_fir
         assert [READ] == new.heard
         assert [] == old.heard
         readiness.tell_no_more(number, new)
+    with socket_pair() as (ours, theirs), trio.fail_after(PATIENCE):
+        # Nobody is left to share it with, so whoever waits now is alone, and nobody has to poll.
+        theirs.send(b"x")
+        await readiness.wait(Watch(ours.fileno()), READ)
     readiness.close()
 
 
