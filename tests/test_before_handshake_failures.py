@@ -244,15 +244,23 @@ def say(what: object) -> None:
 class Firewall:
     """Somebody else's table: one chain with a hook, before ours, which drops what it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, priority: int = 0) -> None:
         self._socket = NetlinkSocket(NETFILTER)
         self._name = text(1, "firewall")
-        hook = nested(4, be32(1, 1), be32(2, 0))  # input, priority 0
-        chain = self._name + text(3, "input") + hook + text(7, "filter")
+        self._hook = nested(4, be32(1, 1), be32(2, priority))  # input
+        self._make()
+
+    def _make(self) -> None:
+        chain = self._name + text(3, "input") + self._hook + text(7, "filter")
         self._batch(
             Step("make a table", NEW_TABLE, CREATE, IPV4, self._name),
             Step("make a chain", NEW_CHAIN, CREATE, IPV4, chain),
         )
+
+    def reload(self) -> None:
+        """Take the table away, and make it anew."""
+        self.remove()
+        self._make()
 
     def _batch(self, *steps: Step) -> None:
         self._socket.batch(NFTABLES, steps)
@@ -381,11 +389,20 @@ async def test_peer_that_left_is_missed_when_the_kernel_drops_its_packet() -> No
             assert 1 == transport_of(desk)["verdicts_late"]
 
 
+@pytest.mark.parametrize("age", ["older", "newer"])
+@pytest.mark.parametrize(
+    "priority", [0, 10, 50], ids=["nft and iptables", "firewalld", "iptables' security"]
+)
 @in_own_namespace
-async def test_host_firewall_comes_first() -> None:
-    """A SYN that a rule of the host's drops is no request, until the rule has gone."""
-    with Clients() as clients, closing(Firewall()) as firewall:
+async def test_host_firewall_comes_first(priority: int, age: str) -> None:
+    """
+    A SYN that a rule of the host's drops is no request, until the rule has gone; whichever
+    firewall has made it, and whether that was started before us or reloaded since.
+    """
+    with Clients() as clients, closing(Firewall(priority)) as firewall:
         async with gated(ACCEPT) as desk:
+            if age == "newer":
+                firewall.reload()
             firewall.drop(place_of(desk))
             client = clients.one(place_of(desk))
             await wait_all_tasks_blocked()

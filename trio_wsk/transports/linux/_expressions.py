@@ -178,7 +178,7 @@ def jump(chain: str) -> bytes:
 
 
 def queue(number: int, bypass: bool) -> bytes:  # noqa: FBT001 - a `Way`
-    """Send packets to a queue, in nftables' own way. Unverified.
+    """Send packets to a queue, in nftables' own way.
 
     With ``bypass`` they are accepted while nobody has bound it.
     """
