@@ -17,6 +17,7 @@ from trio_wsk import probe
 from trio_wsk.__main__ import main
 
 from .namespaces import in_own_namespace
+from .seccomp import knows_this_machine
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux has"),
@@ -37,6 +38,15 @@ if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
+sys.exit(main(sys.argv[1:]))
+"""
+
+# What systemd's `RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6` does.
+WITHOUT_NETLINK = """
+import errno, socket, sys
+from tests.seccomp import refuse
+from trio_wsk.__main__ import main
+refuse("socket", errno.EAFNOSUPPORT, first_argument=socket.AF_NETLINK)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -190,3 +200,16 @@ def test_wrong_command_line_is_refused(
 def test_version_is_that_of_the_package() -> None:
     """``--version`` prints what pip would say."""
     assert (0, f"trio_wsk {metadata.version('trio-wsk')}\n") == output_of("--version")
+
+
+@pytest.mark.skipif(not knows_this_machine(), reason="its system calls have other numbers")
+def test_service_without_netlink_is_told_which_setting_forbids_it() -> None:
+    """
+    Where a filter of system calls leaves out AF_NETLINK, the remedy is its setting, and not a
+    kernel that has been built otherwise.
+    """
+    done = run("-c", WITHOUT_NETLINK, "doctor")
+
+    assert "" == done.stderr
+    assert "RestrictAddressFamilies= has to name AF_NETLINK" in " ".join(done.stdout.split())
+    assert "has not been built" not in done.stdout

@@ -108,9 +108,14 @@ _OTHER_OWNERS: Final = (
     "other processes own it; /proc/net/netfilter/nfnetlink_queue and nfnetlink_log show which"
 )
 _NO_SUBSYSTEM: Final = "this kernel has not been built with it, or may not load the module"
+_NO_NETLINK: Final = (
+    "this process may not open netlink sockets: systemd's RestrictAddressFamilies= has to name "
+    "AF_NETLINK, and so does the seccomp profile of a container that has one of its own"
+)
+"""Every Linux has netlink, so a filter of system calls says this."""
 _GENERAL_HINTS: Final = {
     errno.EPERM: _NEEDS_ADMIN,
-    errno.EAFNOSUPPORT: _NO_SUBSYSTEM,
+    errno.EAFNOSUPPORT: _NO_NETLINK,
     errno.EOPNOTSUPP: _NO_SUBSYSTEM,
     errno.EPROTONOSUPPORT: _NO_SUBSYSTEM,
 }
