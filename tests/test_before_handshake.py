@@ -11,7 +11,6 @@ import socket
 import struct
 import sys
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -430,15 +429,14 @@ async def test_style_that_cannot_be_had_is_refused_if_the_inspector_declares_it(
 @in_own_namespace
 async def test_pended_client_is_answered_once_although_it_asks_again_and_again() -> None:
     """
-    Two and a half seconds and two repetitions later there is one request and no answer. Then
-    there is one SYN,ACK, and the connection works.
+    Two repetitions later, which takes two or three seconds by the kernel's version, there is one
+    request and no answer. Then there is one SYN,ACK, and the connection works.
     """
 
     async def _body(network: Network) -> None:
         async with opened(network, PEND) as stage:
             client, request = await stage.held()
             seen = await stage.until(lambda seen: len(seen) >= 3, "second repetition")
-            await trio.sleep(seen[0].at + 2.5 - monotonic())
 
             assert {"client SYN"} == set(stage.exchange())
             assert 1 == len({segment.sequence_number for segment in seen})
@@ -454,7 +452,7 @@ async def test_pended_client_is_answered_once_although_it_asks_again_and_again()
             assert [*HANDSHAKE] == stage.story()[:3]
             assert 1 == stage.exchange().count("server SYN,ACK")
             assert "RST" not in " ".join(stage.exchange())
-            assert 2.5 <= round(answer.at - seen[0].at, 1)
+            assert seen[2].at < answer.at
             assert request.inspect_id == connection.inspect_id
             assert 1 == len(stage.asked) == stage.statistics().accepted
             connection.close()
