@@ -49,10 +49,8 @@ class Doorkeeper:
         self._keyboard = keyboard
         self._turn = trio.Lock()
 
-    async def inspect(self, request: trio_wsk.ConnectionRequest | None) -> InspectAction | Verdict:
+    async def inspect(self, request: trio_wsk.ConnectionRequest) -> InspectAction | Verdict:
         """Decide about one request, in a task that is cancelled when its peer leaves."""
-        if request is None:  # the listening socket has failed, and there is nobody to answer to
-            return InspectAction.REJECT
         peer = request.remote_address
         if peer in FRIENDS:
             return InspectAction.ACCEPT

@@ -45,11 +45,9 @@ A_RECORD = struct.pack("!2H", 1, 1)
 
 
 async def inspect(
-    service: tuple[str, int], request: trio_wsk.ConnectionRequest | None
+    service: tuple[str, int], request: trio_wsk.ConnectionRequest
 ) -> InspectAction | Verdict:
     """Decide about one request, in a task of its own, which is cancelled when its peer leaves."""
-    if request is None:  # the listening socket has failed, and there is nobody to answer to
-        return InspectAction.REJECT
     if await is_listed(request.remote_address, service):
         return InspectAction.ACCEPT
     return Verdict(InspectAction.REJECT, "not-listed", close=b"You are not on the list.\n")

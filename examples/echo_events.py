@@ -22,10 +22,9 @@ from trio_wsk import ConnectionDispatch, EventMask, ListenDispatch, Status
 PORT = 7008
 
 
-def accept(connection: trio_wsk.Connection | None) -> ConnectionDispatch | None:
+def accept(_connection: trio_wsk.Connection) -> ConnectionDispatch:
     """Take every connection: WskAcceptEvent."""
-    # None says that the listening socket has failed; leaving its block raises the reason.
-    return None if connection is None else ECHO
+    return ECHO
 
 
 def receive(connection: trio_wsk.Connection, data: bytes) -> None:

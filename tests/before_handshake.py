@@ -407,7 +407,7 @@ async def opened(
 @asynccontextmanager
 async def serving(
     network: str | Network,
-    what: Callable[[Connection], Awaitable[object]] | Callable[[Connection | None], Any],
+    what: Callable[[Connection], Awaitable[object]] | Callable[[Connection], Any],
     inspect: Callable[[ConnectionRequest], Any] | InspectAction | Verdict = PEND,
     *,
     way: str = "serve",
@@ -468,7 +468,9 @@ def options_for(
         place = {"port": None, "transport": LinuxTransport.tcp(0, host=place["host"], **gate)}
     return {
         **place,
-        "dispatch": ListenDispatch(inspect=stage.inspect, abort=stage.abort, accept=accept),
+        "dispatch": ListenDispatch(
+            inspect=stage.inspect, abort=stage.abort, failed=stage.failed, accept=accept
+        ),
         "inspect_point": InspectPoint.BEFORE_HANDSHAKE,
         "inspect_timeout": 10,
         "observers": [stage.observe, Silent()],

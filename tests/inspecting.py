@@ -79,7 +79,7 @@ class Desk:
         self.aborts: list[RequestAborted] = []
         """What was known of each of these inside that call."""
         self.failures = 0
-        """How often the inspector was told that the listening socket has failed."""
+        """How often the listening socket was said to have failed."""
         self.records: list[Record] = []
         self.on_abort: Callable[[ConnectionRequest], object] | None = None
         """Called inside the abort callback."""
@@ -87,12 +87,9 @@ class Desk:
         self._clients: list[trio.SocketStream] = []
         self._changed = trio.Event()
 
-    def inspect(self, request: ConnectionRequest | None) -> Any:
+    def inspect(self, request: ConnectionRequest) -> Any:
         """Note the request, and ask the inspector."""
         self._note()
-        if request is None:
-            self.failures += 1
-            return ACCEPT
         self.asked.append(request)
         if isinstance(self._inspect, (InspectAction, Verdict)):
             return self._inspect
@@ -112,6 +109,13 @@ class Desk:
         self._note()
         if self.on_abort is not None:
             self.on_abort(request)
+
+    def failed(self, listening: ListeningSocket, error: OSError) -> None:
+        """Note that the listening socket has failed."""
+        assert self.listening is listening
+
+        self.failures += 1
+        self._note()
 
     def complete(self, request: ConnectionRequest, answer: Any) -> Status:
         """Complete an inspection."""
@@ -215,7 +219,10 @@ async def inspecting(
     """Open a listening socket on the loopback address, with an inspector."""
     desk = Desk(inspect)
     dispatch = ListenDispatch(
-        inspect=desk.inspect, abort=desk.abort, accept=options.pop("accept", None)
+        inspect=desk.inspect,
+        abort=desk.abort,
+        failed=desk.failed,
+        accept=options.pop("accept", None),
     )
     if port is not None:
         options.setdefault("host", "127.0.0.1")

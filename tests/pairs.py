@@ -36,7 +36,7 @@ async def open_pair(
 
 @asynccontextmanager
 async def open_event_pair(
-    dispatch: ConnectionDispatch | Callable[[Connection], ConnectionDispatch | Status | None],
+    dispatch: ConnectionDispatch | Callable[[Connection], ConnectionDispatch | Status],
     mask: EventMask | None = None,
     **options: Any,
 ) -> AsyncIterator[tuple[Connection, trio.SocketStream]]:
@@ -51,8 +51,7 @@ async def open_event_pair(
     taken: list[Connection] = []
     came = trio.Event()
 
-    def accept(connection: Connection | None) -> ConnectionDispatch | Status | None:
-        assert connection is not None
+    def accept(connection: Connection) -> ConnectionDispatch | Status:
         taken.append(connection)
         came.set()
         return dispatch(connection) if callable(dispatch) else dispatch

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsk import Server
+from trio_wsk import Server, Status
 from trio_wsk.transports import PortableTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_wsk import Address
+    from trio_wsk import Address, Connection
     from trio_wsk._readiness import Readiness, Watch
     from trio_wsk.transports._accepted import PortableRequest
     from trio_wsk.transports._places import Place
@@ -53,6 +53,16 @@ def reset(client: trio.SocketStream) -> None:
 def open_descriptors() -> int:
     """How many descriptors this process has open."""
     return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - less its own
+
+
+def take_into(taken: list[Connection]) -> Callable[[Connection], Status]:
+    """Make an accept callback that takes every connection, without events, and keeps it."""
+
+    def accept(connection: Connection) -> Status:
+        taken.append(connection)
+        return Status.SUCCESS
+
+    return accept
 
 
 PATIENCE = 10

@@ -52,7 +52,7 @@ from .before_handshake import (
 from .gated import ACK, RST, SYN
 from .inspecting import ACCEPT, PEND, REJECT
 from .namespaces import as_ordinary_user, in_own_namespace, set_sysctl
-from .support import fate_of, read_to_end, until
+from .support import fate_of, read_to_end, take_into, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -262,8 +262,8 @@ async def test_one_listening_socket_is_on_every_network() -> None:
 @in_own_namespace
 async def test_approved_connection_goes_the_way_of_any_other(network: str, way: str) -> None:
     """A queued accept has it first, else the accept event has it."""
-    taken: list[Connection | None] = []
-    async with opened(network, answering(way, ACCEPT), accept=taken.append) as stage:
+    taken: list[Connection] = []
+    async with opened(network, answering(way, ACCEPT), accept=take_into(taken)) as stage:
         stage.listening.enable_events(EventMask.ACCEPT)
         irp = stage.listening.queue_accept()
         await stage.inspected()
@@ -273,7 +273,6 @@ async def test_approved_connection_goes_the_way_of_any_other(network: str, way: 
 
         assert irp.information is not None
         assert stage.asked[0].inspect_id == irp.information.inspect_id
-        assert taken[0] is not None
         assert stage.asked[1].inspect_id == taken[0].inspect_id
         assert {"accept": 1, "event": 1} == dict(stage.statistics().delivered)
 
@@ -410,7 +409,7 @@ async def test_style_that_cannot_be_had_is_refused_if_the_inspector_declares_it(
     class Polite:
         close_styles = frozenset({CloseStyle.MESSAGE})
 
-        def __call__(self, request: ConnectionRequest | None) -> InspectAction:
+        def __call__(self, request: ConnectionRequest) -> InspectAction:
             return ACCEPT
 
     with pytest.raises(trio_wsk.InvalidParameterError, match="can't be had before the handshake"):
@@ -1309,7 +1308,7 @@ async def echo(connection: Connection) -> None:
         await connection.send_all(data)
 
 
-def echo_by_events(connection: Connection | None) -> ConnectionDispatch:
+def echo_by_events(connection: Connection) -> ConnectionDispatch:
     """Send everything back, without a task."""
 
     def receive(connection: Connection, data: bytes) -> None:

@@ -234,8 +234,7 @@ async def play(story: Story, host: str, captures: list[Capture]) -> list[str]:
     transport = LinuxTransport.tcp(7001 + LOOPBACK.index(host), host=host)
     family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
 
-    def inspect(request: ConnectionRequest | None) -> InspectAction | Verdict:
-        assert request is not None
+    def inspect(request: ConnectionRequest) -> InspectAction | Verdict:
         stage.request = request
         style = ", CloseStyle.SILENT" if isinstance(answer, Verdict) else ""
         action = answer.action if isinstance(answer, Verdict) else answer

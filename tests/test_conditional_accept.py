@@ -33,6 +33,7 @@ from trio_wsk import (
     InspectId,
     InspectPoint,
     ListenDispatch,
+    ListeningSocket,
     Overflow,
     Status,
     Verdict,
@@ -66,6 +67,7 @@ from .support import (
     fate_of,
     read_to_end,
     reset,
+    take_into,
     until,
 )
 
@@ -211,8 +213,8 @@ async def test_approved_connection_goes_the_way_of_any_other(
     inspector: Callable[[InspectAction], Inspect],
 ) -> None:
     """A queued accept has it first, else the accept event has it."""
-    taken: list[Connection | None] = []
-    async with inspecting(inspector(ACCEPT), accept=taken.append) as desk:
+    taken: list[Connection] = []
+    async with inspecting(inspector(ACCEPT), accept=take_into(taken)) as desk:
         desk.listening.enable_events(EventMask.ACCEPT)
         irp = desk.listening.queue_accept()
         await desk.ask()
@@ -222,7 +224,6 @@ async def test_approved_connection_goes_the_way_of_any_other(
 
         assert irp.information is not None
         assert desk.asked[0].inspect_id == irp.information.inspect_id
-        assert taken[0] is not None
         assert desk.asked[1].inspect_id == taken[0].inspect_id
         assert {"accept": 1, "event": 1} == dict(desk.statistics().delivered)
 
@@ -336,11 +337,10 @@ async def test_inspector_has_the_context_of_the_block_and_leaks_nothing_into_it(
             return inspect_later()
         return answer
 
-    def accept(connection: Connection | None) -> None:
-        assert connection is not None
-
+    def accept(connection: Connection) -> Status:
         seen.append(COLOUR.get())
         connection.close()
+        return Status.SUCCESS
 
     COLOUR.set("block")
     async with inspecting(inspect, accept=accept) as desk:
@@ -406,7 +406,7 @@ async def test_slow_inspections_are_all_in_flight_at_once() -> None:
 # --- Options and values that are refused ------------------------------------------------------
 
 
-async def accept_all(request: ConnectionRequest | None) -> InspectAction:
+async def accept_all(request: ConnectionRequest) -> InspectAction:
     """Let everybody through."""
     return ACCEPT
 
@@ -526,7 +526,7 @@ async def test_style_that_cannot_be_had_is_refused_if_the_inspector_declares_it(
 ) -> None:
     """An inspector's attribute ``close_styles`` says what it wants; opening says what it can't."""
 
-    def inspect(request: ConnectionRequest | None) -> Verdict:
+    def inspect(request: ConnectionRequest) -> Verdict:
         return Verdict(REJECT, close=style)
 
     inspect.close_styles = {style, CloseStyle.RESET}  # type: ignore[attr-defined] # that is how
@@ -543,7 +543,7 @@ async def test_style_that_cannot_be_had_is_refused_if_the_inspector_declares_it(
 async def test_style_that_can_be_had_may_be_declared(place: dict[str, Any]) -> None:
     """What every stream socket can do is not refused."""
 
-    def inspect(request: ConnectionRequest | None) -> InspectAction:
+    def inspect(request: ConnectionRequest) -> InspectAction:
         return ACCEPT
 
     inspect.close_styles = {CloseStyle.RESET, CloseStyle.FIN, CloseStyle.MESSAGE}  # type: ignore[attr-defined]
@@ -1519,20 +1519,25 @@ async def test_leaving_the_block_aborts_every_request(end: str) -> None:
 @pytest.mark.parametrize("way", ["plain", "async"])
 async def test_failure_of_the_listening_socket_is_told_once(way: str) -> None:
     """
-    Requests are aborted with it, inspect(None) and accept(None) are each called once, and the
-    block raises the system's error.
+    Requests are aborted with it, then ``failed`` is called once, and the block raises the system's
+    error.
     """
-    failures: list[Connection | None] = []
+    failures: list[OSError] = []
     error = OSError(12345, "on purpose")
 
-    async def inspect_async(request: ConnectionRequest | None) -> InspectAction:
+    async def inspect_async(request: ConnectionRequest) -> InspectAction:
         return desk.inspect(request)  # type: ignore[no-any-return] # it is what PEND is
+
+    def failed(listening: ListeningSocket, error: OSError) -> None:
+        assert [request.inspect_id] == desk.told_abort
+
+        failures.append(error)
 
     desk = Desk(PEND)
     dispatch = ListenDispatch(
         inspect=desk.inspect if way == "plain" else inspect_async,
         abort=desk.abort,
-        accept=failures.append,
+        failed=failed,
     )
     with pytest.raises(OSError, match="on purpose") as caught:  # noqa: PT012 - the end of the block raises
         async with open_listening_socket(
@@ -1540,7 +1545,6 @@ async def test_failure_of_the_listening_socket_is_told_once(way: str) -> None:
             dispatch=dispatch,
             observers=[desk.observe, Silent()],
         ) as desk.listening:
-            desk.listening.enable_events(EventMask.ACCEPT)
             transport = desk.listening._transport  # noqa: SLF001 - the faults are told to it
 
             assert isinstance(transport, FaultyTransport)
@@ -1552,8 +1556,7 @@ async def test_failure_of_the_listening_socket_is_told_once(way: str) -> None:
     desk.check_in_the_end()
 
     assert error is caught.value
-    assert 1 == desk.failures
-    assert [None] == failures
+    assert [error] == failures
     assert [request.inspect_id] == desk.told_abort
     assert AbortReason.FAILED is desk.aborts[0].reason
     assert {"failed": 1} == dict(desk.statistics().aborted)
@@ -1561,35 +1564,6 @@ async def test_failure_of_the_listening_socket_is_told_once(way: str) -> None:
     assert "reset" == await fate_of(client)
 
     desk.close_clients()
-
-
-async def test_inspector_that_fails_at_the_failure_is_reported() -> None:
-    """What it raises then changes nothing."""
-    transport = FaultyTransport.tcp(0, host=HOST)
-    assert isinstance(transport, FaultyTransport)
-
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
-        if request is None:
-            raise ZeroDivisionError("on purpose")
-        return PEND
-
-    told: list[Any] = []
-    with pytest.raises(OSError, match="the system"):  # noqa: PT012 - the end of the block raises
-        async with open_listening_socket(
-            transport=transport, inspect=inspect, observers=[told.append, Silent()]
-        ) as listening:
-            transport.faults.append(TransportFailedError(OSError(12345, "the system")))
-            client = connect_now(listening.local_addresses[0])
-            await trio.sleep_forever()
-    (record,) = [each for each in told if isinstance(each, CallbackFailed)]
-
-    assert ("inspect", "on purpose", None) == (
-        record.callback,
-        str(record.error),
-        record.remote_address,
-    )
-
-    await client.aclose()
 
 
 @pytest.mark.parametrize("stage", ["inspected", "pended"])
@@ -1823,8 +1797,8 @@ async def test_approved_connections_beyond_what_may_be_parked(
 @pytest.mark.parametrize("policy", ["reset", "evict"])
 async def test_event_that_takes_everybody_has_no_limit_of_what_is_parked(policy: Any) -> None:
     """Approved connections that only wait for the callback's turn are not too many."""
-    taken: list[Connection | None] = []
-    async with inspecting(PEND, max_parked=1, overflow=policy, accept=taken.append) as desk:
+    taken: list[Connection] = []
+    async with inspecting(PEND, max_parked=1, overflow=policy, accept=take_into(taken)) as desk:
         desk.listening.enable_events(EventMask.ACCEPT)
         for _ in range(50):
             await desk.pended()
@@ -1835,8 +1809,6 @@ async def test_event_that_takes_everybody_has_no_limit_of_what_is_parked(policy:
         assert {} == dict(desk.statistics().aborted)
 
         for connection in taken:
-            assert connection is not None
-
             connection.close()
 
 
@@ -1884,8 +1856,8 @@ async def test_event_takes_who_is_asked_about_if_nothing_may_be_parked(
     inspector: Callable[[InspectAction], Inspect],
 ) -> None:
     """``max_parked=0`` and the accept event: everybody is inspected, and taken."""
-    taken: list[Connection | None] = []
-    async with inspecting(inspector(ACCEPT), max_parked=0, accept=taken.append) as desk:
+    taken: list[Connection] = []
+    async with inspecting(inspector(ACCEPT), max_parked=0, accept=take_into(taken)) as desk:
         await waiting(desk, 2)
         desk.listening.enable_events(EventMask.ACCEPT)
         await until(lambda: len(taken) == 2)
@@ -1893,8 +1865,6 @@ async def test_event_takes_who_is_asked_about_if_nothing_may_be_parked(
         await until(lambda: len(taken) == 3)
 
         for connection in taken:
-            assert connection is not None
-
             connection.close()
 
 
@@ -2003,7 +1973,7 @@ async def test_inspector_that_fails_costs_its_request_alone(fault: str, way: str
 async def test_plain_function_that_returns_a_coroutine_is_an_async_inspector() -> None:
     """A partial of an async function, or one that calls it, is run as it would be itself."""
 
-    async def look_up(answer: InspectAction, request: ConnectionRequest | None) -> InspectAction:
+    async def look_up(answer: InspectAction, request: ConnectionRequest) -> InspectAction:
         await trio.lowlevel.checkpoint()
         return answer
 
@@ -2812,7 +2782,7 @@ async def test_limit_of_connections_counts_those_that_are_inspected(
         look()
         await echo(connection)
 
-    def accept(connection: Connection | None) -> ConnectionDispatch:
+    def accept(connection: Connection) -> ConnectionDispatch:
         look()
         return ConnectionDispatch(receive=lambda connection, data: connection.disconnect(data=data))
 
@@ -2863,9 +2833,7 @@ async def test_drain_waits_for_what_is_being_inspected(way: str, limit: int | No
         served.append(connection)
         await connection.send_all(b"served")
 
-    def accept(connection: Connection | None) -> ConnectionDispatch:
-        assert connection is not None
-
+    def accept(connection: Connection) -> ConnectionDispatch:
         served.append(connection)
         connection.disconnect(data=b"served")
         return ConnectionDispatch(receive=lambda connection, data: None)

@@ -125,10 +125,8 @@ class Gate:
         self.taken: list[InspectId | None] = []
         self.aborted: list[InspectId] = []
 
-    def inspect(self, request: ConnectionRequest | None) -> InspectAction:
+    def inspect(self, request: ConnectionRequest) -> InspectAction:
         """Decide later."""
-        assert request is not None
-
         self.pended[request.remote_address.port] = request.inspect_id
         return PEND
 
@@ -138,10 +136,8 @@ class Gate:
 
         self.aborted.append(inspect_id)
 
-    def accept(self, connection: Connection | None) -> ConnectionDispatch:
+    def accept(self, connection: Connection) -> ConnectionDispatch:
         """Say yes, and good-bye."""
-        assert connection is not None
-
         self.taken.append(connection.inspect_id)
         connection.disconnect(data=b"yes")
         return ConnectionDispatch(receive=lambda connection, data: None)
@@ -236,7 +232,7 @@ async def test_slow_inspections_of_a_thousand_are_in_flight_together(
     asked = 0
     all_asked = trio.Event()
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
+    async def inspect(request: ConnectionRequest) -> InspectAction:
         nonlocal asked
         asked += 1
         if asked == CLIENTS:
@@ -271,8 +267,7 @@ async def test_flood_neither_starves_a_steady_client_nor_leaks(
     and again; in the end there are as many tasks and descriptors as in the beginning.
     """
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def inspect(request: ConnectionRequest) -> InspectAction:
 
         return ACCEPT if await request.peek(6) == b"friend" else REJECT
 

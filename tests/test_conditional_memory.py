@@ -22,6 +22,7 @@ from trio_wsk import (
     InvalidDeviceStateError,
     InvalidParameterError,
     ListenDispatch,
+    ListeningSocket,
     Overflow,
     Status,
     Verdict,
@@ -112,10 +113,8 @@ class Scene:
             if segment.source.port != HERE[1] and (not kinds or segment.kind in kinds)
         ]
 
-    def pend(self, request: ConnectionRequest | None) -> InspectAction:
+    def pend(self, request: ConnectionRequest) -> InspectAction:
         """Inspect: note the request, and answer later."""
-        assert request is not None
-
         self.requests.append(request)
         return PEND
 
@@ -128,10 +127,12 @@ class Scene:
         self.aborts.append((inspect_id, record.reason))
 
     def dispatch(
-        self, inspect: Callable[[ConnectionRequest | None], object] | None = None
+        self,
+        inspect: Callable[[ConnectionRequest], object] | None = None,
+        failed: Callable[[ListeningSocket, OSError], object] | None = None,
     ) -> ListenDispatch:
         """Make the callbacks: an inspector that pends by default, and one that notes aborts."""
-        return ListenDispatch(inspect=inspect or self.pend, abort=self.abort)  # type: ignore[arg-type]  # what it answers is part of what is tested
+        return ListenDispatch(inspect=inspect or self.pend, abort=self.abort, failed=failed)  # type: ignore[arg-type]  # what it answers is part of what is tested
 
     def told(self, kind: type[object]) -> list[object]:
         """Return the records of one kind."""
@@ -309,8 +310,7 @@ async def test_every_connection_on_a_bad_network_is_inspected_once(
     clients = 30
     served: Counter[bytes] = Counter()
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def inspect(request: ConnectionRequest) -> InspectAction:
 
         scene.requests.append(request)
         await trio.sleep(0.5)
@@ -413,8 +413,7 @@ async def test_silence_leaves_a_syn_without_an_answer(autojump_clock: MockClock)
     scene = Scene()
     verdict = Verdict(REJECT, close=CloseStyle.SILENT)
 
-    def inspect(request: ConnectionRequest | None) -> Verdict:
-        assert request is not None
+    def inspect(request: ConnectionRequest) -> Verdict:
 
         scene.requests.append(request)
         return verdict
@@ -457,8 +456,7 @@ async def test_retry_after_a_rejection_is_a_new_request(
     scene = Scene()
     answers = [REJECT, REJECT, ACCEPT]
 
-    def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    def inspect(request: ConnectionRequest) -> InspectAction:
 
         scene.requests.append(request)
         return answers[len(scene.requests) - 1]
@@ -545,7 +543,7 @@ async def test_declared_close_style_is_refused_at_open(
     class Guard:
         close_styles = frozenset({style})
 
-        def __call__(self, request: ConnectionRequest | None) -> InspectAction:
+        def __call__(self, request: ConnectionRequest) -> InspectAction:
             return REJECT
 
     with pytest.raises(InvalidParameterError, match=rf"{style}.*before the handshake"):
@@ -601,7 +599,7 @@ async def test_peer_leaves_and_its_inspector_is_cancelled(
     scene = Scene()
     cancelled_at = []
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
+    async def inspect(request: ConnectionRequest) -> InspectAction:
         try:
             await trio.sleep_forever()
         except trio.Cancelled:
@@ -821,8 +819,7 @@ async def test_leaving_the_block_aborts_what_pends(
     """Leaving the block is closing: inspectors are cancelled, pended requests aborted."""
     scene = Scene()
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def inspect(request: ConnectionRequest) -> InspectAction:
 
         scene.requests.append(request)
         if len(scene.requests) == 1:
@@ -854,7 +851,7 @@ async def test_time_for_a_verdict(
     """
     scene = Scene()
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
+    async def inspect(request: ConnectionRequest) -> InspectAction:
         await trio.sleep_forever()
         return ACCEPT
 
@@ -883,7 +880,7 @@ async def test_straggling_inspector_holds_closing_for_a_second(autojump_clock: M
     """
     scene = Scene()
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
+    async def inspect(request: ConnectionRequest) -> InspectAction:
         with trio.CancelScope(shield=True):
             await trio.sleep(30)
         return ACCEPT
@@ -913,20 +910,21 @@ async def test_straggling_inspector_holds_closing_for_a_second(autojump_clock: M
 
 async def test_listening_socket_fails(autojump_clock: MockClock, point: InspectPoint) -> None:
     """
-    The transport fails for good: what pends is aborted, the inspector is asked about None, once,
-    and the block raises the system's error.
+    The transport fails for good: what pends is aborted, ``failed`` is called once, and the block
+    raises the system's error.
     """
     scene = Scene()
-    asked: list[ConnectionRequest | None] = []
+    failures: list[OSError] = []
 
-    def inspect(request: ConnectionRequest | None) -> InspectAction:
-        asked.append(request)
-        return PEND
+    def failed(listening: ListeningSocket, error: OSError) -> None:
+        assert [AbortReason.FAILED] == [reason for _, reason in scene.aborts]
+
+        failures.append(error)
 
     async def fail() -> None:
         transport = scene.transport()
         async with open_listening_socket(
-            transport=transport, dispatch=scene.dispatch(inspect), inspect_point=point
+            transport=transport, dispatch=scene.dispatch(failed=failed), inspect_point=point
         ) as scene.listening:
             scene.open()
             await settled()
@@ -938,7 +936,7 @@ async def test_listening_socket_fails(autojump_clock: MockClock, point: InspectP
         await fail()
 
     assert errno.ENOTSOCK == raised.value.errno
-    assert [False, True] == [request is None for request in asked]
+    assert [raised.value] == failures
     assert [AbortReason.FAILED] == [reason for _, reason in scene.aborts]
     assert {"failed": 1} == scene.listening.statistics().aborted
 
@@ -957,7 +955,7 @@ async def test_thousand_slow_inspections_are_in_flight_together(
     scene.network.on_segment = None
     clients = 1000
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
+    async def inspect(request: ConnectionRequest) -> InspectAction:
         await trio.sleep(0.2)
         return ACCEPT
 
@@ -991,8 +989,7 @@ async def test_completed_early(autojump_clock: MockClock, point: InspectPoint) -
     scene = Scene()
     may_answer = trio.Event()
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def inspect(request: ConnectionRequest) -> InspectAction:
 
         scene.requests.append(request)
         await may_answer.wait()
@@ -1032,8 +1029,7 @@ async def test_own_word_overrules_an_early_one(
     """An inspector that answers by itself never pended, so a completion of its request is void."""
     scene = Scene()
 
-    def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    def inspect(request: ConnectionRequest) -> InspectAction:
 
         early = REJECT if answer is ACCEPT else ACCEPT
         statuses.append(scene.listening.inspect_complete(request.inspect_id, early))
@@ -1104,16 +1100,16 @@ async def test_any_number_pends_and_completes_in_any_order(
         assert ids[::-1] == taken
 
 
-def _raises(_: ConnectionRequest | None) -> InspectAction:
+def _raises(_: ConnectionRequest) -> InspectAction:
     raise RuntimeError("planned")
 
 
-async def _raises_later(_: ConnectionRequest | None) -> InspectAction:
+async def _raises_later(_: ConnectionRequest) -> InspectAction:
     await trio.sleep(0.1)
     raise RuntimeError("planned")
 
 
-async def _answers_nonsense(_: ConnectionRequest | None) -> object:
+async def _answers_nonsense(_: ConnectionRequest) -> object:
     await trio.sleep(0.1)
     return True
 
@@ -1124,7 +1120,7 @@ async def _answers_nonsense(_: ConnectionRequest | None) -> object:
 async def test_inspector_that_fails_rejects(
     autojump_clock: MockClock,
     point: InspectPoint,
-    inspect: Callable[[ConnectionRequest | None], object],
+    inspect: Callable[[ConnectionRequest], object],
 ) -> None:
     """
     An inspector that raises or answers nonsense has rejected: it is reported, the peer refused or
@@ -1156,8 +1152,7 @@ async def test_inspector_that_cancels_itself_rejects(
     """Cancelling a request's scope oneself is no verdict, so the request is rejected."""
     scene = Scene()
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def inspect(request: ConnectionRequest) -> InspectAction:
 
         request.cancel_scope.cancel()
         await trio.sleep_forever()
@@ -1178,8 +1173,7 @@ async def test_no_peek_before_the_handshake(autojump_clock: MockClock) -> None:
     scene = Scene()
     errors = []
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def inspect(request: ConnectionRequest) -> InspectAction:
         try:
             await request.peek(1)
         except InvalidDeviceStateError as error:
@@ -1204,8 +1198,7 @@ async def test_peek_after_the_handshake(autojump_clock: MockClock) -> None:
     scene = Scene(latency=0.1)
     peeked = []
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def inspect(request: ConnectionRequest) -> InspectAction:
 
         peeked.append((await request.peek(2), trio.current_time()))
         peeked.append((await request.peek(6), trio.current_time()))

@@ -47,6 +47,7 @@ from trio_wsk import (
     InspectPoint,
     InvalidDeviceStateError,
     ListenDispatch,
+    ListeningSocket,
     Overflow,
     SocketClosedError,
     Status,
@@ -384,6 +385,7 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
         self.has_faulted = False
         self.has_ended = False
         self.has_failed = False
+        self.failures_told: list[OSError] = []
         self.block_error: BaseException | None = None
         self.closing_took: list[float] = []
         self.run = GuestRun(self.clock, self.let_go)
@@ -460,7 +462,10 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
             async with open_listening_socket(
                 transport=self.transport,
                 dispatch=ListenDispatch(
-                    accept=self.on_accept, inspect=self.on_inspect, abort=self.on_abort
+                    accept=self.on_accept,
+                    inspect=self.on_inspect,
+                    abort=self.on_abort,
+                    failed=self.on_failed,
                 ),
                 observers=[self.observe, LoggingObserver(QUIET)],
                 **self.options,
@@ -534,11 +539,8 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
         elif isinstance(record, ListenerFailed):
             self.has_ended = True
 
-    def on_inspect(self, request: ConnectionRequest | None) -> Any:
+    def on_inspect(self, request: ConnectionRequest) -> Any:
         """The inspector."""
-        if request is None:
-            assert self.has_failed, "nothing has failed"
-            return None
         assert not self.has_ended, "inspected behind a closed socket"
         assert request.inspect_id not in self.by_id, "asked twice, or an id used twice"
 
@@ -600,11 +602,17 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
         assert inspected.aborted is inspected.request.aborted is not None
         assert not self.closing_took, "aborted after aclose() had returned"
 
-    def on_accept(self, connection: Connection | None) -> Status | None:
+    def on_failed(self, listening: ListeningSocket, error: OSError) -> None:
+        """The listening socket has failed."""
+        assert self.has_failed, "nothing has failed"
+        assert self.has_ended, "its failure is told after its end"
+        assert not self.failures_told, "told twice"
+        assert [] == [each for each in self.inspected if each.is_waiting_for_its_abort]
+
+        self.failures_told.append(error)
+
+    def on_accept(self, connection: Connection) -> Status:
         """The accept event."""
-        if connection is None:
-            assert self.has_failed
-            return None
         assert "trio_wsk: pump" == trio.lowlevel.current_task().name, "on somebody else's stack"
         assert self.is_enabled, "the event is disabled"
         assert 0 == self.listening.statistics().queued_accepts, "a queued accept wins"
@@ -618,7 +626,7 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
             return Status.REQUEST_NOT_ACCEPTED
         self.delivered["event"] += 1
         self.serve(connection)
-        return None
+        return Status.SUCCESS
 
     def delivered_one(self, connection: Connection) -> Inspected:
         """Somebody has a connection: note whose it is."""

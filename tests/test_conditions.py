@@ -22,12 +22,12 @@ from trio_wsk._conditions import DEFAULT_MAX_PENDING, Conditions, conditions_of
 from trio_wsk.transports import PeerEnd
 
 
-def inspect(request: ConnectionRequest | None) -> InspectAction:
+def inspect(request: ConnectionRequest) -> InspectAction:
     """Let everybody in."""
     return InspectAction.ACCEPT
 
 
-async def inspect_slowly(request: ConnectionRequest | None) -> InspectAction:
+async def inspect_slowly(request: ConnectionRequest) -> InspectAction:
     """Let everybody in."""
     return InspectAction.ACCEPT
 

@@ -38,6 +38,7 @@ from trio_wsk import (
     OperationCancelledError,
     SocketClosedError,
     Status,
+    Taken,
     _events,
     open_listening_socket,
     open_server,
@@ -123,7 +124,7 @@ async def send_to(connection: Connection, client: trio.SocketStream, data: bytes
 # --- Indicating data -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", [None, Status.SUCCESS, 3], ids=repr)
+@pytest.mark.parametrize("answer", [None, Status.SUCCESS, Taken(3)], ids=repr)
 async def test_data_that_was_taken_is_gone(answer: object) -> None:
     """None, SUCCESS and the full count all say "taken": the next data is indicated by itself."""
     recorder = Recorder(answer)
@@ -134,7 +135,7 @@ async def test_data_that_was_taken_is_gone(answer: object) -> None:
         await recorder.called(b"one", b"two")
 
 
-@pytest.mark.parametrize("answer", [0, Status.DATA_NOT_ACCEPTED], ids=repr)
+@pytest.mark.parametrize("answer", [Taken(0), Status.DATA_NOT_ACCEPTED], ids=repr)
 async def test_refused_data_comes_again_when_it_is_resumed(answer: object) -> None:
     """Refused data is indicated again after `resume_receive`, before anything newer."""
     recorder = Recorder(answer)
@@ -150,8 +151,8 @@ async def test_refused_data_comes_again_when_it_is_resumed(answer: object) -> No
 
 
 async def test_rest_of_partly_taken_data_comes_first() -> None:
-    """After a partial count the rest is indicated when it is resumed, and again if need be."""
-    recorder = Recorder(2, 1)
+    """After a part was taken the rest is indicated when it is resumed, and again if need be."""
+    recorder = Recorder(Taken(2), Taken(1))
     async with open_event_pair(recorder.dispatch) as (connection, client):
         await client.send_all(b"12345")
         await recorder.called(b"12345")
@@ -166,9 +167,9 @@ async def test_rest_of_partly_taken_data_comes_first() -> None:
 async def test_resuming_inside_the_callback_counts() -> None:
     """A callback that resumes and takes a part has the rest indicated, in a call of its own."""
 
-    def take_one(connection: Connection, data: bytes) -> int:
+    def take_one(connection: Connection, data: bytes) -> Taken:
         connection.resume_receive()
-        return 1
+        return Taken(1)
 
     recorder = Recorder(take_one, take_one, take_one)
     async with open_event_pair(recorder.dispatch) as (_, client):
@@ -194,7 +195,9 @@ async def test_resuming_what_was_not_refused_does_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [True, False, 1.0, 0.0, "3", -1, 4, Status.PENDING, Status.CANCELLED, b""], ids=repr
+    "answer",
+    [True, False, 0, 1, 3, 4, -1, 1.0, "3", b"", Status.PENDING, Status.CANCELLED, Taken(4)],
+    ids=repr,
 )
 async def test_nonsense_is_reported_and_resets(answer: object) -> None:
     """An answer that means nothing is reported with its value, and its connection is reset."""
@@ -209,6 +212,24 @@ async def test_nonsense_is_reported_and_resets(answer: object) -> None:
         assert ("receive", connection.remote_address) == (failed.callback, failed.remote_address)
         assert isinstance(failed.error, TypeError)
         assert repr(answer) in str(failed.error)
+
+
+async def test_count_of_something_else_is_not_taken_for_what_was_taken() -> None:
+    """
+    An echo that ends with what `send_nowait` returns has not said how much it has taken: that is
+    reported with what to return, and the connection doesn't stall.
+    """
+    failures = Failures()
+    dispatch = ConnectionDispatch(receive=lambda connection, data: connection.send_nowait(data))  # type: ignore[arg-type,return-value]  # the mistake
+    async with open_event_pair(dispatch, observers=[failures]) as (_, client):
+        await client.send_all(b"one")
+
+        assert "reset" == await fate_of(client)
+
+        (failed,) = failures.seen
+
+        assert "returned 0: " in str(failed.error)
+        assert "Taken(count)" in str(failed.error)
 
 
 async def test_callback_that_raises_ends_its_own_connection_only() -> None:
@@ -287,7 +308,7 @@ async def test_held_data_goes_to_a_task_first_and_the_event_goes_on() -> None:
 
 async def test_task_that_takes_a_part_of_what_is_held_resumes_the_event() -> None:
     """`receive_some` and `receive_into` are what WSK calls posting a receive: the event goes on."""
-    recorder = Recorder(0, 0)
+    recorder = Recorder(Taken(0), Taken(0))
     async with open_event_pair(recorder.dispatch) as (connection, client):
         await client.send_all(b"123456")
         await recorder.called(b"123456")
@@ -371,12 +392,12 @@ class Switching:
         self.percent_taken: deque[int] = deque()
         self.dispatch = ConnectionDispatch(receive=self._receive, disconnect=self._disconnect)
 
-    def _receive(self, connection: Connection, data: bytes) -> int:
+    def _receive(self, connection: Connection, data: bytes) -> Taken:
         count = len(data)
         if self.percent_taken:
             count = count * self.percent_taken.popleft() // 100
         self.taken += data[:count]
-        return count
+        return Taken(count)
 
     def _disconnect(self, connection: Connection, abortive: bool) -> None:  # noqa: FBT001 - WSK's
         assert not abortive
@@ -461,7 +482,7 @@ async def test_switching_loses_no_octet(
 
 async def test_fin_is_told_after_all_data_and_not_while_it_is_refused() -> None:
     """A peer that sends and finishes is not told to have ended before its data has been taken."""
-    recorder = Recorder(0)
+    recorder = Recorder(Taken(0))
     async with open_event_pair(recorder.dispatch) as (connection, client):
         await client.send_all(b"one")
         await client.send_eof()
@@ -496,7 +517,7 @@ async def test_fin_is_told_after_a_task_has_taken_the_rest() -> None:
 
 async def test_reset_is_told_while_data_is_refused() -> None:
     """A reset is told at once, though data is held back: nothing can be answered any more."""
-    recorder = Recorder(0)
+    recorder = Recorder(Taken(0))
     async with open_event_pair(recorder.dispatch) as (connection, client):
         await client.send_all(b"one")
         await recorder.called(b"one")
@@ -516,9 +537,9 @@ async def test_reset_is_told_while_input_is_unread(readiness: str) -> None:
     """
     taken: list[Connection] = []
 
-    def refuse(connection: Connection, data: bytes) -> int:
+    def refuse(connection: Connection, data: bytes) -> Taken:
         taken.append(connection)
-        return 0
+        return Taken(0)
 
     recorder = Recorder(refuse)
     dispatch = ListenDispatch(accept=lambda _: recorder.dispatch)
@@ -614,8 +635,7 @@ async def test_connection_that_ends_in_its_accept_callback_is_closed_with_its_pe
     """
     connections = []
 
-    def accept(connection: Connection | None) -> ConnectionDispatch:
-        assert connection is not None
+    def accept(connection: Connection) -> ConnectionDispatch:
         connection.disconnect(data=b"good-bye")
         connections.append(connection)
         return ConnectionDispatch()
@@ -710,8 +730,7 @@ async def test_events_wait_for_the_accept_callback() -> None:
 
     dispatch = ConnectionDispatch(receive=receive)
 
-    def accept(connection: Connection | None) -> ConnectionDispatch:
-        assert connection is not None
+    def accept(connection: Connection) -> ConnectionDispatch:
         await_event(descriptor_of(connection))
         connection.enable_events(EventMask.RECEIVE, dispatch)
         order.append("accepted")
@@ -731,11 +750,12 @@ async def test_events_wait_for_the_accept_callback() -> None:
 
 
 async def test_accept_callback_may_enable_events_and_return_none() -> None:
-    """What the accept callback enabled itself stays enabled when it returns None."""
+    """What the accept callback enabled itself stays enabled when it returns `Status.SUCCESS`."""
     recorder = Recorder()
 
-    def accept(connection: Connection) -> None:
+    def accept(connection: Connection) -> Status:
         connection.enable_events(EventMask.RECEIVE, recorder.dispatch)
+        return Status.SUCCESS
 
     async with open_event_pair(accept) as (_, client):
         await client.send_all(b"one")
@@ -758,7 +778,7 @@ async def test_awaited_connection_has_no_event_until_one_is_enabled() -> None:
 
 async def test_public_calls_never_call_back_on_the_callers_stack() -> None:
     """`enable_events`, `resume_receive` and `queue_send` return before any callback runs."""
-    recorder = Recorder(0)
+    recorder = Recorder(Taken(0))
     completed: list[Irp[int]] = []
     async with open_pair() as (connection, client):
         await client.send_all(b"one")
@@ -875,7 +895,7 @@ async def test_what_a_callback_sets_is_nobody_elses_however_it_compares() -> Non
     touchy: contextvars.ContextVar[Touchy] = contextvars.ContextVar("touchy")
     seen: list[dict[str, bytes]] = []
 
-    def accept(connection: Connection | None) -> ConnectionDispatch:
+    def accept(connection: Connection) -> ConnectionDispatch:
         stash.set({})
         touchy.set(Touchy())
         return ConnectionDispatch(receive=receive)
@@ -935,8 +955,7 @@ async def test_accept_callback_may_ask_for_the_socket_and_enable_nothing(
     """After our good-bye the peer's end is noticed all the same, with callbacks and without."""
     taken: list[Connection] = []
 
-    def accept(connection: Connection | None) -> ConnectionDispatch:
-        assert connection is not None
+    def accept(connection: Connection) -> ConnectionDispatch:
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if is_at_once:
             connection.disconnect(data=b"bye")
@@ -1566,7 +1585,7 @@ async def test_connection_without_enabled_events_is_still_ended_by_a_reset() -> 
         connection.disable_event_nowait(EventMask.RECEIVE)
         taken.append(connection)
 
-    def accept(connection: Connection | None) -> ConnectionDispatch:
+    def accept(connection: Connection) -> ConnectionDispatch:
         return ConnectionDispatch(receive=receive)
 
     async with trio.open_nursery() as nursery:

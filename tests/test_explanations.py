@@ -515,7 +515,7 @@ async def test_style_that_an_inspector_declares_must_be_had() -> None:
     class Needs:
         close_styles = (CloseStyle.SILENT,)
 
-        def __call__(self, request: trio_wsk.ConnectionRequest | None) -> InspectAction:
+        def __call__(self, request: trio_wsk.ConnectionRequest) -> InspectAction:
             return ACCEPT
 
     with pytest.raises(InvalidParameterError, match="SILENT"):
@@ -766,7 +766,7 @@ async def test_overflow_does_what_its_row_says(row: list[str], limit: str) -> No
 async def test_requests_hold_their_places_among_the_permits() -> None:
     """With max_connections no more are inspected at once than could be served."""
 
-    async def inspect(_: trio_wsk.ConnectionRequest | None) -> InspectAction:
+    async def inspect(_: trio_wsk.ConnectionRequest) -> InspectAction:
         await trio.sleep_forever()
         return ACCEPT
 
@@ -828,8 +828,7 @@ async def test_drain_waits_for_verdicts_and_aborts_what_has_none(
     decided = {"192.0.2.2": trio.Event(), "192.0.2.3": trio.Event()}
     asked = trio.Semaphore(0)
 
-    async def inspect(request: trio_wsk.ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def inspect(request: trio_wsk.ConnectionRequest) -> InspectAction:
         asked.release()
         await decided[str(request.remote_address.host)].wait()
         return ACCEPT

@@ -79,7 +79,7 @@ async def test_context_does_not_leak_from_inspector_to_handler() -> None:
     """The inspector's task starts the handler's, which has the server's context all the same."""
     WHO.set("who has opened it")
 
-    async def inspect(_: ConnectionRequest | None) -> InspectAction:
+    async def inspect(_: ConnectionRequest) -> InspectAction:
         WHO.set("the inspector")
         await trio.lowlevel.checkpoint()
         return ACCEPT
@@ -239,7 +239,7 @@ async def test_ctrl_c_reaches_the_inspector_and_nobody_else() -> None:
     protected: list[bool] = []
     told = trio.Event()
 
-    async def inspect(_: ConnectionRequest | None) -> InspectAction:
+    async def inspect(_: ConnectionRequest) -> InspectAction:
         protected.append(trio.lowlevel.currently_ki_protected())
         await trio.lowlevel.checkpoint()
         protected.append(trio.lowlevel.currently_ki_protected())
@@ -267,7 +267,7 @@ async def test_scope_that_an_inspector_leaves_open_is_reported(
     """Whoever is asked about next has a task of their own, and the server goes on."""
     asked = 0
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
+    async def inspect(request: ConnectionRequest) -> InspectAction:
         nonlocal asked
         asked += 1
         if asked == 1:

@@ -272,18 +272,17 @@ async def test_routine_of_a_failed_socket_may_look_at_it(transport: ScriptedTran
         except trio_wsk.ForcedClosedError:
             order.append("refused")
 
-    def accept(connection: Connection | None) -> None:
-        order.append(f"accept {connection}")
+    def failed(listening: ListeningSocket, error: OSError) -> None:
+        order.append(f"failed {error.strerror}")
 
     with pytest.raises(OSError, match="broken"):  # noqa: PT012 - it comes out of the block
         async with open_listening_socket(
             transport=transport,
-            dispatch=ListenDispatch(accept=accept),
+            dispatch=ListenDispatch(failed=failed),
             observers=[LoggingObserver(QUIET)],
         ) as listening:
             for number in range(2):
                 listening.queue_accept(context=number, on_completion=routine)
-            listening.enable_events(trio_wsk.EventMask.ACCEPT)
             transport.fault(TransportFailedError(OSError(errno.EINVAL, "broken")))
             await trio.sleep_forever()
 
@@ -292,5 +291,5 @@ async def test_routine_of_a_failed_socket_may_look_at_it(transport: ScriptedTran
         "refused",
         "irp 1 FILE_FORCED_CLOSED",
         "refused",
-        "accept None",
+        "failed broken",
     ] == order

@@ -29,7 +29,7 @@ from trio_wsk.observers import (
 
 from .inspecting import Desk, Silent, inspecting
 from .scripted import ScriptedRequest, ScriptedTransport
-from .support import connect, fate_of, open_descriptors, read_to_end, reset, until
+from .support import connect, fate_of, open_descriptors, read_to_end, reset, take_into, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,12 +214,10 @@ async def test_nobody_else_sees_the_connection() -> None:
 @pytest.mark.parametrize("way", ["drain", "abort"])
 async def test_server_that_ends_tells_its_callbacks_nothing_of_them(way: str) -> None:
     """A server waits for none of them when it drains, and does not call ``drain`` with one."""
-    seen: list[object] = []
-
-    def accept(connection: Connection | None) -> None:
-        seen.append(connection)
-
-    dispatch = ListenDispatch(accept=accept, drain=seen.append, inspect=lambda request: TOLD_BUSY)
+    seen: list[Connection] = []
+    dispatch = ListenDispatch(
+        accept=take_into(seen), drain=seen.append, inspect=lambda request: TOLD_BUSY
+    )
     records: list[object] = []
     async with open_server(
         dispatch, 0, host="127.0.0.1", observers=[records.append, Silent()]

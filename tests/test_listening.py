@@ -101,23 +101,24 @@ async def close_all(*closeable: trio.abc.AsyncResource) -> None:
 class Taker:
     """An accept callback that keeps what it gets and answers as told."""
 
-    def __init__(self, answer: object = None) -> None:
+    def __init__(self, answer: object = Status.SUCCESS) -> None:
         self.answer = answer
         self.taken: list[Connection] = []
-        self.failures = 0
+        self.failures: list[tuple[ListeningSocket, OSError]] = []
 
-    def __call__(self, connection: Connection | None) -> Any:
+    def __call__(self, connection: Connection) -> Any:
         """Take it."""
-        if connection is None:
-            self.failures += 1
-        else:
-            self.taken.append(connection)
+        self.taken.append(connection)
         return self.answer
+
+    def failed(self, listening: ListeningSocket, error: OSError) -> None:
+        """Note that the listening socket has failed."""
+        self.failures.append((listening, error))
 
     @property
     def dispatch(self) -> ListenDispatch:
-        """A dispatch with this callback."""
-        return ListenDispatch(accept=self)
+        """A dispatch with these callbacks."""
+        return ListenDispatch(accept=self, failed=self.failed)
 
 
 async def parked(listening: ListeningSocket, count: int) -> list[trio.SocketStream]:
@@ -359,7 +360,7 @@ async def test_cancelling_at_any_point_loses_and_leaks_nothing(seed: int) -> Non
 # --- Accept events ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", [None, Status.SUCCESS, ConnectionDispatch()])
+@pytest.mark.parametrize("answer", [Status.SUCCESS, ConnectionDispatch()])
 async def test_accept_event_hands_out_connections(answer: object) -> None:
     """With the accept event enabled the callback gets each connection, in order, and keeps it."""
     taker = Taker(answer)
@@ -393,6 +394,7 @@ class Equal:
     [
         (Status.REQUEST_NOT_ACCEPTED, False),
         (Status.PENDING, True),
+        (None, True),  # a forgotten `return`
         (0, True),
         (True, True),
         (False, True),
@@ -421,7 +423,7 @@ async def test_what_is_no_yes_is_a_no(answer: object, is_reported: bool) -> None
         if is_reported:
             assert repr(answer) in str(failures[0].error)
             assert "accept" == failures[0].callback
-        taker.answer = None
+        taker.answer = Status.SUCCESS
         other = await connect(listening.local_addresses[0])
         await until(lambda: len(taker.taken) == 2)
         await close_all(taker.taken[1], client, other)
@@ -444,11 +446,11 @@ async def test_accept_callback_that_raises_ends_its_connection_alone() -> None:
     failures: list[Any] = []
     taken: list[Connection] = []
 
-    def accept(connection: Connection | None) -> None:
-        assert connection is not None
+    def accept(connection: Connection) -> Status:
         if not failures:
             raise ZeroDivisionError("on purpose")
         taken.append(connection)
+        return Status.SUCCESS
 
     async with opened(
         dispatch=ListenDispatch(accept=accept), observers=[_Callbacks(failures)]
@@ -470,11 +472,11 @@ async def test_peer_that_is_gone_in_the_accept_callback_is_no_failure() -> None:
     failures: list[Any] = []
     seen = []
 
-    def accept(connection: Connection | None) -> None:
-        assert connection is not None
+    def accept(connection: Connection) -> Status:
         seen.append(connection)
         connection.send_nowait(b"x")
         connection.send_nowait(b"x")
+        return Status.SUCCESS
 
     async with opened(
         dispatch=ListenDispatch(accept=accept), observers=[_Callbacks(failures)]
@@ -492,7 +494,7 @@ async def test_peer_that_is_gone_in_the_accept_callback_is_no_failure() -> None:
 async def test_ctrl_c_in_a_callback_goes_on() -> None:
     """KeyboardInterrupt from a callback ends the block, and the connection that it had."""
 
-    def accept(connection: Connection | None) -> None:
+    def accept(connection: Connection) -> Status:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the end of the block raises
@@ -512,11 +514,10 @@ async def test_callbacks_run_in_the_context_of_the_block() -> None:
     variable: ContextVar[str] = ContextVar("variable")
     seen: list[str] = []
 
-    def accept(connection: Connection | None) -> None:
-        assert connection is not None
+    def accept(connection: Connection) -> Status:
         seen.append(variable.get())
         variable.set("changed")
-        connection.abort()
+        return Status.REQUEST_NOT_ACCEPTED
 
     variable.set("block")
     async with opened(dispatch=ListenDispatch(accept=accept)) as listening:
@@ -587,10 +588,10 @@ async def test_disabling_inside_the_callback_is_pending() -> None:
     answers: list[Status] = []
     taken: list[Connection] = []
 
-    def accept(connection: Connection | None) -> None:
-        assert connection is not None
+    def accept(connection: Connection) -> Status:
         taken.append(connection)
         answers.append(connection.listening.disable_event_nowait(EventMask.ACCEPT))
+        return Status.SUCCESS
 
     async with opened(dispatch=ListenDispatch(accept=accept)) as listening:
         clients = await clients_of(listening, 3)
@@ -643,10 +644,10 @@ async def test_accept_queued_in_the_callback_wins_the_next_connection() -> None:
     irps: list[Irp[Connection]] = []
     taken: list[Connection] = []
 
-    def accept(connection: Connection | None) -> None:
-        assert connection is not None
+    def accept(connection: Connection) -> Status:
         taken.append(connection)
         irps.append(connection.listening.queue_accept())
+        return Status.SUCCESS
 
     async with opened(dispatch=ListenDispatch(accept=accept)) as listening:
         clients = await clients_of(listening, 4)
@@ -839,10 +840,10 @@ async def test_pausing_in_the_callback_counts_at_once() -> None:
     """A callback that pauses gets no further connection of this batch."""
     taken: list[Connection] = []
 
-    def accept(connection: Connection | None) -> None:
-        assert connection is not None
+    def accept(connection: Connection) -> Status:
         taken.append(connection)
         connection.listening.pause()
+        return Status.SUCCESS
 
     async with opened(dispatch=ListenDispatch(accept=accept)) as listening:
         clients = await clients_of(listening, 3)
@@ -905,8 +906,8 @@ async def test_a_flood_of_faults_leaves_others_their_turn() -> None:
 async def test_failed_socket_is_told_to_everybody_once(number: int) -> None:
     """
     When the listening socket fails: queued Irps complete with FILE_FORCED_CLOSED, the task in
-    accept() and all later calls get ForcedClosedError, the accept callback None once, peers that
-    were parked a reset, the block the OSError.
+    accept() and all later calls get ForcedClosedError, ``failed`` is called once with the error,
+    peers that were parked get a reset, the block raises the OSError.
     """
     taker = Taker()
     completed: list[Irp[Connection]] = []
@@ -943,7 +944,7 @@ async def test_failed_socket_is_told_to_everybody_once(number: int) -> None:
         with pytest.raises(trio_wsk.ForcedClosedError):
             each.unwrap()
     assert [caught.value] == [error.__cause__ for error in errors]
-    assert 1 == taker.failures
+    assert [(listening, caught.value)] == taker.failures
     assert 1 == sum(isinstance(each, trio_wsk.observers.ListenerFailed) for each in records)
     for call in (listening.accept_nowait, listening.queue_accept, listening.pause):
         with pytest.raises(trio_wsk.ForcedClosedError):
@@ -952,7 +953,7 @@ async def test_failed_socket_is_told_to_everybody_once(number: int) -> None:
         await listening.accept()
     await listening.aclose()
 
-    assert 1 == taker.failures
+    assert [(listening, caught.value)] == taker.failures
 
 
 async def test_error_in_the_middle_of_a_batch_comes_after_it() -> None:
@@ -1015,20 +1016,75 @@ async def test_both_errors_come_out() -> None:
     assert [OSError, ZeroDivisionError] == [type(each) for each in caught.value.exceptions]
 
 
-async def test_disabled_event_is_not_told_of_the_failure() -> None:
-    """An accept event that was disabled before the failure could be told is not called for it."""
+@pytest.mark.parametrize("is_enabled", [False, True])
+async def test_failure_is_told_whatever_events_are_enabled(is_enabled: bool) -> None:  # noqa: FBT001
+    """
+    ``failed`` needs no event: it is called in the pump, in a copy of the block's context, last of
+    all that is called, and the accept callback is not called for it.
+    """
+    variable: ContextVar[str] = ContextVar("variable")
     taker = Taker()
-    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):  # noqa: PT012 - the end of the block raises
+    order: list[object] = []
+
+    def failed(listening: ListeningSocket, error: OSError) -> None:
+        taker.failed(listening, error)
+        order.append(variable.get())
+        variable.set("changed")
+        order.append(trio.lowlevel.current_task().name)
+
+    variable.set("block")
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)) as caught:  # noqa: PT012 - the end of the block raises
         async with open_listening_socket(
-            transport=FaultyTransport.tcp(0, host=HOST), dispatch=taker.dispatch
+            transport=FaultyTransport.tcp(0, host=HOST),
+            dispatch=ListenDispatch(accept=taker, failed=failed),
         ) as listening:
-            listening.enable_events(EventMask.ACCEPT)
+            if is_enabled:
+                listening.enable_events(EventMask.ACCEPT)
             _faulty(listening).faults.append(TransportFailedError(_oserror(errno.EINVAL)))
-            listening.queue_accept()  # finds it failed
-            listening.disable_event_nowait(EventMask.ACCEPT)
+            listening.queue_accept(on_completion=lambda irp: order.append(irp.status))
+            variable.set("body")
+
+            assert [] == order  # on no caller's stack
+
             await trio.sleep(PATIENCE)
 
-    assert 0 == taker.failures
+    assert [Status.FILE_FORCED_CLOSED, "block", "trio_wsk: pump"] == order
+    assert [(listening, caught.value)] == taker.failures
+    assert [] == taker.taken
+
+
+async def test_failure_is_not_told_of_what_was_closed() -> None:
+    """A listening socket that is closed, or whose block ends by an error, has not failed."""
+    taker = Taker()
+    async with opened(dispatch=taker.dispatch) as listening:
+        await listening.aclose()
+    with pytest.raises(ZeroDivisionError):
+        async with opened(dispatch=taker.dispatch):
+            raise ZeroDivisionError
+
+    assert [] == taker.failures
+
+
+async def test_failed_callback_that_raises_is_reported_and_changes_nothing() -> None:
+    """The block raises the system's error, and what the callback raised is reported."""
+
+    def failed(listening: ListeningSocket, error: OSError) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    reports: list[Any] = []
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):  # noqa: PT012 - the end of the block raises
+        async with open_listening_socket(
+            transport=FaultyTransport.tcp(0, host=HOST),
+            dispatch=ListenDispatch(failed=failed),
+            observers=[_Callbacks(reports)],
+        ) as listening:
+            _faulty(listening).faults.append(TransportFailedError(_oserror(errno.EINVAL)))
+            listening.queue_accept()
+            await trio.sleep(PATIENCE)
+
+    assert [("failed", "on purpose", None)] == [
+        (each.callback, str(each.error), each.remote_address) for each in reports
+    ]
 
 
 # --- Out of descriptors, as far as that can be injected ---------------------------------------

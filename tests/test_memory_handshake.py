@@ -801,8 +801,7 @@ async def test_syn_can_be_read_before_the_handshake(
     transport = network.host(server).transport(80)
     seen: list[Syn] = []
 
-    def _inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    def _inspect(request: ConnectionRequest) -> InspectAction:
         assert request.syn is not None
         assert InspectPoint.BEFORE_HANDSHAKE is request.inspect_point
         seen.append(request.syn)
@@ -823,8 +822,7 @@ async def test_there_is_no_syn_after_the_handshake(autojump_clock: MockClock) ->
     network = MemoryNetwork()
     seen: list[object] = []
 
-    def _inspect(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    def _inspect(request: ConnectionRequest) -> InspectAction:
         seen.extend((request.syn, request.inspect_point))
         return InspectAction.ACCEPT
 

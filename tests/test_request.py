@@ -405,8 +405,7 @@ async def test_peek_before_the_handshake_is_too_early() -> None:
     transport = ScriptedTransport()  # its requests have no octets to look at
     said: list[str] = []
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction | Verdict:
-        assert request is not None
+    async def inspect(request: ConnectionRequest) -> InspectAction | Verdict:
 
         with pytest.raises(InvalidDeviceStateError, match="before the handshake") as caught:
             await request.peek(1)

@@ -817,15 +817,20 @@ async def test_abort_from_a_thread_is_refused() -> None:
 
 
 async def test_failed_listening_socket_ends_the_server() -> None:
-    """When the listening socket fails, handlers are cancelled and the OSError comes out."""
+    """When the listening socket fails, handlers are cancelled and the OSError comes out.
+
+    A dispatch beside the handler is told of it.
+    """
+    failures: list[tuple[object, OSError]] = []
 
     async def handler(connection: Connection) -> None:
         await trio.sleep_forever()
 
-    with pytest.raises(OSError, match="Invalid argument"):  # noqa: PT012
+    dispatch = ListenDispatch(failed=lambda listening, error: failures.append((listening, error)))
+    with pytest.raises(OSError, match="Invalid argument") as raised:  # noqa: PT012
         transport = FaultyTransport.tcp(0, host=HOST)
         assert isinstance(transport, FaultyTransport)
-        async with serving(handler, transport=transport) as (server, _):
+        async with serving(handler, transport=transport, dispatch=dispatch) as (server, _):
             client = client_of(server)
             try:
                 await until(lambda: server.statistics().open_connections)
@@ -835,6 +840,8 @@ async def test_failed_listening_socket_ends_the_server() -> None:
                 await trio.sleep(PATIENCE)
             finally:
                 client.socket.close()
+
+    assert [(server.listening, raised.value)] == failures
 
 
 # --- Events -----------------------------------------------------------------------------------
@@ -855,7 +862,7 @@ async def serving_events(dispatch: ListenDispatch, **options: Any) -> AsyncItera
     assert 0 == server.statistics().open_connections
 
 
-def echo_events(connection: Connection | None) -> ConnectionDispatch:
+def echo_events(connection: Connection) -> ConnectionDispatch:
     """Send everything back, by callbacks."""
     return ConnectionDispatch(receive=send_back)
 
@@ -971,7 +978,7 @@ async def test_drain_tells_event_driven_connections() -> None:
         assert 3 == len(told) == len(set(told))
 
 
-@pytest.mark.parametrize("answer", [ConnectionDispatch(receive=send_back), None])
+@pytest.mark.parametrize("answer", [ConnectionDispatch(receive=send_back), Status.SUCCESS])
 async def test_drain_resets_connections_without_events_too(answer: Any) -> None:
     """A connection that the callback took without events is reset with the others."""
     async with serving_events(ListenDispatch(accept=lambda _: answer)) as server:
@@ -990,11 +997,10 @@ async def test_permits_of_events() -> None:
     max_connections counts event-driven connections: a permit comes back when one is closed or
     was not accepted.
     """
-    answers: list[Any] = [Status.REQUEST_NOT_ACCEPTED, None, None]
+    answers: list[Any] = [Status.REQUEST_NOT_ACCEPTED, Status.SUCCESS, Status.SUCCESS]
     taken: list[Connection] = []
 
-    def accept(connection: Connection | None) -> Any:
-        assert connection is not None
+    def accept(connection: Connection) -> Any:
         taken.append(connection)
         return answers[len(taken) - 1]
 

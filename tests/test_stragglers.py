@@ -41,10 +41,8 @@ class Office:
         """Whether all inspectors end when the block does."""
         self._leave: list[trio.Event] = []
 
-    async def inspect(self, request: ConnectionRequest | None) -> InspectAction:
+    async def inspect(self, request: ConnectionRequest) -> InspectAction:
         """Go on until the test says that it is enough."""
-        assert request is not None
-
         leave = trio.Event()
         self.requests.append(request)
         self._leave.append(leave)
@@ -214,7 +212,7 @@ async def test_inspector_that_has_answered_does_not_straggle(autojump_clock: Moc
     """A request that ends while it is pended has nobody at work who could."""
     reports: list[Record] = []
 
-    async def inspect(request: ConnectionRequest | None) -> InspectAction:
+    async def inspect(request: ConnectionRequest) -> InspectAction:
         await trio.lowlevel.checkpoint()
         return InspectAction.PEND
 

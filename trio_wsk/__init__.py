@@ -11,7 +11,7 @@ from . import observers, transports
 from ._addresses import Address, AddressSet
 from ._conditional_accept import PendingInspections
 from ._connection import Connection
-from ._dispatch import ConnectionDispatch, ListenDispatch
+from ._dispatch import ConnectionDispatch, ListenDispatch, Taken
 from ._errors import (
     BindError,
     ConnectionBrokenError,
@@ -75,6 +75,7 @@ __all__ = [
     "SocketBusyError",
     "SocketClosedError",
     "Status",
+    "Taken",
     "Verdict",
     "WouldBlockError",
     "WskError",

@@ -251,7 +251,7 @@ class ConditionalAccept:
         else:
             self._answered(request, answer, to_event=True)
 
-    def _ask(self, request: ConnectionRequest | None) -> object:
+    def _ask(self, request: ConnectionRequest) -> object:
         block = self._block
         return block.call("inspect", request, block.context.copy(), self._inspect, request)
 
@@ -269,20 +269,6 @@ class ConditionalAccept:
         """In its task: an async inspector has answered."""
         self._has_room_again()
         self._answered(request, answer, to_event=self.listening._admits_anywhere)
-
-    def tell_failure(self) -> None:
-        """In the pump: the listening socket has failed, which the inspector is told once."""
-        answer = self._ask(None)
-        if isinstance(answer, Awaitable):
-            self._block.start_task(self._run_failure, answer, name=self._task_name)
-
-    async def _run_failure(  # noqa: ASYNC910 - a task of its own
-        self, inspection: Awaitable[object]
-    ) -> None:
-        try:
-            await inspection
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
-            self._block.report_callback("inspect", None, error)
 
     # --- Answers -----------------------------------------------------------------------
 

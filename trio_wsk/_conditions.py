@@ -43,7 +43,7 @@ _GONE: Final = {
 class Conditions:
     """How the requests of one listening socket are inspected."""
 
-    inspect: Callable[[ConnectionRequest | None], object]
+    inspect: Callable[[ConnectionRequest], object]
     abort: Callable[[InspectId], object] | None
     timeout: float
     max_pending: int
@@ -55,7 +55,7 @@ class Conditions:
 def conditions_of(
     dispatch: ListenDispatch,
     *,
-    inspect: Callable[[ConnectionRequest | None], object] | None,
+    inspect: Callable[[ConnectionRequest], object] | None,
     inspect_point: InspectPoint,
     inspect_timeout: float | None,
     max_pending: int,
@@ -107,9 +107,9 @@ def _checked_timeout(inspect_point: InspectPoint, inspect_timeout: float | None)
 
 def _checked_inspect(
     dispatch: ListenDispatch,
-    inspect: Callable[[ConnectionRequest | None], object] | None,
+    inspect: Callable[[ConnectionRequest], object] | None,
     inspect_point: InspectPoint,
-) -> Callable[[ConnectionRequest | None], object] | None:
+) -> Callable[[ConnectionRequest], object] | None:
     if inspect is not None:
         check_function("inspect", inspect)
         if dispatch.inspect is not None:

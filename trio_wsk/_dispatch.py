@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ._callers import check_function, check_plain_function
+from ._errors import InvalidParameterError
 from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ._connection import Connection
+    from ._listening import ListeningSocket
     from ._request import ConnectionRequest
     from ._status import Status
     from ._verdict import InspectAction, InspectId, Verdict
 
     Answer = InspectAction | Verdict
 
-__all__ = ["ConnectionDispatch", "ListenDispatch"]
+__all__ = ["ConnectionDispatch", "ListenDispatch", "Taken"]
 
 
 def _plain_function(owner: object, slot: attrs.Attribute[Any], callback: object) -> None:
@@ -38,6 +40,31 @@ def _function(owner: object, slot: attrs.Attribute[Any], callback: object) -> No
         check_function(f"{type(owner).__name__}({slot.name}=...)", callback)
 
 
+def _count(_taken: Taken, _field: attrs.Attribute[Any], count: object) -> None:
+    if type(count) is not int or count < 0:  # a `Status` or a bool says something else
+        raise InvalidParameterError(
+            f"Taken takes the number of octets that were taken, 0 or more, not {count!r}"
+        )
+
+
+@attrs.frozen
+class Taken:
+    """What a receive callback returns that has taken some of the octets, and not all.
+
+    A type of its own: a callback that ends with another function's count, such as that of
+    `Connection.send_nowait`, has not said how many it has taken.
+
+    Raises:
+      InvalidParameterError: ``count`` is no number of octets. (Yours.)
+
+    Source: PFN_WSK_RECEIVE_EVENT, its parameter BytesAccepted.
+    """
+
+    count: int = attrs.field(validator=_count)
+    """How many of them, from the first on. 0 says what `Status.DATA_NOT_ACCEPTED` says,
+    so a parser can return what it has consumed; as many as came is all of them."""
+
+
 @attrs.frozen(kw_only=True)
 class ConnectionDispatch:
     """The callbacks of one connection: plain functions that start things and never wait.
@@ -47,15 +74,16 @@ class ConnectionDispatch:
     raises is reported, and its connection is reset.
     """
 
-    receive: Callable[[Connection, bytes], Status | int | None] | None = attrs.field(
+    receive: Callable[[Connection, bytes], Status | Taken | None] | None = attrs.field(
         default=None, validator=_plain_function
     )
     """``receive(connection, data)``: octets have come; never empty.
 
-    Return None or `Status.SUCCESS` if all are taken, an ``int`` if that many are, or
-    `Status.DATA_NOT_ACCEPTED` if none are. After less than all nothing more is
+    Return None or `Status.SUCCESS` if all are taken, `Taken` with their number if some are,
+    or `Status.DATA_NOT_ACCEPTED` if none are. After less than all nothing more is
     indicated until `Connection.resume_receive` or a ``receive_some``, and then what was
-    left comes first. (WskReceiveEvent)
+    left comes first. Anything else, a bare number too, is reported, and the connection is
+    reset. (WskReceiveEvent)
     """
 
     disconnect: Callable[[Connection, bool], object] | None = attrs.field(
@@ -100,27 +128,25 @@ class ListenDispatch:
     Only `inspect` may be an async function.
     """
 
-    accept: Callable[[Connection | None], ConnectionDispatch | Status | None] | None = attrs.field(
+    accept: Callable[[Connection], ConnectionDispatch | Status] | None = attrs.field(
         default=None, validator=_plain_function
     )
     """``accept(connection)``: a connection is established and no accept is queued for it.
 
-    Return a `ConnectionDispatch` to have its events, None or `Status.SUCCESS` to take it
-    without, or `Status.REQUEST_NOT_ACCEPTED` to have it reset. Its events are held back
-    until this has returned. Called once with None when the listening socket itself has
-    failed; what it returns then is ignored. (WskAcceptEvent)
+    Return a `ConnectionDispatch` to have its events, `Status.SUCCESS` to take it without,
+    or `Status.REQUEST_NOT_ACCEPTED` to have it reset. Its events are held back until this
+    has returned. Anything else, None too, is reported, and the connection is reset: a
+    forgotten ``return`` has said nothing. (WskAcceptEvent)
     """
 
-    inspect: Callable[[ConnectionRequest | None], Answer | Awaitable[Answer]] | None = attrs.field(
+    inspect: Callable[[ConnectionRequest], Answer | Awaitable[Answer]] | None = attrs.field(
         default=None, validator=_function
     )
     """``inspect(request)``: somebody wants to connect; called first, for each.
 
     Return an `InspectAction` or a `Verdict`. An async function runs in a task of its own,
     inside ``request.cancel_scope``; all of them are in flight at once. What it raises, and
-    what is no verdict, is reported and counts as a rejection. Called once with None when the
-    listening socket itself has failed; what it returns then is ignored, and an async one is
-    cancelled where it first waits. (WskInspectEvent)
+    what is no verdict, is reported and counts as a rejection. (WskInspectEvent)
     """
 
     abort: Callable[[InspectId], object] | None = attrs.field(
@@ -139,4 +165,15 @@ class ListenDispatch:
     """``drain(connection)``: the server wants to end; finish what this connection is doing.
 
     Called once for each event-driven connection that is open when the server drains.
+    """
+
+    failed: Callable[[ListeningSocket, OSError], object] | None = attrs.field(
+        default=None, validator=_plain_function
+    )
+    """``failed(listening, error)``: the listening socket itself has failed, and is closed.
+
+    Called once, whatever events are enabled, after every request has been aborted and every
+    queued accept completed; nothing of the listening socket is called after it. The error is
+    the operating system's, and comes out of the block, too. Not called for a socket that
+    was closed. (WskAcceptEvent without a socket, WskInspectEvent without an id)
     """

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from ._block import FAILED, LINGER_SECONDS
-from ._dispatch import ConnectionDispatch
+from ._dispatch import ConnectionDispatch, Taken
 from ._errors import (
     ConnectionBrokenError,
     InvalidDeviceStateError,
@@ -279,14 +279,14 @@ class EventSide(Wire):
             self.abort()
         elif answer is Status.DATA_NOT_ACCEPTED:
             self._refuse(data, was_resumed=bool(was_resumed))
-        elif type(answer) is int and 0 <= answer <= len(data):
-            if answer < len(data):
-                self._refuse(data[answer:], was_resumed=bool(was_resumed))
+        elif isinstance(answer, Taken) and answer.count <= len(data):
+            if answer.count < len(data):
+                self._refuse(data[answer.count :], was_resumed=bool(was_resumed))
         else:
             self._nonsense(
                 "receive",
-                f"returned {answer!r}: return None or Status.SUCCESS (all taken), the number"
-                f" of octets taken (at most {len(data)} here), or Status.DATA_NOT_ACCEPTED",
+                f"returned {answer!r}: return None or Status.SUCCESS (all taken), Taken(count)"
+                f" (some, at most {len(data)} here), or Status.DATA_NOT_ACCEPTED (none)",
             )
 
     def _refuse(self, rest: bytes, *, was_resumed: bool) -> None:

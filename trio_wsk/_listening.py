@@ -79,7 +79,7 @@ class ListeningOptions(TypedDict, total=False):
     reuse_port: bool
     socket_options: Sequence[tuple[int, int, int | bytes]]
     context: object
-    inspect: Callable[[ConnectionRequest | None], Answer | Awaitable[Answer]] | None
+    inspect: Callable[[ConnectionRequest], Answer | Awaitable[Answer]] | None
     inspect_point: InspectPoint
     inspect_timeout: float | None
     max_pending: int
@@ -445,7 +445,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             context = connection._own_context()
             answer = self._block.call("accept", connection, context, callback, connection)
         except ConnectionBrokenError:
-            answer = None  # it came, and it went while it was being taken
+            answer = Status.SUCCESS  # it came, and it went while it was being taken
             connection.abort()
         except BaseException:  # Ctrl-C and its like: they go on, and nobody has this connection
             connection.abort()
@@ -453,7 +453,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if isinstance(answer, ConnectionDispatch):
             self._counters.to_event += 1
             connection._start_events(self._connection_events & answer.mask, answer)
-        elif answer is None or answer is Status.SUCCESS:
+        elif answer is Status.SUCCESS:
             self._counters.to_event += 1
             connection._may_leave_block()
         else:
@@ -463,7 +463,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if answer is not FAILED and answer is not Status.REQUEST_NOT_ACCEPTED:
             nonsense = TypeError(
                 f"the accept callback returned {answer!r}: return a ConnectionDispatch (its"
-                " events), None or Status.SUCCESS (no events), or Status.REQUEST_NOT_ACCEPTED"
+                " events), Status.SUCCESS (taken, without events), or"
+                " Status.REQUEST_NOT_ACCEPTED (to have it reset)"
             )
             self._block.report_callback("accept", connection, nonsense)
         connection.abort()
@@ -576,11 +577,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._block.post(self._indicate_failure)
 
     def _indicate_failure(self) -> None:
-        callback = self._dispatch.accept
-        if self._delivery.event_enabled and callback is not None:
-            self._block.call("accept", None, self._block.context.copy(), callback, None)
-        if self._conditional is not None:
-            self._conditional.tell_failure()
+        callback = self._dispatch.failed
+        if callback is not None:
+            context = self._block.context.copy()
+            self._block.call("failed", None, context, callback, self, self._failure)
         self._nursery.cancel_scope.cancel()
 
     # --- Closing -----------------------------------------------------------------------
@@ -698,7 +698,7 @@ async def open_listening_socket(
     socket_options: Sequence[tuple[int, int, int | bytes]] = (),
     context: object = None,
     dispatch: ListenDispatch | None = None,
-    inspect: Callable[[ConnectionRequest | None], Answer | Awaitable[Answer]] | None = None,
+    inspect: Callable[[ConnectionRequest], Answer | Awaitable[Answer]] | None = None,
     inspect_point: InspectPoint = InspectPoint.AFTER_HANDSHAKE,
     inspect_timeout: float | None = None,
     max_pending: int = DEFAULT_MAX_PENDING,

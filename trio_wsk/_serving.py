@@ -425,14 +425,14 @@ def _checked_events_server(
 
 
 def _checked_conditional(dispatch: ListenDispatch | None) -> ListenDispatch | None:
-    """Let a dispatch beside a handler have the callbacks of conditional accept alone."""
+    """Let a dispatch beside a handler have no callback that takes connections."""
     given: object = dispatch  # by a caller without a type checker, perhaps
     if given is not None and not (
         isinstance(given, ListenDispatch) and given.accept is None and given.drain is None
     ):
         raise InvalidParameterError(
-            "beside a handler, dispatch takes ListenDispatch(inspect=..., abort=...): connections"
-            f" go to the handler, which sees connection.draining, not {dispatch!r}"
+            "beside a handler, dispatch takes ListenDispatch(inspect=..., abort=..., failed=...):"
+            f" connections go to the handler, which sees connection.draining, not {dispatch!r}"
         )
     return dispatch
 
@@ -634,8 +634,8 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
         ``trio.SSLStream`` over one that has shaken hands.
       port: As for `open_listening_socket`, and so are all ``options`` (``host``, ``path``,
         ``sockets``, ``backlog``, ``inspect``, ``observers``, …).
-      dispatch: The callbacks of conditional accept, ``inspect`` and ``abort``; with ``inspect``
-        alone, ``inspect=`` is shorter.
+      dispatch: The callbacks of conditional accept, ``inspect`` and ``abort``, and ``failed``;
+        with ``inspect`` alone, ``inspect=`` is shorter.
       ssl_context: Speak TLS. The handshake is done before the handler is started; its
         failure is a count in ``statistics()``, not a crash.
       handshake_timeout: Seconds on Trio's clock for that.

@@ -24,9 +24,7 @@ async def main() -> None:
     """Have a doorkeeper decide, who talks to us on another port."""
     asking, asked = trio.open_memory_channel[ConnectionRequest](math.inf)
 
-    def inspect(request: ConnectionRequest | None) -> InspectAction:
-        if request is None:  # the listening socket has failed
-            return InspectAction.REJECT
+    def inspect(request: ConnectionRequest) -> InspectAction:
         print("pended", request.remote_address, flush=True)
         asking.send_nowait(request)
         return InspectAction.PEND

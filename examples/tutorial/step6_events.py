@@ -10,7 +10,7 @@ import trio_wsk
 from trio_wsk import ConnectionDispatch, ListenDispatch
 
 
-def accept(connection: trio_wsk.Connection | None) -> ConnectionDispatch:
+def accept(connection: trio_wsk.Connection) -> ConnectionDispatch:
     """Take every connection, and have receive() called for what comes."""
     print("accepted", connection, flush=True)
     return ConnectionDispatch(receive=receive)

@@ -7,7 +7,7 @@ from contextlib import suppress
 import trio
 
 import trio_wsk
-from trio_wsk import EventMask, ListenDispatch
+from trio_wsk import EventMask, ListenDispatch, Status
 
 
 async def echo(connection: trio_wsk.Connection) -> None:
@@ -22,10 +22,10 @@ async def main() -> None:
     """Await one connection; take all others as they come."""
     async with trio.open_nursery() as nursery:
 
-        def accept(connection: trio_wsk.Connection | None) -> None:
-            if connection is not None:
-                print("indicated", connection.remote_address, flush=True)
-                nursery.start_soon(echo, connection)
+        def accept(connection: trio_wsk.Connection) -> Status:
+            print("indicated", connection.remote_address, flush=True)
+            nursery.start_soon(echo, connection)
+            return Status.SUCCESS
 
         async with trio_wsk.open_listening_socket(
             7007, host="localhost", dispatch=ListenDispatch(accept=accept)

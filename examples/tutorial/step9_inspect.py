@@ -12,9 +12,9 @@ from trio_wsk import AddressSet, InspectAction, Verdict
 ALLOWED = AddressSet(["127.0.0.1", "::1"])
 
 
-def inspect(request: trio_wsk.ConnectionRequest | None) -> InspectAction | Verdict:
+def inspect(request: trio_wsk.ConnectionRequest) -> InspectAction | Verdict:
     """Let in who is on the list; tell the others."""
-    if request is not None and request.remote_address in ALLOWED:
+    if request.remote_address in ALLOWED:
         return InspectAction.ACCEPT
     return Verdict(InspectAction.REJECT, "not-listed", close=b"You are not on the list.\n")
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import trio
 from typing_extensions import assert_type
 
-from trio_wsk import Address, Connection, ConnectionDispatch, EventMask, ListeningSocket, Status
+from trio_wsk import (
+    Address,
+    Connection,
+    ConnectionDispatch,
+    EventMask,
+    ListeningSocket,
+    Status,
+    Taken,
+)
 
 
 async def awaited(connection: Connection) -> None:
@@ -46,7 +54,11 @@ def looked_at(connection: Connection) -> None:
 async def called_back(connection: Connection) -> None:
     """Callbacks are plain functions; what they may answer is part of their type."""
 
-    def receive(connection: Connection, octets: bytes) -> Status | int | None:
+    def receive(connection: Connection, octets: bytes) -> Status | Taken | None:
+        return Taken(connection.send_nowait(octets))
+
+    def receive_and_count(connection: Connection, octets: bytes) -> int:
+        """Answers with a count, and not with how many it has taken."""
         return connection.send_nowait(octets)
 
     def receive_all(connection: Connection, octets: bytes) -> None:
@@ -71,7 +83,7 @@ async def called_back(connection: Connection) -> None:
     dispatch = ConnectionDispatch(receive=receive, disconnect=disconnect, send_backlog=send_backlog)
     assert_type(dispatch.events, EventMask)
     if dispatch.receive is not None:
-        assert_type(dispatch.receive(connection, b""), Status | int | None)
+        assert_type(dispatch.receive(connection, b""), Status | Taken | None)
     connection.enable_events(EventMask.RECEIVE | EventMask.DISCONNECT, dispatch)
     assert_type(await connection.disable_event(EventMask.RECEIVE), None)
     assert_type(connection.disable_event_nowait(EventMask.RECEIVE), Status)
@@ -81,6 +93,7 @@ async def called_back(connection: Connection) -> None:
     assert_type(connection.abort(), None)
     assert_type(connection.close(), None)
 
+    ConnectionDispatch(receive=receive_and_count)  # type: ignore[arg-type]  # of what?
     ConnectionDispatch(receive=receive_text)  # type: ignore[arg-type]  # octets come
     ConnectionDispatch(receive=receive_and_answer)  # type: ignore[arg-type]  # no answer to the peer
     ConnectionDispatch(receive=receive_slowly)  # type: ignore[arg-type]  # as it says

@@ -28,37 +28,37 @@ from trio_wsk import (
 from trio_wsk.observers import RequestAborted
 
 
-def let_in(request: ConnectionRequest | None) -> InspectAction:
+def let_in(request: ConnectionRequest) -> InspectAction:
     """A plain inspector with a plain answer."""
     return InspectAction.ACCEPT
 
 
-def judge(request: ConnectionRequest | None) -> Verdict:
+def judge(request: ConnectionRequest) -> Verdict:
     """A plain inspector with an answer in full."""
     return Verdict(InspectAction.REJECT, "over-quota", close=b"421 busy\r\n")
 
 
-def either(request: ConnectionRequest | None) -> InspectAction | Verdict:
+def either(request: ConnectionRequest) -> InspectAction | Verdict:
     """A plain inspector with an answer of either kind."""
-    return judge(request) if request is None else let_in(request)
+    return judge(request) if request.remote_address.is_unix else let_in(request)
 
 
-async def look_up(request: ConnectionRequest | None) -> InspectAction:
+async def look_up(request: ConnectionRequest) -> InspectAction:
     """An async inspector with a plain answer."""
     return InspectAction.PEND
 
 
-async def look_up_in_full(request: ConnectionRequest | None) -> Verdict:
+async def look_up_in_full(request: ConnectionRequest) -> Verdict:
     """An async inspector with an answer in full."""
     return Verdict(InspectAction.ACCEPT)
 
 
-async def look_up_either(request: ConnectionRequest | None) -> InspectAction | Verdict:
+async def look_up_either(request: ConnectionRequest) -> InspectAction | Verdict:
     """An async inspector with an answer of either kind."""
     return await look_up(request)
 
 
-def look_up_list(names: list[str], request: ConnectionRequest | None) -> InspectAction:
+def look_up_list(names: list[str], request: ConnectionRequest) -> InspectAction:
     """An inspector that is told more."""
     return InspectAction.REJECT
 
@@ -66,50 +66,45 @@ def look_up_list(names: list[str], request: ConnectionRequest | None) -> Inspect
 class Gate:
     """An object whose method inspects, and one that is an inspector itself."""
 
-    def inspect(self, request: ConnectionRequest | None) -> InspectAction:
+    def inspect(self, request: ConnectionRequest) -> InspectAction:
         """Inspect."""
         return InspectAction.ACCEPT
 
-    async def __call__(self, request: ConnectionRequest | None) -> Verdict:
+    async def __call__(self, request: ConnectionRequest) -> Verdict:
         """Inspect, slowly."""
         return Verdict(InspectAction.ACCEPT)
 
 
-def forget_none(request: ConnectionRequest) -> InspectAction:
-    """Isn't ready for the None that says that the listening socket has failed."""
-    return InspectAction.ACCEPT
-
-
-def say_yes(request: ConnectionRequest | None) -> bool:
+def say_yes(request: ConnectionRequest) -> bool:
     """Answers with what is no verdict."""
     return True
 
 
-def say_one(request: ConnectionRequest | None) -> int:
+def say_one(request: ConnectionRequest) -> int:
     """Answers with a number."""
     return 1
 
 
-def say_nothing(request: ConnectionRequest | None) -> None:
+def say_nothing(request: ConnectionRequest) -> None:
     """Answers with nothing."""
 
 
-def perhaps(request: ConnectionRequest | None) -> InspectAction | None:
+def perhaps(request: ConnectionRequest) -> InspectAction | None:
     """Answers now and then."""
     return None
 
 
-async def say_yes_slowly(request: ConnectionRequest | None) -> bool:
+async def say_yes_slowly(request: ConnectionRequest) -> bool:
     """Answers, in the end, with what is no verdict."""
     return True
 
 
-def accept_connection(connection: Connection | None) -> InspectAction:
+def accept_connection(connection: Connection) -> InspectAction:
     """Wants a connection, of which there is none yet."""
     return InspectAction.ACCEPT
 
 
-def inspectors() -> None:
+def inspectors(request: ConnectionRequest) -> None:
     """An inspector is plain or async, and answers with an action or a verdict."""
     trio_wsk.open_listening_socket(0, inspect=let_in)
     trio_wsk.open_listening_socket(0, inspect=judge)
@@ -126,11 +121,10 @@ def inspectors() -> None:
     ListenDispatch(inspect=look_up)
     if dispatch.inspect is not None:
         assert_type(
-            dispatch.inspect(None),
+            dispatch.inspect(request),
             InspectAction | Verdict | Awaitable[InspectAction | Verdict],
         )
 
-    trio_wsk.open_listening_socket(0, inspect=forget_none)  # type: ignore[arg-type]  # as it says
     trio_wsk.open_listening_socket(0, inspect=say_yes)  # type: ignore[arg-type]  # no verdict
     trio_wsk.open_listening_socket(0, inspect=say_one)  # type: ignore[arg-type]  # no verdict
     trio_wsk.open_listening_socket(0, inspect=say_nothing)  # type: ignore[arg-type]  # no verdict
@@ -139,7 +133,6 @@ def inspectors() -> None:
     trio_wsk.open_listening_socket(0, inspect=accept_connection)  # type: ignore[arg-type]  # as it says
     trio_wsk.open_listening_socket(0, inspect=InspectAction.ACCEPT)  # type: ignore[arg-type]  # not a function
     ListenDispatch(inspect=say_yes)  # type: ignore[arg-type]  # no verdict
-    ListenDispatch(inspect=forget_none)  # type: ignore[arg-type]  # as it says
 
 
 def aborts() -> None:
@@ -194,10 +187,12 @@ async def requested(request: ConnectionRequest) -> None:
     request.inspect_id = InspectId(1, 2)  # type: ignore[misc]  # nobody's to change
 
 
-def completed(listening: ListeningSocket, inspect_id: InspectId) -> None:
+def completed(
+    listening: ListeningSocket, inspect_id: InspectId, request: ConnectionRequest
+) -> None:
     """What was pended is completed by number, with either kind of answer."""
     assert_type(listening.inspect_complete(inspect_id, InspectAction.ACCEPT), Status)
-    assert_type(listening.inspect_complete(inspect_id, judge(None)), Status)
+    assert_type(listening.inspect_complete(inspect_id, judge(request)), Status)
     pending: Mapping[InspectId, ConnectionRequest] = listening.pending_inspections
     assert_type(pending[inspect_id], ConnectionRequest)
     assert_type(list(listening.pending_inspections), list[InspectId])

@@ -87,33 +87,38 @@ async def switched(listening: ListeningSocket) -> None:
     listening.enable_events(0x200)  # type: ignore[arg-type]  # an int is no event
 
 
-def called_back() -> None:
+def called_back(connection: Connection) -> None:
     """Callbacks are plain functions; what they may answer is part of their type."""
 
-    def refuse(connection: Connection | None) -> Status:
+    def refuse(connection: Connection) -> Status:
         return Status.REQUEST_NOT_ACCEPTED
 
-    def accept(connection: Connection | None) -> ConnectionDispatch | Status | None:
-        return None
+    def accept(connection: Connection) -> ConnectionDispatch | Status:
+        return Status.SUCCESS
 
-    def accept_blindly(connection: Connection) -> None:
-        """Isn't ready for the None that says that the listening socket has failed."""
+    def accept_forgetfully(connection: Connection) -> None:
+        """Doesn't say what becomes of the connection."""
 
-    async def accept_slowly(connection: Connection | None) -> None:
+    async def accept_slowly(connection: Connection) -> Status:
         """Isn't plain."""
+        return Status.SUCCESS
+
+    def failed(listening: ListeningSocket, error: OSError) -> None:
+        assert_type(error.errno, int | None)
 
     def drain(connection: Connection) -> None:
         connection.disconnect()
 
     ListenDispatch(accept=refuse)
-    dispatch = ListenDispatch(accept=accept, drain=drain)
+    dispatch = ListenDispatch(accept=accept, drain=drain, failed=failed)
     trio_wsk.open_listening_socket(0, dispatch=dispatch)
     if dispatch.accept is not None:
-        assert_type(dispatch.accept(None), ConnectionDispatch | Status | None)
+        assert_type(dispatch.accept(connection), ConnectionDispatch | Status)
 
     ListenDispatch(accept)  # type: ignore[call-arg]  # callbacks have names
-    ListenDispatch(accept=accept_blindly)  # type: ignore[arg-type]  # as it says
+    ListenDispatch(accept=accept_forgetfully)  # type: ignore[arg-type]  # as it says
     ListenDispatch(accept=accept_slowly)  # type: ignore[arg-type]  # as it says
+    ListenDispatch(failed=refuse)  # type: ignore[arg-type]  # it is told what has failed, and why
     dispatch.accept = refuse  # type: ignore[misc]  # frozen
 
 

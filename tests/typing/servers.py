@@ -101,8 +101,8 @@ async def served() -> None:
 async def served_with_events() -> None:
     """`serve_events` takes a dispatch table and has no TLS."""
 
-    def accept(connection: Connection | None) -> ConnectionDispatch | None:
-        return None
+    def accept(connection: Connection) -> ConnectionDispatch:
+        return ConnectionDispatch()
 
     dispatch = ListenDispatch(accept=accept)
     status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED

@@ -39,11 +39,11 @@ __all__ = [
 ]
 
 
-def _accept(_: ConnectionRequest | None) -> InspectAction:
+def _accept(_: ConnectionRequest) -> InspectAction:
     return InspectAction.ACCEPT
 
 
-def _pend(_: ConnectionRequest | None) -> InspectAction:
+def _pend(_: ConnectionRequest) -> InspectAction:
     return InspectAction.PEND
 
 
@@ -142,13 +142,13 @@ async def listening_socket_has_events(stage: Stage) -> None:
 async def listening_socket_asks_and_accepts(stage: Stage) -> None:
     """Who is let through by an inspector, plain or async, is delivered."""
 
-    async def _slow(_: ConnectionRequest | None) -> InspectAction:
+    async def _slow(_: ConnectionRequest) -> InspectAction:
         await trio.lowlevel.checkpoint()
         return InspectAction.ACCEPT
 
-    answers: Iterator[Callable[[ConnectionRequest | None], Any]] = iter([_accept, _slow])
+    answers: Iterator[Callable[[ConnectionRequest], Any]] = iter([_accept, _slow])
 
-    def _next_answer(request: ConnectionRequest | None) -> Any:  # noqa: ANN401 - as an inspector answers
+    def _next_answer(request: ConnectionRequest) -> Any:  # noqa: ANN401 - as an inspector answers
         return next(answers)(request)
 
     async with _listening(stage, inspect=_next_answer) as listening:
@@ -280,8 +280,7 @@ async def listening_socket_closes(stage: Stage) -> None:
 async def listening_socket_peeks(stage: Stage) -> None:
     """An inspector sees the first octets, and who accepts gets them."""
 
-    async def _by_word(request: ConnectionRequest | None) -> InspectAction:
-        assert request is not None
+    async def _by_word(request: ConnectionRequest) -> InspectAction:
         first = await request.peek(4)
         return InspectAction.ACCEPT if first == b"good" else InspectAction.REJECT
 

@@ -21,10 +21,10 @@ def close(connection: trio_wsk.Connection, abortive: bool) -> None:  # noqa: FBT
     connection.close()
 
 
-def leave(connection: trio_wsk.Connection | None) -> None:
+def leave(connection: trio_wsk.Connection) -> trio_wsk.Status:
     """Close at once."""
-    assert connection is not None
     connection.close()
+    return trio_wsk.Status.SUCCESS
 
 
 async def serve(receive: Receive | None, *, inspect: Inspector | None = None) -> None:
@@ -32,7 +32,7 @@ async def serve(receive: Receive | None, *, inspect: Inspector | None = None) ->
     # One record for all connections: it says nothing about any one of them.
     events = trio_wsk.ConnectionDispatch(receive=receive, disconnect=close)
 
-    def take(_connection: trio_wsk.Connection | None) -> trio_wsk.ConnectionDispatch:
+    def take(_connection: trio_wsk.Connection) -> trio_wsk.ConnectionDispatch:
         """Take every connection."""
         return events
 

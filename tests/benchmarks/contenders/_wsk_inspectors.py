@@ -8,16 +8,16 @@ import trio
 
 from trio_wsk import ConnectionRequest, InspectAction
 
-Inspector = Callable[[ConnectionRequest | None], InspectAction | Awaitable[InspectAction]]
+Inspector = Callable[[ConnectionRequest], InspectAction | Awaitable[InspectAction]]
 
 
 def make_inspector(form: str, verdict: InspectAction) -> Inspector:
     """Make one, ``sync`` or ``async``, that says the same to everybody."""
 
-    def answer(_request: ConnectionRequest | None) -> InspectAction:
+    def answer(_request: ConnectionRequest) -> InspectAction:
         return verdict
 
-    async def _answer(_request: ConnectionRequest | None) -> InspectAction:
+    async def _answer(_request: ConnectionRequest) -> InspectAction:
         await trio.lowlevel.checkpoint()
         return verdict
 

@@ -28,10 +28,10 @@ POINTS: Final = {
 }
 
 
-def close(connection: trio_wsk.Connection | None) -> None:
+def close(connection: trio_wsk.Connection) -> trio_wsk.Status:
     """Take a connection, and end it."""
-    assert connection is not None
     connection.close()
+    return trio_wsk.Status.SUCCESS
 
 
 async def main(inspection: Sequence[str]) -> None:

@@ -15,13 +15,13 @@ Decide = Callable[[ConnectionRequest, InspectAction], object]
 
 
 async def run(
-    inspect: Callable[[ConnectionRequest | None], InspectAction | Awaitable[InspectAction]],
+    inspect: Callable[[ConnectionRequest], InspectAction | Awaitable[InspectAction]],
     decide: Decide | None = None,
 ) -> None:
     """Keep them all waiting, notice who leaves, and decide about the rest."""
     number = count()
     phases = Phases()
-    dispatch = ListenDispatch(inspect=inspect, accept=lambda connection: None)
+    dispatch = ListenDispatch(inspect=inspect, accept=lambda _: trio_wsk.Status.SUCCESS)
     async with trio_wsk.open_listening_socket(
         0, host=HOST, dispatch=dispatch, max_pending=number, inspect_timeout=600
     ) as listening:

@@ -13,9 +13,8 @@ answers: dict[ConnectionRequest, trio.Event] = {}
 verdicts: dict[ConnectionRequest, InspectAction] = {}
 
 
-async def inspect(request: ConnectionRequest | None) -> InspectAction:
+async def inspect(request: ConnectionRequest) -> InspectAction:
     """Wait until somebody has decided."""
-    assert request is not None
     answers[request] = trio.Event()
     await answers[request].wait()
     return verdicts[request]
