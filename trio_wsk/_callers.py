@@ -8,7 +8,7 @@ import trio
 
 from ._errors import InvalidParameterError
 
-__all__ = ["called_outside", "check_function", "check_plain_function", "in_trio"]
+__all__ = ["called_outside", "check_function", "check_plain_function", "in_trio", "runs_in"]
 
 
 def in_trio(call: str) -> None:
@@ -32,6 +32,17 @@ def called_outside(call: str) -> RuntimeError:
         f"{call}() was called from outside the Trio run;"
         f" from a thread, write trio.from_thread.run_sync({call})"
     )
+
+
+def runs_in(nursery: trio.Nursery) -> bool:
+    """Whether the current task was started in this nursery, or somewhere below it.
+
+    The nursery waits for it then, so it can't wait for the nursery.
+    """
+    within = trio.lowlevel.current_task().parent_nursery
+    while within is not None and within is not nursery:
+        within = within.parent_task.parent_nursery
+    return within is nursery
 
 
 def check_function(name: str, callback: object) -> None:

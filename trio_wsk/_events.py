@@ -653,6 +653,15 @@ class EventSide(Wire):
         if self._channel is not None:
             self._request.abort(self._let_go())
 
+    def _reset_by_server(self) -> None:
+        """Reset it under whoever holds it, and finds it broken: he has not closed it."""
+        if self._channel is not None:
+            annex = self._annexed()
+            if annex.broken is None:
+                annex.broken = OSError(errno.ECONNABORTED, "this server has reset it")
+            self._marks |= LOST
+            self.abort()
+
     def _let_go(self) -> Channel:
         """Let go of everything but the channel, which the caller closes."""
         channel = self._channel

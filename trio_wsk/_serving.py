@@ -23,12 +23,14 @@ import trio
 
 from . import _records as records
 from ._block import unwrapped
-from ._callers import in_trio
+from ._callers import in_trio, runs_in
 from ._connection import Connection
 from ._dispatch import ListenDispatch
 from ._errors import (
+    InvalidDeviceStateError,
     InvalidParameterError,
     SocketBusyError,
+    SocketClosedError,
 )
 from ._faults import split_error, why_no_handshake
 from ._listening import ListeningSocket, open_listening_socket
@@ -97,6 +99,7 @@ class Server:
         self._block: Block
         self._open = 0
         self._open_most = 0
+        self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
         self._served = 0
         self._handler_failures = 0
         self._peers_left = 0
@@ -150,12 +153,22 @@ class Server:
           ``statistics().open_connections`` at the call, and what was taken since.
 
         Raises:
-          SocketBusyError: another task is draining this server, or has. (Yours.)
-          InvalidParameterError: a grace below zero.
+          InvalidDeviceStateError: called by a handler or an inspector of this server, for which
+            it would wait. Start it outside of them: ``nursery.start_soon(server.drain)``. (Yours.)
+          SocketBusyError: another task is draining this server. (Yours.)
+          SocketClosedError: this server has ended, drained or aborted. (Yours.)
+          InvalidParameterError: a grace below zero. (Yours.)
 
         Always a checkpoint. If cancelled, what is still open is reset.
         """
         grace = self._grace if grace is None else _checked_seconds("grace", grace)
+        if runs_in(self._handlers) or runs_in(self.listening._nursery):
+            raise InvalidDeviceStateError(
+                "drain() would wait for the handler or the inspector that calls it; have a task"
+                " outside of the server do it: nursery.start_soon(server.drain)"
+            )
+        if self._over.is_set():
+            raise SocketClosedError("drain() of a server that has ended: it was drained or aborted")
         if self._draining:
             raise SocketBusyError("drain() while another task drains this server; once is enough")
         self._draining = True
@@ -202,8 +215,9 @@ class Server:
     def abort(self) -> None:
         """End at once: close the listening socket, cancel handlers, reset connections.
 
-        Returns before the handlers have ended; leaving the server's block, or the return
-        of `serve`, waits for them. Idempotent.
+        Every connection is reset when this returns, whoever still holds it: a handler that a
+        thread or a shield keeps from ending finds it broken. Leaving the server's block, or the
+        return of `serve`, waits for the handlers. Idempotent.
 
         Raises:
           RuntimeError: called from outside the Trio run.
@@ -216,8 +230,11 @@ class Server:
     def _reset_all(self) -> None:
         if not self._has_reset:  # abort() during a drain comes first
             self._has_reset = True
-            self._were_reset = self._open
+            self._were_reset = self._open - sum(each.closed for each in self._handled)
+        # First, so that who waits in a handler is cancelled, and hears of no error.
         self._handlers.cancel_scope.cancel()
+        for handled in self._handled:
+            handled._reset_by_server()
         for connection in list(self._block.event_driven):
             connection.abort()
 
@@ -252,6 +269,7 @@ class Server:
             self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
         self._open -= 1
         self._served += 1
+        self._handled.discard(connection)
         if not self._open and self._none_open is not None:
             self._none_open.set()
             self._none_open = None
@@ -265,6 +283,7 @@ class Server:
 
     def _admit_to_handler(self, connection: Connection) -> bool:
         self._opened()
+        self._handled.add(connection)
         try:
             self._tasks.start(connection)
         except RuntimeError:  # a handler's error is ending the server at this moment
@@ -304,7 +323,7 @@ class Server:
     def _handler_raised(self, connection: Connection, error: BaseException) -> None:
         """Report what is a crash, forget what is only the peer's going, and raise the rest."""
         crash, rest = split_error(connection, error)
-        if crash is None and rest is None:
+        if crash is None and rest is None and not self._has_reset:
             self._peers_left += 1
             self._block.tell(records.PeerLeft, remote_address=connection.remote_address)
         if crash is not None:
