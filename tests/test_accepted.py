@@ -468,6 +468,41 @@ def unwatch(request: PortableRequest) -> None:
     request.unwatch_end()
 
 
+@pytest.mark.skipif(not HAVE_EPOLL, reason="there is no epoll")
+@pytest.mark.parametrize("sent", [b"", b"data"])
+async def test_end_of_a_duplicated_descriptor_is_not_told_of_who_has_its_number(
+    sent: bytes, tmp_path: Path
+) -> None:
+    """
+    A descriptor that was duplicated and then closed behind our back stays in epoll under its
+    number. When its peer closes, the request that has the number by then is told nothing: its
+    own peer is there.
+    """
+    keeper = Keeper()
+    async with owning_one("unix", tmp_path) as (owner, first, gone):
+        Keeper().watch(first, owner.readiness)
+        with connected(owner.address) as peer:
+            number = first.accept().detach()
+            duplicate = os.dup(number)
+            os.close(number)
+            second = await owner.request()
+
+            assert number == second.accept().fileno()
+
+            peer.sendall(sent)
+            keeper.watch(second, owner.readiness)
+            await wait_all_tasks_blocked()
+            gone.close()
+            await wait_all_tasks_blocked()
+
+            assert [] == keeper.told
+
+            peer.close()
+            await keeper.is_told(PeerEnd.CLOSED)
+            second.reset()
+        os.close(duplicate)
+
+
 @edges_or_not
 @pytest.mark.parametrize("leave", [send_fin, leave_with_reset])
 @pytest.mark.parametrize("first", [do_nothing, send])

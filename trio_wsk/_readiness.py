@@ -25,6 +25,9 @@ The rules of edge triggering, each of which cost a hang or a lost wake-up once:
   ended nothing counts as drained: read until the end shows.
 * Registering reports what is true already, so "the kernel had nothing, register,
   park" loses nothing, provided that nothing is awaited in between.
+* An edge may be a stranger's. Who duplicates a descriptor and closes the first leaves its
+  entry behind, under a number that is another channel's soon. So an edge is a hint: before
+  something ends by it, the descriptor itself is asked (`ended_now`).
 
 Where there is no epoll, and for a waiter who is alone in its run (a second epoll
 only adds a pass to it), Trio's own waits serve: level-triggered, so nothing is
@@ -57,6 +60,7 @@ __all__ = [
     "Sink",
     "TrioReadiness",
     "Watch",
+    "ended_now",
     "open_pump_readiness",
     "task_readiness",
 ]
@@ -488,6 +492,18 @@ class TrioReadiness(Readiness):
         """Let every watch go."""
         for watch in list(self._armed):
             self.disarm(watch)
+
+
+def ended_now(fd: int) -> int:
+    """Return which of ``ENDED`` are true of this descriptor; an edge only says that one may be.
+
+    It is asked by poll(2), which costs one call.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)  # the others are told unasked
+    for _, events in poll.poll(0):
+        return events & ENDED
+    return 0
 
 
 def open_pump_readiness(

@@ -32,6 +32,7 @@ from trio_wsk._readiness import (
     READ,
     EpollReadiness,
     Watch,
+    ended_now,
 )
 from trio_wsk._transport import PeerEnd, PeerFaultError, TransportRequest, next_serial_number
 
@@ -251,7 +252,8 @@ class PortableRequest(TransportRequest):
     def _end_of_peer(self, edges: int) -> PeerEnd | None:
         if self.was_reset():
             return PeerEnd.RESET
-        if edges & HUNG_UP:
+        ended = ended_now(self._channel.fileno()) if edges & ENDED else 0
+        if ended & HUNG_UP:
             return PeerEnd.CLOSED
         try:
             has_sent = bool(self._channel.recv(1, socket.MSG_PEEK))
@@ -261,7 +263,7 @@ class PortableRequest(TransportRequest):
             return PeerEnd.RESET
         if not has_sent:
             return PeerEnd.FIN
-        return PeerEnd.FIN_AFTER_DATA if edges & ENDED else None
+        return PeerEnd.FIN_AFTER_DATA if ended else None
 
     def peek(self, count: int) -> tuple[bytes, bool]:
         """Look at what has come (MSG_PEEK)."""
