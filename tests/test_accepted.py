@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from .portable_peers import Owner
 
+MULTIPATH_TCP = getattr(socket, "IPPROTO_MPTCP", 262)  # whose name is missing in some builds
+
 edges_or_not = pytest.mark.parametrize(
     "edge_triggered",
     [
@@ -128,6 +130,32 @@ async def test_transport_knows_whether_it_can_be_silent(owner: Owner, tmp_path: 
     assert may_be is can_be_silent()
     assert may_be is (CloseStyle.SILENT in owner.transport.close_styles())
     assert {CloseStyle.RESET, CloseStyle.FIN} <= owner.transport.close_styles()
+
+
+def multipath_tcp() -> socket.socket:
+    """Make a socket for Multipath TCP, or skip the test."""
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, MULTIPATH_TCP)
+    except OSError as error:
+        pytest.skip(f"no Multipath TCP: {error.strerror}")
+
+
+async def test_silence_is_not_promised_for_multipath_tcp() -> None:
+    """
+    A connection of Multipath TCP knows no repair mode, so silence is not among the styles of
+    a transport that has adopted such a socket, and a request of it that is to be silenced is
+    reset, and says so.
+    """
+    listening = multipath_tcp()
+    listening.bind(("127.0.0.1", 0))
+    async with owning(PortableTransport.adopt([listening])) as owner:
+        with multipath_tcp() as peer:
+            peer.connect(owner.address.sockaddr)
+            request = await owner.request()
+
+            assert {CloseStyle.RESET, CloseStyle.FIN} == owner.transport.close_styles()
+            assert not request.silence()
+            assert "reset" == fate_of(peer)
 
 
 def test_ordinary_user_cannot_be_silent(ordinary_user: None) -> None:

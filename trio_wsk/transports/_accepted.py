@@ -329,13 +329,18 @@ def _arrange_reset(channel: _socket.socket) -> None:
         pass  # the peer was faster (EINVAL on macOS), or it is closed already
 
 
-def can_be_silent() -> bool:
-    """Whether this process may close TCP connections without a word (CAP_NET_ADMIN on Linux)."""
+def can_be_silent(family: int = socket.AF_INET, proto: int = 0) -> bool:
+    """Whether this process may close such connections without a word.
+
+    This takes Linux, CAP_NET_ADMIN, and TCP: a socket for Multipath TCP may have connections
+    that know no repair mode. A listening socket knows it neither, so that another one of the
+    same kind is tried.
+    """
     if sys.platform != "linux":
         return False
-    with socket.socket() as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM, proto) as probe:
             probe.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True

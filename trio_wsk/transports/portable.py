@@ -187,8 +187,8 @@ class PortableTransport(SocketTransport):
     def close_styles(self) -> frozenset[CloseStyle]:
         """Return reset and FIN; and silence for TCP on Linux with CAP_NET_ADMIN."""
         styles = frozenset({CloseStyle.RESET, CloseStyle.FIN})
-        is_tcp = all(not bound.address.is_unix for bound in self._bound)
-        return styles | {CloseStyle.SILENT} if is_tcp and can_be_silent() else styles
+        is_silent = all(can_be_silent(bound.family, bound.proto) for bound in self._bound)
+        return styles | {CloseStyle.SILENT} if is_silent else styles
 
     def _has_become_ready(self, source: _Source) -> None:
         source.is_ready = True
