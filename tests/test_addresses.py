@@ -76,7 +76,7 @@ def test_addresses_are_equal_when_they_print_alike(address: Address, other: Addr
         (Address.tcp("127.0.0.1", 80), "127.0.0.1:80"),
         (Address.tcp("::1", 80), "[::1]:80"),
         (Address.tcp("FE80:0::1", 80, scope_id=3), "[fe80::1%3]:80"),
-        (Address.tcp("::ffff:192.0.2.1", 0), "[::ffff:192.0.2.1]:0"),
+        (Address.tcp("::ffff:192.0.2.1", 0), "192.0.2.1:0"),
         (Address.unix("/run/x.sock"), "unix:/run/x.sock"),
         (Address.unix("\0name"), "unix:@name"),
         (Address.unix(b"\0"), "unix:@"),
@@ -101,6 +101,8 @@ def test_address_prints_as_people_write_it(address: Address, expected: str) -> N
     [
         ("[FE80:0:0::0001%3]:080", Address.tcp("fe80::1", 80, scope_id=3)),
         ("[::1%0]:80", Address.tcp("::1", 80)),
+        ("[::ffff:192.0.2.1]:80", Address.tcp("192.0.2.1", 80)),
+        ("[::ffff:c000:201%3]:80", Address.tcp("192.0.2.1", 80)),
         (r"unix:/\x72un", Address.unix("/run")),
         (r"unix:\xC3\xBC", Address.unix("ü")),
         (r"unix:\x00name", Address.unix("\0name")),
@@ -197,6 +199,7 @@ def test_ipv6_address_gives_back_what_it_was_made_of(
     host: IPv6Address, port: int, scope_id: int
 ) -> None:
     """However the host is spelled, the address has the three parts, and no scope in its host."""
+    assume(not host.ipv4_mapped)
     address = Address.tcp(host.exploded.upper(), port, scope_id)
 
     assert Address.tcp(host, port, scope_id) == address
@@ -364,21 +367,28 @@ def test_odd_integers_print_as_numbers() -> None:
     assert "1" == repr(address.port)
 
 
+@pytest.mark.parametrize("spelled", ["address", "text", "printed", "kernel's", "with scope"])
 @given(host=ipv4_hosts(), port=ports())
-def test_mapped_address_is_another_and_unmaps(host: IPv4Address, port: int) -> None:
-    """An IPv4-mapped address equals its IPv4 address only after being unmapped."""
-    plain, wrapped = Address.tcp(host, port), Address.tcp(mapped(host), port)
+def test_mapped_address_is_the_ipv4_address(host: IPv4Address, port: int, spelled: str) -> None:
+    """
+    However an IPv4-mapped address is made, it is the IPv4 address that it stands for: equal,
+    printed alike, of that family, and in the form that sockets of that family take.
+    """
+    wrapped = mapped(host)
+    make: dict[str, Callable[[], Address]] = {
+        "address": lambda: Address.tcp(wrapped, port),
+        "text": lambda: Address.tcp(str(wrapped), port),
+        "printed": lambda: Address.parse(f"[{wrapped}]:{port}"),
+        "kernel's": lambda: Address.from_sockaddr(socket.AF_INET6, (str(wrapped), port, 7, 3)),
+        "with scope": lambda: Address.tcp(wrapped, port, scope_id=3),
+    }
+    plain, address = Address.tcp(host, port), make[spelled]()
 
-    assert plain != wrapped
-    assert plain == wrapped.unmapped
-
-
-@given(address=addresses())
-def test_unmapping_changes_no_other_address(address: Address) -> None:
-    """Whatever is not IPv4-mapped is its own unmapped address, the same object."""
-    assume(not (isinstance(address.host, IPv6Address) and address.host.ipv4_mapped))
-
-    assert address is address.unmapped
+    assert plain == address
+    assert hash(plain) == hash(address)
+    assert (str(plain), repr(plain)) == (str(address), repr(address))
+    assert (socket.AF_INET, host, 0) == (address.family, address.host, address.scope_id)
+    assert plain.sockaddr == address.sockaddr
 
 
 def test_address_is_frozen() -> None:

@@ -88,6 +88,26 @@ async def test_all_sockets_are_taken() -> None:
         assert names == [address.sockaddr for address in owner.transport.local_addresses]
 
 
+async def test_peer_of_a_socket_for_both_families_has_one_address() -> None:
+    """
+    An IPv4 peer of a socket that listens on ``::`` for both families has its IPv4 address, and
+    has connected to one, as if the socket were IPv4's; an IPv6 peer has its own.
+    """
+    both = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    port = both.getsockname()[1]
+    async with owning(PortableTransport.adopt([both])) as owner:
+        for host in ("127.0.0.1", "::1"):
+            with connected(Address.tcp(host, port)) as peer:
+                request = await owner.request()
+
+                assert Address.tcp(host, port) == request.local_address
+                assert (
+                    Address.from_sockaddr(peer.family, peer.getsockname()) == request.remote_address
+                )
+
+                request.reset()
+
+
 async def test_connection_that_waits_already_is_delivered() -> None:
     """What was queued before the socket was adopted is asked for without an edge."""
     sock = listening()

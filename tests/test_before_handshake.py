@@ -253,7 +253,7 @@ async def test_one_listening_socket_is_on_every_network() -> None:
                 assert request.inspect_id == connection.inspect_id
                 assert target == request.local_address
                 assert client.address == request.remote_address
-                assert client.address == connection.remote_address.unmapped
+                assert client.address == connection.remote_address
                 connection.close()
 
 

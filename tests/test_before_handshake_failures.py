@@ -177,7 +177,7 @@ async def take(desk: Desk, count: int = 1) -> list[Address]:
     with trio.fail_after(PATIENCE):
         for _ in range(count):
             async with await desk.listening.accept() as connection:
-                taken.append(connection.remote_address.unmapped)
+                taken.append(connection.remote_address)
     return taken
 
 

@@ -50,6 +50,7 @@ OF_LINUX: Final = (
 
 CLIENT: Final = Address.tcp("192.0.2.1", 40000)
 SERVER: Final = Address.tcp("192.0.2.2", 80)
+MAPPED: Final = IPv6Address("::ffff:192.0.2.1").packed  # as no Address is
 
 
 def octets_of(address: Address) -> bytes:
@@ -414,11 +415,11 @@ WRONG: Final = {
         "more than 8 extension headers",
     ),
     "mapped source": (
-        attrs.evolve(IPV6, source=Address.tcp("::ffff:192.0.2.1", 1)).octets,
+        IPV6.octets.replace(octets_of(IPV6.source), MAPPED),
         "IPv4-mapped",
     ),
     "mapped destination": (
-        attrs.evolve(IPV6, destination=Address.tcp("::ffff:192.0.2.1", 1)).octets,
+        IPV6.octets.replace(octets_of(IPV6.destination), MAPPED),
         "IPv4-mapped",
     ),
     "data offset too small": (attrs.evolve(IPV4, data_offset=4).octets, "would end at 36"),

@@ -50,9 +50,10 @@ class Address:
     Make one with `Address.tcp`, `Address.unix`, `Address.parse` or `Address.from_sockaddr`.
 
     Addresses are values: immutable, hashable, and equal when they mean the same place,
-    however it was spelled. ``::ffff:192.0.2.1`` is not ``192.0.2.1``, since a socket of one
-    family can be bound to the one and not to the other; compare ``unmapped`` where that does
-    not matter. The IPv6 flow label is part of no place, and not compared.
+    however it was spelled. An IPv4-mapped IPv6 address is the IPv4 address that it stands for:
+    a socket that listens on ``::`` for both families calls its IPv4 peers
+    ``::ffff:192.0.2.1``, and here such a peer is ``192.0.2.1`` however it came, so that a rule
+    finds it. The IPv6 flow label is part of no place, and not compared.
     """
 
     __slots__ = ("_host", "_key", "_sockaddr")
@@ -123,6 +124,9 @@ class Address:
           family: ``AF_INET``, ``AF_INET6`` or ``AF_UNIX``.
           sockaddr: ``(host, port)``, ``(host, port, flow_info, scope_id)``, or a path.
 
+        Returns:
+          The address; of an IPv4-mapped one the IPv4 address, whose `family` is ``AF_INET``.
+
         Raises:
           ValueError: The family is another one, or does not go with the address. (Yours.)
           OSError: The host is no IP address of that family. (Yours.)
@@ -137,7 +141,11 @@ class Address:
                 if "%" in host:
                     host, _, zone = host.partition("%")
                     scope_id = scope_id or _parse_scope_id(zone)
-                self._key = (socket.inet_pton(_INET6, host), sockaddr[1], scope_id)
+                octets = socket.inet_pton(_INET6, host)
+                if octets.startswith(_MAPPED):
+                    octets, scope_id = octets.removeprefix(_MAPPED), 0
+                    sockaddr = (_print_ip(octets), sockaddr[1])
+                self._key = (octets, sockaddr[1], scope_id)
             else:
                 raise _wrong_family(family, sockaddr)
         elif family == _UNIX:
@@ -208,18 +216,6 @@ class Address:
     def sockaddr(self) -> _SocketAddress:
         """What ``bind()`` and ``connect()`` of a socket of this `family` take."""
         return self._sockaddr
-
-    @property
-    def unmapped(self) -> Address:
-        """The IPv4 address that an IPv4-mapped IPv6 one stands for; of any other, itself.
-
-        A socket that listens on ``::`` for both families calls its IPv4 peers
-        ``::ffff:192.0.2.1``.
-        """
-        if isinstance(self._key, tuple) and self._key[0].startswith(_MAPPED):
-            octets, port, _ = self._key
-            return Address.from_sockaddr(_INET, (_print_ip(octets[len(_MAPPED) :]), port))
-        return self
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Address):

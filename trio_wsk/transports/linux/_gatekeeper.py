@@ -422,7 +422,7 @@ def _register(epoll: select.epoll, fileno: int) -> None:
 
 
 def _where(place: Address) -> tuple[bytes, int]:
-    host = place.unmapped.host
+    host = place.host
     assert host is not None  # addresses of TCP have hosts
     return host.packed, place.port
 

@@ -251,8 +251,7 @@ class Gatehouse:
           KernelRefusedError: the rules can't be made. Nothing has changed.
         """
         places: dict[int, list[Address]] = {}
-        for address in addresses:
-            place = address.unmapped
+        for place in addresses:
             family = _IPV4 if place.family == socket.AF_INET else _IPV6
             places.setdefault(family, []).append(place)
         self._serial += 1

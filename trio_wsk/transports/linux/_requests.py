@@ -67,21 +67,17 @@ then dropped."""
 _FEW: Final = 64
 """So many alarms that were called off are not worth cleaning up after."""
 
-_MAPPED: Final = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291, section 2.5.5.2
 _TWO_TO_THE_32: Final = 1 << 32
 _SCOPE_ID: Final = 4  # its place in a key
 
 
 def key_of(local: Address, remote: Address) -> Key:
-    """Return which connection an accepted one is, given its two addresses.
-
-    Those of a socket that listens for both families are IPv4-mapped where the SYN was IPv4's.
-    """
+    """Return which connection an accepted one is, given its two addresses."""
     assert not isinstance(local._key, str)
     assert not isinstance(remote._key, str)
     octets, port, _ = local._key
     peer, peer_port, scope_id = remote._key
-    return octets.removeprefix(_MAPPED), port, peer.removeprefix(_MAPPED), peer_port, scope_id
+    return octets, port, peer, peer_port, scope_id
 
 
 class Stage(enum.Enum):

@@ -80,7 +80,6 @@ class SocketLookup:
           KernelRefusedError: the kernel does not say.
           NetlinkError: its answer can't be read.
         """
-        local, remote = local.unmapped, remote.unmapped
         ours, theirs = local.host, remote.host
         assert ours is not None  # addresses of TCP have hosts
         assert theirs is not None
