@@ -143,6 +143,8 @@ class ServerLedger:
             report = await self.server.drain(grace=grace)
         except trio_wsk.SocketBusyError:
             assert self.is_leaving or not is_first
+        except trio_wsk.SocketClosedError:
+            assert self.was_aborted or not is_first
         else:
             assert is_first
 
@@ -212,18 +214,22 @@ class ServerLedger:
         )
 
         assert [peer.number for peer in self.transport.peers] == places
+        has_reset = self.was_aborted or any(report.reset for _, report in self.reports)
+
         assert [] == self.running
         assert all(handled.connection.closed for handled in self.handled)
         for handled in self.handled:
             peer = self.transport.peers[handled.number - 1]
 
-            assert peer.is_aborted is (handled.how != "returned")
+            # One that was about to return when the server was aborted, or the grace was over, may
+            # return yet, with a connection that has been reset.
+            assert peer.is_aborted or handled.how == "returned"
+            assert not peer.is_aborted or handled.how != "returned" or has_reset
         for before, report in self.reports:
             assert report.finished + report.reset == len(self.handled) - before
             if not self.was_aborted:
                 cancelled = sum(each.how == "cancelled" for each in self.handled)
 
-                # One that was about to return when the grace ran out may return yet.
                 assert cancelled <= report.reset
 
     async def run(self, steps: Sequence[tuple[str, int]]) -> None:
