@@ -51,6 +51,7 @@ intersphinx_mapping = {
     "python": ("https://docs.python.org/3", "inventories/python.txt"),
     "trio": ("https://trio.readthedocs.io/en/stable", "inventories/trio.txt"),
     "outcome": ("https://outcome.readthedocs.io/en/latest", "inventories/outcome.txt"),
+    "anyio": ("https://anyio.readthedocs.io/en/stable", "inventories/anyio.txt"),
 }
 
 NOT_MADE_BY_CALLING = {

@@ -110,23 +110,6 @@ async def echoed(client: trio.abc.Stream, message: bytes) -> bytes:
     return bytes(back)
 
 
-class SocketStreams(trio.abc.Listener[trio.SocketStream]):
-    """Our listener, wrapped: it gives out the class that some guests look for addresses on."""
-
-    def __init__(self, listening: trio_wsk.ListeningSocket) -> None:
-        self.socket = listening.socket
-        self._listening = listening
-
-    async def accept(self) -> trio.SocketStream:
-        """Accept a connection as a stream of Trio's own."""
-        connection = await self._listening.accept()
-        return trio.SocketStream(connection.socket)
-
-    async def aclose(self) -> None:
-        """Close what is wrapped."""
-        await self._listening.aclose()
-
-
 # --- Trio ---------------------------------------------------------------------------------------
 
 
@@ -162,7 +145,7 @@ async def test_serve_listeners_over_a_wrapped_listener() -> None:
         trio_wsk.open_listening_socket(0, host=HOST) as listening,
         trio.open_nursery() as nursery,
     ):
-        await nursery.start(trio.serve_listeners, echo, [SocketStreams(listening)])
+        await nursery.start(trio.serve_listeners, echo, [trio_wsk.SocketStreams(listening)])
         client = await connect(listening.local_addresses[0])
 
         assert MESSAGE == await echoed(client, MESSAGE)
@@ -409,7 +392,9 @@ def trio_websocket() -> TrioWebsocket:
     return TrioWebsocket(guest("trio_websocket"))
 
 
-@pytest.mark.parametrize("wrap", [lambda ours: ours, SocketStreams], ids=["ours", "wrapped"])
+@pytest.mark.parametrize(
+    "wrap", [lambda ours: ours, trio_wsk.SocketStreams], ids=["ours", "wrapped"]
+)
 async def test_trio_websocket_server(
     wrap: Callable[[Any], object], trio_websocket: TrioWebsocket
 ) -> None:
@@ -535,7 +520,7 @@ async def test_websockets_server_that_asks_for_addresses(websockets: Websockets)
         trio_wsk.open_listening_socket(0, host=HOST) as listening,
         trio.open_nursery() as nursery,
     ):
-        serve = partial(websockets.serve, listeners=[SocketStreams(listening)])
+        serve = partial(websockets.serve, listeners=[trio_wsk.SocketStreams(listening)])
         server = await nursery.start(serve, answer)
         async with websockets.connect(f"ws://{listening.local_addresses[0]}") as websocket:
             assert "{}:{}".format(*websocket.local_address) == await websocket.recv()

@@ -30,6 +30,7 @@ from ._listening import ListeningSocket, open_listening_socket
 from ._probe import Finding, ProbeReport, probe
 from ._request import ConnectionRequest
 from ._serving import Server, open_server, serve, serve_events
+from ._socket_streams import SocketStreams
 from ._statistics import DrainReport, ListeningStatistics, ServerStatistics
 from ._status import EventMask, Status
 from ._verdict import (
@@ -74,6 +75,7 @@ __all__ = [
     "ServerStatistics",
     "SocketBusyError",
     "SocketClosedError",
+    "SocketStreams",
     "Status",
     "Taken",
     "Verdict",
