@@ -18,7 +18,14 @@ nox.options.download_python = "never"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
+MEASURED_PYTHON = PYTHONS[-1]  # for what is built in only there, the others have code of theirs
 HEAVY_PYTHON = "3.11"  # heavy tests ask the kernel more than they ask Python: once is enough
+
+# Most of what a quick test takes is waiting, so two cores are not busy with two workers. A file
+# stays in one piece: the blocks of a page share a namespace, and many a fixture is a module's.
+# Who hangs takes its worker with it; another one would hang on the same test.
+SIDE_BY_SIDE = ("-n", "4", "--dist", "loadfile", "--max-worker-restart", "0")
+QUICK = (*SIDE_BY_SIDE, "-m", "not heavy")
 
 MODEL_EXAMPLES = "6000"  # of about fifty steps each
 
@@ -30,16 +37,26 @@ CHECKPOINT_RULES = "ASYNC910,ASYNC911"
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests and the documentation's code on every Python, with branch coverage."""
+    """Run the tests and the documentation's code on every Python, on one with branch coverage."""
     session.install("--editable", ".[test]")
-    run_measured_tests(session)
+    if session.python == MEASURED_PYTHON and not session.posargs:
+        run_measured_tests(session)
+    else:
+        run_tests(session)
+
+
+@nox.session(python=HEAVY_PYTHON)
+def heavy(session: nox.Session) -> None:
+    """Run the tests that take seconds or thousands of descriptors, one after the other."""
+    session.install("--editable", ".[test]")
+    session.run("python", "-m", "pytest", "-m", "heavy", *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
 def minimums(session: nox.Session) -> None:
     """Run the tests with the lowest versions that pyproject.toml admits."""
     session.install("--editable", ".[test]", *lowest_versions())
-    run_measured_tests(session)
+    run_tests(session)
 
 
 @nox.session
@@ -108,7 +125,7 @@ def wheel(session: nox.Session) -> None:
         suite = folder / sdist.name.removesuffix(".tar.gz")
         shutil.rmtree(suite / "trio_wsk")  # or it would shadow the installed one
         with session.chdir(suite):
-            session.run("python", "-m", "pytest", "-m", "not heavy", *session.posargs)
+            run_tests(session)
 
 
 @nox.session(default=False)
@@ -129,19 +146,23 @@ def model(session: nox.Session) -> None:
     session.install("--editable", ".[test]")
     files = session.posargs or ["tests/test_inspection_walk.py", "tests/test_conditional_model.py"]
     examples = os.environ.get("TRIO_WSK_EXAMPLES", MODEL_EXAMPLES)
-    # Nothing hangs here that takes its time, so there is nothing to dump.
+    # Nothing hangs here that takes its time, so nothing ends it.
     unhurried = ("-s", "-o", "faulthandler_timeout=0")
     session.run("python", "-m", "pytest", *unhurried, *files, env={"TRIO_WSK_EXAMPLES": examples})
 
 
+def run_tests(session: nox.Session) -> None:
+    """Run what was asked for, in one process so that it can be debugged, or all quick tests."""
+    session.run("python", "-m", "pytest", *(session.posargs or QUICK))
+
+
 def run_measured_tests(session: nox.Session) -> None:
-    """Run pytest under coverage; what is measured counts only when nothing was left out."""
+    """Run all quick tests under coverage, and judge it."""
     session.env["COVERAGE_FILE"] = f".coverage.{session.name}"
-    heavy = session.name == f"tests-{HEAVY_PYTHON}"
-    chosen = session.posargs or ([] if heavy else ["-m", "not heavy"])
-    session.run("coverage", "run", "-m", "pytest", *chosen)
-    if not session.posargs:
-        session.run("coverage", "report")
+    session.run("coverage", "erase")  # what a run that was broken off has left would count, too
+    session.run("coverage", "run", "-m", "pytest", *QUICK)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
 
 
 def install_group(session: nox.Session, group: str) -> None:

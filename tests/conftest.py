@@ -18,6 +18,11 @@ from .support import open_descriptors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Coverage follows us into the workers of pytest-xdist, but not into the programs that tests
+    # start: who may not write here, say, would end with coverage's own error.
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _collect_quickly() -> None:

@@ -102,7 +102,7 @@ def test_abort_callback_goes_with_the_inspector(place: str) -> None:
         told(ListenDispatch(abort=abort))
 
 
-@pytest.mark.parametrize("inspector", [7, "inspect", InspectAction.ACCEPT, object()], ids=repr)
+@pytest.mark.parametrize("inspector", [7, "inspect", InspectAction.ACCEPT, ...], ids=repr)
 def test_inspector_is_a_function(inspector: Any) -> None:
     """What can't be called is refused now, and not when the first peer comes."""
     with pytest.raises(InvalidParameterError, match="inspect"):

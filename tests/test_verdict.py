@@ -110,7 +110,7 @@ def test_verdict_is_taken_as_it_is(action: InspectAction) -> None:
         NotImplemented,
         [],
         {},
-        object(),
+        ...,
     ],
     ids=repr,
 )
