@@ -91,10 +91,12 @@ class ConnectionDispatch:
     )
     """``disconnect(connection, abortive)``: the peer has ended.
 
-    False: it sent FIN, after all the data before it; sending is still possible, and
-    `Connection.disconnect` finishes our side. True: it reset; the connection is closed
+    False: it sent FIN; sending is still possible, and `Connection.disconnect` finishes our
+    side. It is told after all the data before it; if there is no receive callback, as soon as
+    it is known. True: it reset, perhaps after its FIN; the connection is closed
     when the callback returns. Without this callback a connection whose peer has ended is
-    finished by itself, after what was queued has been sent. (WskDisconnectEvent)
+    finished by itself, after what was queued has been sent; but not one that was awaited and
+    has no receive event, which a task may still answer. (WskDisconnectEvent)
     """
 
     send_backlog: Callable[[Connection, int], object] | None = attrs.field(

@@ -70,6 +70,9 @@ GRACEFUL: Final = False
 ABORTIVE: Final = True
 """The peer has reset the connection."""
 
+GONE: Final = 0x008 | 0x010
+"""Among the edges: EPOLLERR and EPOLLHUP. A reset comes with both, a FIN with neither."""
+
 READS_PER_TURN: Final = 4
 """How often one connection is read before the others have their turn."""
 
@@ -117,8 +120,7 @@ class EventSide(Wire):
             self._wait_for_peer()
         if self._watch is not None:  # the accept callback has asked for the socket, perhaps
             self._listen_to_watch(self._watch)
-        if mask:
-            self._turn()
+        self._turn()  # without any events, too: its end is heard of
 
     def _enable(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
         """Enable events; what has come already is indicated in the next turn."""
@@ -229,6 +231,7 @@ class EventSide(Wire):
             annex = self._annex
             came_back = annex is not None and bool(annex.held)
             if self._marks & FIN_RECEIVED and not came_back:
+                self._check_not_reset(due & GONE)
                 data: bytes | None = b""
             else:
                 data = self._receive_now(RECEIVE_SIZE)
@@ -397,10 +400,10 @@ class EventSide(Wire):
 
     def _look_for_end(self, due: int) -> None:
         """Nobody reads: see whether the peer has ended all the same."""
-        if due & ENDED and self._request.was_reset():
-            raise self._translated(ConnectionResetError(errno.ECONNRESET, "reset by peer"))
+        self._check_not_reset(due & ENDED)
         if not self._enabled:
             return
+        found: bytes | None = b""
         if not self._marks & FIN_RECEIVED:
             found = self._peek_now()
             if found == b"":
@@ -408,16 +411,34 @@ class EventSide(Wire):
             is_news = found is None or self._block.readiness.edge_triggered
             if is_news and not self._marks & TOLD:
                 self._hear_of_input()
-        is_all_taken = self._annex is None or not self._annex.held
-        if self._marks & FIN_RECEIVED and is_all_taken:
+        if not self._has(RECEIVE):
+            # Nobody may ever take what is before it.
+            if found == b"" or (found and self._marks & ENDING):
+                self._end_unreceived()
+        elif self._marks & FIN_RECEIVED and (self._annex is None or not self._annex.held):
             if self._enabled & DISCONNECT:
                 self._tell_fin()
             elif not self._has(DISCONNECT):
                 self._close_if_over()
 
+    def _check_not_reset(self, edges: int) -> None:
+        """If these edges can come with a reset, see whether there was one."""
+        if edges and self._request.was_reset():
+            raise self._translated(ConnectionResetError(errno.ECONNRESET, "reset by peer"))
+
+    def _end_unreceived(self) -> None:
+        """The peer of a connection without a receive callback has sent FIN."""
+        # Only what is the block's is finished by itself: else there is a task that may still
+        # answer.
+        if self._enabled & (DISCONNECT | _THE_BLOCKS):
+            self._tell_fin()
+        else:
+            self._close_if_over()
+
     def _tell_fin(self) -> None:
-        """The peer has sent FIN, and all data before it has been taken."""
+        """The peer has sent FIN, and all data before it has been taken, or never will be."""
         if self._marks & END_TOLD:
+            self._close_if_over()
             return
         dispatch = self._dispatch
         if dispatch is not None and dispatch.disconnect is not None:
@@ -432,14 +453,14 @@ class EventSide(Wire):
         self._close_if_over()
 
     def _tell_reset(self) -> None:
-        """The connection is broken: say so, and let go of it."""
+        """The connection is broken: say so, also if its FIN was told, and let go of it."""
+        if self._channel is None:
+            return
         dispatch = self._dispatch
-        if not self._marks & END_TOLD and dispatch is not None and dispatch.disconnect is not None:
-            self._marks |= END_TOLD
-            if self._enabled & DISCONNECT:
-                # That it tries to answer all the same is nothing to report.
-                with suppress(ConnectionBrokenError):
-                    self._call("disconnect", dispatch.disconnect, ABORTIVE)
+        if self._enabled & DISCONNECT and dispatch is not None and dispatch.disconnect is not None:
+            # That it tries to answer all the same is nothing to report.
+            with suppress(ConnectionBrokenError):
+                self._call("disconnect", dispatch.disconnect, ABORTIVE)
         if self._enabled:
             self._marks |= LOST
             self.abort()

@@ -50,13 +50,13 @@ class LastWords:
         self._connections[connection] = None
         connection._owner = self
         self._block.event_driven.add(connection)
-        connection._start_events(0, ConnectionDispatch())
+        self._deadlines.start(connection)
         try:
             connection.disconnect(data=message)
         except ConnectionBrokenError:
             connection.abort()
         else:
-            self._deadlines.start(connection)
+            connection._start_events(0, ConnectionDispatch())
 
     def _connection_ended(self, connection: Connection) -> None:
         del self._connections[connection]

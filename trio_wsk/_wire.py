@@ -72,7 +72,7 @@ FIN_SENT: Final = 2
 LOST: Final = 4
 """It was closed because it had turned out to be broken."""
 END_TOLD: Final = 8
-"""The disconnect event has been."""
+"""The disconnect event has told of FIN, or there is no callback that it could tell."""
 REFUSED: Final = 16
 """The receive callback has not taken everything, and wants no more until it is resumed."""
 RESUMED: Final = 32
