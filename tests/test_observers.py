@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 
 import trio_wsk
-from trio_wsk import Address, open_listening_socket
+from trio_wsk import Address, Connection, open_listening_socket, open_server
 from trio_wsk import _records as all_records
 from trio_wsk._block import Block
 from trio_wsk._records import (
@@ -24,7 +24,10 @@ from trio_wsk._records import (
 )
 from trio_wsk.observers import REPEAT_SECONDS, LoggingObserver, Observer, Observers
 
-from .support import connect_now, until
+from .support import connect_now, fate_of, read_to_end, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PEER = Address.parse("192.0.2.1:7")
 
@@ -141,6 +144,140 @@ def test_failing_observer_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
         for record in caplog.records
         if record.exc_info and record.exc_info[0]
     ]
+
+
+class Refuses(logging.Filter):
+    """A filter that fails, and counts how often it was asked."""
+
+    asked = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Fail."""
+        self.asked += 1
+        raise RuntimeError("the filter")
+
+
+@pytest.fixture
+def refuses() -> Iterator[Refuses]:
+    """Have the package's logger fail for the length of a test."""
+    refuses = Refuses()
+    logger = logging.getLogger("trio_wsk")
+    logger.addFilter(refuses)
+    yield refuses
+    logger.removeFilter(refuses)
+
+
+def test_logger_that_fails_loses_no_line(
+    refuses: Refuses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What could not be logged is on standard error, with why; and the next one is logged again."""
+    observers = Observers([LoggingObserver(repeat_seconds=0)])
+    for _ in range(2):
+        observers.tell(SAMPLES[4])
+    said = capsys.readouterr().err
+
+    assert 2 == refuses.asked
+    assert 2 == said.count("the receive callback of 192.0.2.1:7 failed\n")
+    assert 2 == said.count("ZeroDivisionError\n")
+    assert 2 == said.count("RuntimeError: the filter\n")
+
+
+def test_observer_and_logger_may_both_fail(
+    refuses: Refuses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The observer is dropped all the same, and both errors are on standard error."""
+
+    def failing(record: Record) -> None:
+        raise ZeroDivisionError
+
+    observers = Observers([failing])
+    observers.tell(SAMPLES[0])
+    said = capsys.readouterr().err
+
+    assert {} == observers.wanting
+    assert "failing" in said
+    assert "ZeroDivisionError\n" in said
+    assert "RuntimeError: the filter\n" in said
+
+
+@pytest.mark.parametrize("last", [None, logging.Handler()])
+def test_last_resort_may_be_missing_or_fail(
+    last: logging.Handler | None, refuses: Refuses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is written, and nothing ends either."""
+    monkeypatch.setattr(logging, "lastResort", last)  # one that can't emit
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    LoggingObserver()(SAMPLES[0])
+
+    assert 1 == refuses.asked
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_concerns_the_process_goes_on(error: type[BaseException]) -> None:
+    """Ctrl-C inside an observer is no failure of the observer."""
+
+    def interrupted(record: Record) -> None:
+        raise error
+
+    observers = Observers([interrupted])
+    with pytest.raises(error):
+        observers.tell(SAMPLES[0])
+
+    assert SAMPLES[0].__class__ in observers.wanting
+
+
+def test_observer_that_is_dropped_is_asked_nothing_more() -> None:
+    """What it wants to hear was asked once: nothing of it runs while another one is dropped."""
+
+    class Moody:
+        asked = 0
+
+        @property
+        def records(self) -> set[type[Record]]:
+            self.asked += 1
+            return {ListenerFailed}
+
+        def __call__(self, record: Record) -> None:
+            """Say nothing."""
+
+    def failing(record: Record) -> None:
+        raise ZeroDivisionError
+
+    moody = Moody()
+    observers = Observers([moody, failing])
+    asked = moody.asked
+    observers.tell(SAMPLES[0])
+
+    assert asked == moody.asked
+    assert {ListenerFailed: [moody]} == observers.wanting
+
+
+async def test_crash_whose_report_fails_ends_its_own_connection_alone(
+    refuses: Refuses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A handler crashes, an observer and a filter fail over it, and the server goes on."""
+
+    def observe(record: Record) -> None:
+        if isinstance(record, HandlerFailed):
+            raise LookupError("the observer")  # noqa: TRY004 - not for its type
+
+    async def handler(connection: Connection) -> None:
+        if await connection.receive_some() == b"crash":
+            raise ZeroDivisionError("the handler")
+        await connection.send_all(b"served")
+
+    async with open_server(handler, 0, host="127.0.0.1", observers=[observe]) as server:
+        async with connect_now(server.local_addresses[0]) as client:
+            await client.send_all(b"crash")
+            assert "reset" == await fate_of(client)
+        async with connect_now(server.local_addresses[0]) as client:
+            await client.send_all(b"x")
+            assert b"served" == await read_to_end(client)
+
+    said = capsys.readouterr().err
+    for text in ("the handler", "the observer", "the filter"):
+        assert f": {text}\n" in said
+    assert refuses.asked
 
 
 def test_observer_that_fails_while_it_fails() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import suppress
 from functools import singledispatch
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
@@ -83,7 +84,8 @@ class Observer(Protocol):
     """Anything that can be called with a record: a function will do.
 
     It runs where the thing happened, so it must be quick, must not wait and must not call
-    back into the listening socket. What it raises is logged, and it is not called again.
+    back into the listening socket. What it raises is logged, and it is not called again;
+    `KeyboardInterrupt` and `SystemExit` go on.
     If it has an attribute ``records`` (a collection of record classes), it is told of
     those alone.
     """
@@ -96,25 +98,57 @@ class Observers:
     """The observers of one listening block, sorted by what they want to know."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
-        self._sort([_checked(observer) for observer in observers])
-
-    def _sort(self, observers: list[Observer]) -> None:
-        self._observers = observers
+        checked = [_checked(observer) for observer in observers]
         self.wanting: dict[type[Record], list[Observer]] = {}
         """Who wants records of each kind. One that is not in it nobody wants: make none."""
         for kind in _KINDS:
-            wanting = [each for each in observers if _wants(each, kind)]
+            wanting = [each for each in checked if _wants(each, kind)]
             if wanting:
                 self.wanting[kind] = wanting
 
     def tell(self, record: Record) -> None:
-        """Hand a record to everybody who wants its kind."""
+        """Hand a record to everybody who wants its kind.
+
+        What one of them raises is logged, and ends nothing; Ctrl-C and its like go on.
+        """
         for observer in self.wanting.get(type(record), ()):
             try:
                 observer(record)
-            except Exception:  # noqa: BLE001 - whatever it is, it is logged
-                _log.exception("the observer %r failed and is not called again", observer)
-                self._sort([each for each in self._observers if each is not observer])
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is logged
+                self._drop(observer)
+                text = "the observer %r failed and is not called again"
+                _write(_log, logging.ERROR, text, observer, error)
+
+    def _drop(self, observer: Observer) -> None:
+        for kind, wanting in list(self.wanting.items()):
+            rest = [each for each in wanting if each is not observer]
+            if rest:
+                self.wanting[kind] = rest
+            else:
+                del self.wanting[kind]
+
+
+def _write(
+    logger: logging.Logger, level: int, text: str, argument: object, error: BaseException | None
+) -> None:
+    """Log a line; if a logger fails, a filter of somebody's perhaps, it goes to standard error.
+
+    What reports may not end what it reports on, and the line is wanted all the same.
+    """
+    try:
+        logger.log(level, text, argument, exc_info=error)
+    except Exception as failure:  # noqa: BLE001 - as it says
+        _write_last(level, text, argument, error)
+        _write_last(logging.ERROR, "%s failed to log that", logger.name, failure)
+
+
+def _write_last(level: int, text: str, argument: object, error: BaseException | None) -> None:
+    """Hand a line to `logging.lastResort`, which asks no filter."""
+    if logging.lastResort is not None:
+        info = None if error is None else (type(error), error, error.__traceback__)
+        line = logging.LogRecord(_log.name, level, __file__, 0, text, (argument,), info)
+        with suppress(Exception):
+            logging.lastResort.handle(line)
 
 
 def _checked(observer: Observer) -> Observer:
@@ -149,7 +183,8 @@ class LoggingObserver:
     """Writes what an operator must see to `logging`, and no flood of it.
 
     Lines of one kind come at most once in ``repeat_seconds``; the next one says how many
-    were held back. Everything else that happens is in ``statistics()``.
+    were held back. Everything else that happens is in ``statistics()``. What the logger itself
+    fails to write goes to standard error (`logging.lastResort`).
 
     Args:
       logger: Where to; the logger ``trio_wsk`` by default.
@@ -189,7 +224,7 @@ class LoggingObserver:
         held_back = self._held_back.pop(kind, 0)
         if held_back:
             text += f" (and {held_back} more of this kind since the last such line)"
-        self._logger.log(level, "%s", text, exc_info=error)
+        _write(self._logger, level, "%s", text, error)
 
 
 _BACKOFF_POLICIES: Final = {
