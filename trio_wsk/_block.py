@@ -226,7 +226,8 @@ class Block:
                 raise
             self.report_callback(name, concerns, error)
             return FAILED
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+        except (Exception, trio.Cancelled) as error:  # noqa: BLE001 - whatever it is, it is reported
+            # A plain function can't be cancelled: that is somebody else's, raised again.
             self.report_callback(name, concerns, error)
             return FAILED
         finally:

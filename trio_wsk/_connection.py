@@ -332,6 +332,12 @@ class Connection(EventSide):
             self.close()
         await trio.lowlevel.checkpoint()
 
+    @property
+    def _may_send(self) -> bool:
+        """Whether this side has neither closed nor finished sending."""
+        is_finished = self._annex is not None and self._annex.fin_wanted
+        return self._channel is not None and not self._marks & FIN_SENT and not is_finished
+
     def _close_unless_unread(self) -> bool:
         """Close at once if that loses nothing; False if `aclose` has to wait for something."""
         if self._channel is None:

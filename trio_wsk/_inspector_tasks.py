@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from ._block import FAILED
+from ._faults import is_cancelled, split_error
 from ._reused_tasks import ReusedTasks, cancel_status, forget_first_frame
-
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from ._stragglers import Stragglers
 
 __all__ = ["InspectorTasks"]
+
+_STRAY = "the inspector has raised a cancellation outside of the scope that it was for"
 
 
 class InspectorTasks(ReusedTasks["ConnectionRequest"]):
@@ -82,7 +82,7 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
                     del request  # who waits keeps no request
                     request = await self._next()
         except Exception as error:  # noqa: BLE001 - Trio's, about a scope that was left open
-            self._block.report_callback("inspect", request, error)
+            self._left_open(request, error)
         if request._inspection is FAILED:
             self._answered(request, FAILED)  # the scope was cancelled, which is no answer
 
@@ -109,10 +109,7 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
         assert error is not None
         forget_first_frame(error)
         request._inspection = FAILED
-        crash: BaseException | None = error if isinstance(error, Exception) else None
-        rest: BaseException | None = error if crash is None else None
-        if isinstance(rest, BaseExceptionGroup):
-            crash, rest = rest.split(Exception)
+        crash, rest = split_error(error, None if is_cancelled() else _STRAY)
         if crash is not None:
             self._block.report_callback("inspect", request, crash)
         if rest is None:
@@ -121,6 +118,11 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
         if crash is not None:
             raise rest from None
         return False
+
+    def _left_open(self, request: ConnectionRequest, error: Exception) -> None:
+        left_open = RuntimeError("the inspector has left a cancel scope open")
+        left_open.__cause__ = error
+        self._block.report_callback("inspect", request, left_open)
 
     def _ended(self, request: ConnectionRequest) -> None:
         request._task_scope = None

@@ -15,7 +15,7 @@ import math
 import ssl
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
@@ -32,10 +32,11 @@ from ._errors import (
     SocketBusyError,
     SocketClosedError,
 )
-from ._faults import split_error, why_no_handshake
+from ._faults import is_cancelled, split_error, why_no_handshake, without_peers_end
 from ._listening import ListeningSocket, open_listening_socket
 from ._reused_tasks import ReusedTasks, cancel_status, forget_first_frame
 from ._statistics import DrainReport, ServerStatistics
+from ._tls import check_server_context
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -297,8 +298,18 @@ class Server:
         stream = trio.SSLStream(connection, self._ssl_context, server_side=True)
         if await self._shake_hands(stream):
             await self._handler(stream)
-            with trio.move_on_after(CLOSE_NOTIFY_TIMEOUT):
-                await stream.aclose()
+            if connection._may_send:
+                await self._say_good_bye(stream)
+
+    async def _say_good_bye(  # noqa: ASYNC910 - `_Handlers._run` needs none
+        self, stream: trio.SSLStream[Connection]
+    ) -> None:
+        """Send close_notify, if it can still be sent: the handler may have ended its transport."""
+        with (
+            trio.move_on_after(CLOSE_NOTIFY_TIMEOUT),
+            suppress(trio.ClosedResourceError),  # through the public socket
+        ):
+            await stream.aclose()
 
     async def _shake_hands(self, stream: trio.SSLStream[Connection]) -> bool:
         """Do the TLS handshake; its failure is a count, not a crash."""
@@ -320,9 +331,19 @@ class Server:
         )
         return False  # noqa: ASYNC910 - running out of time is a checkpoint, too
 
-    def _handler_raised(self, connection: Connection, error: BaseException) -> None:
-        """Report what is a crash, forget what is only the peer's going, and raise the rest."""
-        crash, rest = split_error(connection, error)
+    def _handler_raised(
+        self, connection: Connection, error: BaseException, *, left_open: bool
+    ) -> None:
+        """Report what is a crash, forget what is only the peer's going, and raise the rest.
+
+        Args:
+          connection: The handler's.
+          error: What it raised.
+          left_open: Whether it has left a cancel scope open in the current task.
+        """
+        crash, rest = split_error(error, self._why_stray(left_open=left_open))
+        if crash is not None:
+            crash = without_peers_end(connection, crash)
         if crash is None and rest is None and not self._has_reset:
             self._peers_left += 1
             self._block.tell(records.PeerLeft, remote_address=connection.remote_address)
@@ -332,9 +353,26 @@ class Server:
                 records.HandlerFailed, error=crash, remote_address=connection.remote_address
             )
             if self._raise_errors:
-                raise error
+                raise crash if rest is None else error
         if rest is not None:
             raise rest
+
+    def _why_stray(self, *, left_open: bool) -> str | None:
+        """Say why a cancellation that a handler lets out is nobody's; None if it is somebody's.
+
+        Nobody would catch it: it would close the server without a word.
+        """
+        if self._handlers.cancel_scope.cancel_called:
+            return None
+        if left_open:
+            return (
+                "the handler has left a cancel scope open, and was cancelled by it; an async"
+                " generator with a scope or a nursery inside has to be finished:"
+                " async with contextlib.aclosing(...)"
+            )
+        if is_cancelled():
+            return None
+        return "the handler has raised a cancellation outside of the scope that it was for"
 
 
 class _Handlers(ReusedTasks[Connection]):
@@ -359,11 +397,8 @@ class _Handlers(ReusedTasks[Connection]):
             except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
                 connection.abort()
                 forget_first_frame(error)
-                if isinstance(error, trio.Cancelled) and cancel_status(task) is not status:
-                    # Nobody would catch it: its scope was entered and never left. It would close
-                    # the server without a word.
-                    error = RuntimeError("the handler has left a cancel scope open")
-                self._server._handler_raised(connection, error)
+                left_open = cancel_status(task) is not status
+                self._server._handler_raised(connection, error, left_open=left_open)
             finally:
                 connection.abort()
                 self._server._connection_ended(connection)
@@ -409,6 +444,8 @@ def _checked_server(
         raise InvalidParameterError(
             f"ssl_context is an ssl.SSLContext with a certificate, or None, not {ssl_context!r}"
         )
+    if ssl_context is not None:
+        check_server_context(ssl_context)
     if on_handler_error not in ("report", "raise"):
         raise InvalidParameterError(
             f"on_handler_error is 'report' or 'raise', not {on_handler_error!r}"
@@ -655,8 +692,9 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
         ``sockets``, ``backlog``, ``inspect``, ``observers``, …).
       dispatch: The callbacks of conditional accept, ``inspect`` and ``abort``, and ``failed``;
         with ``inspect`` alone, ``inspect=`` is shorter.
-      ssl_context: Speak TLS. The handshake is done before the handler is started; its
-        failure is a count in ``statistics()``, not a crash.
+      ssl_context: Speak TLS, with a server's context that has a certificate. The handshake is
+        done before the handler is started; its failure is a count in ``statistics()``, not a
+        crash.
       handshake_timeout: Seconds on Trio's clock for that.
       max_connections: How many connections may be open at once. The permit is taken before
         accept and given back when the handler has ended; further peers wait in the
@@ -681,8 +719,9 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     left unread doesn't cost the peer the answer: then the connection lingers, FIN first,
     until the peer has finished or a short time has passed.
 
-    Error handling: that a connection's own peer goes away is no crash, also inside an
-    exception group. Cancellation, `KeyboardInterrupt` and `SystemExit` go on.
+    Error handling: that a connection's own peer goes away, or breaks TLS, is no crash, also
+    inside an exception group. Cancellation, `KeyboardInterrupt` and `SystemExit` go on; a
+    cancellation out of a scope that the handler has left open is a crash.
     """
     server = _checked_server(
         handler,

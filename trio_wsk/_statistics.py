@@ -93,7 +93,7 @@ class ServerStatistics:
     handler_failures: int
     """Of these, ended because their handler crashed."""
     peers_left: int
-    """Of these, ended because the peer went away and their handler let the error through."""
+    """Of these, ended because the peer went away, or broke TLS; their handler let that through."""
     handshake_failures: Mapping[str, int]
     """Of these, ended before their handler was started, by reason.
 
