@@ -2756,10 +2756,7 @@ async def test_serve_events_takes_an_inspector_and_an_abort_callback() -> None:
 
 
 @pytest.mark.parametrize("way", ["serve", "serve_events"])
-@pytest.mark.parametrize("overflow", ["wait", "reset", "evict"])
-async def test_limit_of_connections_counts_those_that_are_inspected(
-    way: str, overflow: Any
-) -> None:
+async def test_limit_of_connections_counts_those_that_are_inspected(way: str) -> None:
     """``max_connections``: no more than that many are open, inspected and let through at once."""
     most = 0
 
@@ -2788,14 +2785,10 @@ async def test_limit_of_connections_counts_those_that_are_inspected(
 
     bouncer = Bouncer(inspect)
     opened: Any = (
-        open_server(handler, max_connections=3, overflow=overflow, grace=0, **bouncer.options)
+        open_server(handler, max_connections=3, grace=0, **bouncer.options)
         if way == "serve"
         else open_server(
-            ListenDispatch(accept=accept),
-            max_connections=3,
-            overflow=overflow,
-            grace=0,
-            **bouncer.options,
+            ListenDispatch(accept=accept), max_connections=3, grace=0, **bouncer.options
         )
     )
     async with opened as server:
@@ -2818,6 +2811,82 @@ async def test_limit_of_connections_counts_those_that_are_inspected(
         assert 30 == ends.count("fin")
         assert {} == dict(server.statistics().listening.aborted)
         assert {} == dict(server.statistics().listening.dropped)
+    bouncer.close_clients()
+
+
+@pytest.mark.parametrize(("overflow", "stay"), [("evict", [3, 4]), ("reset", [1, 2])])
+async def test_permits_are_room_for_so_many_requests_and_no_more(
+    overflow: Any, stay: list[int]
+) -> None:
+    """
+    With ``max_connections`` below ``max_pending`` the permits that are left are the room for
+    requests without a verdict: beyond it the oldest goes, or the newcomer is reset.
+    """
+    bouncer = Bouncer(PEND)
+    async with open_server(
+        echo, max_connections=3, overflow=overflow, grace=0, **bouncer.options
+    ) as server:
+        bouncer.listening = server.listening
+        counted = server.listening.statistics
+        first, request = await bouncer.pended(b"hello")
+
+        assert Status.SUCCESS == bouncer.complete(request, ACCEPT)
+        assert b"hello" == await first.receive_some()
+
+        clients = [bouncer.client() for _ in range(4)]
+        gone = (
+            {"aborted": {"evicted": 2}, "dropped": {}}
+            if overflow == "evict"
+            else {"aborted": {}, "dropped": {"overflowed": 2}}
+        )
+        await until(lambda: gone == {name: dict(getattr(counted(), name)) for name in gone})
+
+        assert 2 == counted().pending == counted().pending_most
+        assert stay == [
+            number
+            for number, client in enumerate(clients, 1)
+            if client.socket.getsockname()[1]
+            in {each.remote_address.port for each in server.listening.pending_inspections.values()}
+        ]
+
+        for each in list(server.listening.pending_inspections.values()):
+            assert Status.SUCCESS == bouncer.complete(each, ACCEPT)
+        ends = []
+        for number, client in enumerate(clients, 1):
+            if number in stay:
+                await client.send_all(b"x")
+
+                assert b"x" == await client.receive_some()
+            else:
+                ends.append(await fate_of(client))
+
+        assert ["reset"] * 2 == ends
+        assert 3 == server.statistics().open_connections == server.statistics().open_most
+    bouncer.close_clients()
+
+
+@pytest.mark.parametrize("overflow", ["wait", "reset", "evict"])
+async def test_newcomers_wait_while_no_permit_is_left(overflow: Any) -> None:
+    """When connections hold them all, nobody could make room: newcomers stay in the backlog."""
+    bouncer = Bouncer(ACCEPT)
+    async with open_server(
+        echo, max_connections=1, overflow=overflow, grace=0, **bouncer.options
+    ) as server:
+        bouncer.listening = server.listening
+        first = bouncer.client(b"hello")
+
+        assert b"hello" == await first.receive_some()
+
+        second = bouncer.client(b"hello")
+        await wait_all_tasks_blocked()
+
+        assert 1 == len(bouncer.asked) == server.listening.statistics().backlog
+
+        first.socket.close()
+
+        assert b"hello" == await second.receive_some()
+        assert {} == dict(server.listening.statistics().aborted)
+        assert {} == dict(server.listening.statistics().dropped)
     bouncer.close_clients()
 
 

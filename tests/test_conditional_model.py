@@ -1114,7 +1114,8 @@ class ConditionalAcceptMachine(RuleBasedStateMachine):
         is_wanted = self.is_enabled or counted.queued_accepts > 0
         if self.max_parked == 0:
             demand = math.inf if self.is_enabled else counted.queued_accepts
-            has_room = counted.pending + counted.parked < demand
+            coming = counted.pending if self.point is AFTER else 0
+            has_room = coming + counted.parked < demand
         else:
             is_full = counted.parked >= self.max_parked and not is_wanted
             has_room = not is_full or self.overflow.parked != "wait"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Final, NamedTuple, TypeAlias
 
 import attrs
@@ -529,28 +530,18 @@ def test_closing_rejects_what_is_held() -> None:
 
 def test_syn_without_room_is_dropped() -> None:
     """
-    With as many undecided or approved as may be, a SYN is dropped and counted, and forgotten:
-    when there is room, its repeat is a new request.
+    With as many undecided as may be, a SYN is dropped and counted, and forgotten: when there is
+    room, its repeat is a new request.
     """
-    table = table_of(max_undecided=2, max_approved=2)
-    first, second = (asked(table, key_number(i)) for i in range(2))
+    table = table_of(max_undecided=2)
+    first, _ = (asked(table, key_number(i)) for i in range(2))
 
     assert Act.DROP is again(table, 0.0, KEY)
     assert 1 == table.overflowed
 
     table.approve(first, 0.0)
-    third = asked(table, KEY)
-    table.approve(second, 0.0)
 
-    assert Act.DROP is again(table, 0.0, OTHER_KEY)
-    assert 2 == table.overflowed
-    assert Act.ACCEPT is table.approve(third, 0.0)
-    assert 3 == table.approved
-
-    table.correlate(key_number(0), ISN, 0.1)
-    table.correlate(key_number(1), ISN, 0.1)
-
-    assert Act.HOLD is again(table, 1.0, OTHER_KEY)
+    assert Act.HOLD is again(table, 1.0, KEY)
 
 
 def test_oldest_verdicts_are_forgotten_first() -> None:
@@ -588,14 +579,18 @@ FLOOD: Final = 20_000
 def test_flood_has_bounded_memory(verb: str | None) -> None:
     """
     However many SYNs come from forged addresses, and whatever they are answered, what is kept
-    stays within the limits.
+    stays within the limits; of those that are approved the owner takes the oldest back.
     """
-    table = table_of(max_undecided=100, max_approved=300, max_remembered=200)
+    table = table_of(max_undecided=100, max_remembered=200)
+    half_open: deque[Request[str]] = deque()
     for number in range(FLOOD):
         now = number / 1000
         answer = table.syn(key_number(number), number, number, now)
         if answer.request is not None and verb is not None:
             getattr(table, verb)(answer.request, now)
+            half_open.append(answer.request)
+            if len(half_open) > 300:
+                table.reject(half_open.popleft(), now)
         if table.next_due <= now:
             for request in table.due(now).look_up:
                 table.looked_up(request, LOST, now)
@@ -682,14 +677,12 @@ class Requests(RuleBasedStateMachine):
     """
 
     MAX_UNDECIDED: Final = 3
-    MAX_APPROVED: Final = 2
     MAX_REMEMBERED: Final = 3
 
     def __init__(self) -> None:
         super().__init__()
         self.table: Table = RequestTable(
             max_undecided=self.MAX_UNDECIDED,
-            max_approved=self.MAX_APPROVED,
             max_remembered=self.MAX_REMEMBERED,
         )
         self.now = 1000.0
@@ -766,10 +759,7 @@ class Requests(RuleBasedStateMachine):
             assert Act.DROP is self.goes(live)
         elif self.is_closed:
             expected = Act.REJECT
-        elif (
-            len(self.having(Stage.HELD)) == self.MAX_UNDECIDED
-            or len(self.having(Stage.APPROVED)) >= self.MAX_APPROVED
-        ):
+        elif len(self.having(Stage.HELD)) == self.MAX_UNDECIDED:
             expected = Act.DROP
             self.overflowed += 1
 

@@ -51,6 +51,7 @@ from ._verdict import (
     CloseStyle,
     InspectAction,
     InspectId,
+    InspectPoint,
     Verdict,
     as_verdict,
 )
@@ -72,6 +73,10 @@ REMEMBERED_MOST: Final = 16384
 
 SWEPT_AT_ONCE: Final = 64
 """How many requests whose time is over are ended before the first of the rest is looked for."""
+
+HALF_OPEN_MOST: Final = 16384
+"""How many may be approved and not established at once; beyond them the oldest goes. Half of it is
+what Linux has by default for one listening socket, in the handshake and behind it."""
 
 EVICTIONS_PER_COPY: Final = 2048
 """A dict keeps the places of what was taken out at its front until it grows, and whoever looks for
@@ -138,7 +143,9 @@ class ConditionalAccept:
         self._undecided: dict[int, ConnectionRequest] = {}
         self._evicted = 0
         self._approved: dict[int, ConnectionRequest] = {}
-        self._establishing = 0
+        # Those of them whose handshake is not over, the oldest first.
+        self._half_open: OrderedDict[int, ConnectionRequest] = OrderedDict()
+        self._holds_permits = True
         self._aborting: dict[int, ConnectionRequest] = {}
         self._remembered: OrderedDict[int, None] = OrderedDict()
         self._peeked_at: set[ConnectionRequest] = set()
@@ -157,7 +164,7 @@ class ConditionalAccept:
     @property
     def pending(self) -> int:
         """How many requests are undecided, or approved and not yet established."""
-        return len(self._undecided) + (self._asked is not None) + self._establishing
+        return len(self._undecided) + (self._asked is not None) + len(self._half_open)
 
     @property
     def straggling(self) -> int:
@@ -186,28 +193,66 @@ class ConditionalAccept:
         yield from list(self._aborting.values())
 
     # --- Room --------------------------------------------------------------------------
+    #
+    # After the handshake a request is a connection from the beginning, and needs one of the
+    # permits all the time. Before it there is nothing that anybody could write down for us but a
+    # packet: then the permit is taken when the connection is.
+
+    def open(self, transport: Transport) -> None:
+        """Take note of when requests appear; the transport listens next."""
+        self._holds_permits = transport.inspect_point is InspectPoint.AFTER_HANDSHAKE
+        transport.takes = self._takes
 
     def has_room(self) -> bool:
         """Whether one more request may be asked for; it may find that an older one goes for it."""
-        delivery = self._delivery
         undecided = len(self._undecided) + (self._asked is not None)
-        if not delivery.max_parked:
-            room = undecided + self._establishing + delivery.parked < delivery.demand
-        elif delivery.parked >= delivery.max_parked and not delivery.wanted:
-            room = self._overflow.parked != "wait"
-        else:
-            room = True
+        room = self._has_place(undecided if self._holds_permits else 0)
         if undecided >= self._max_pending and self._pending_wait:
             room = False
         if self._inspectors.straggling >= self._max_pending:
             room = False
-        self._is_full = not room
+        self._is_full = self._is_full or not room
         return room
 
-    def _has_room_again(self) -> None:
+    def _has_place(self, coming: int) -> bool:
+        """Whether there is a place for one more connection, behind so many that may come first."""
+        delivery = self._delivery
+        if not delivery.max_parked:
+            left = delivery.demand - delivery.parked
+            if coming < left:
+                return True
+            # Who waits for an accept gets it. A permit comes back when a connection ends, and that
+            # may take for ever: so ``overflow`` decides who has those that are left.
+            return left > 0 and delivery.event_takes and not self._pending_wait
+        if delivery.parked >= delivery.max_parked and not delivery.wanted:
+            return self._overflow.parked != "wait"
+        return True
+
+    def _takes(self) -> bool:
+        """For a transport: whether the connection of an approved request would be taken now."""
+        takes = self._has_place(0)
+        self._is_full = self._is_full or not takes
+        return takes
+
+    def _is_crowded(self) -> bool:
+        """Whether those without a verdict fill the room there is for them."""
+        delivery = self._delivery
+        undecided = len(self._undecided)
+        if undecided >= self._max_pending:
+            return True
+        if delivery.max_parked or not self._holds_permits:
+            return False
+        return undecided >= delivery.demand - delivery.parked
+
+    def has_room_again(self) -> None:
+        """There may be room again for what was left in the transport, or none is pending any more.
+
+        Nothing is called back from inside this.
+        """
         if self._is_full:
             self._is_full = False
             self.listening._intake.look_again()
+            self.listening._transport.take_established()
         if self._all_decided is not None and not self.pending:
             self._all_decided.set()
             self._all_decided = None
@@ -228,7 +273,7 @@ class ConditionalAccept:
     def take(self, transport_request: TransportRequest) -> None:
         """In the pump: inspect a request that has come."""
         request = ConnectionRequest(self, transport_request, self._now())
-        if len(self._undecided) >= self._max_pending and not self._makes_room():
+        if self._undecided and self._is_crowded() and not self._makes_room():
             self._happens(request, _OVERFLOW)
             self.listening._count_dropped(request.remote_address, "overflowed")
             return
@@ -236,7 +281,7 @@ class ConditionalAccept:
         self._asked = request
         counters = self._counters
         counters.inspected += 1
-        pending = len(self._undecided) + 1 + self._establishing
+        pending = len(self._undecided) + 1 + len(self._half_open)
         if pending > counters.pending_most:  # noqa: PLR1730 - max() costs more, each time
             counters.pending_most = pending
         try:
@@ -267,7 +312,7 @@ class ConditionalAccept:
     @trio.lowlevel.enable_ki_protection
     def _inspected(self, request: ConnectionRequest, answer: object) -> None:
         """In its task: an async inspector has answered."""
-        self._has_room_again()
+        self.has_room_again()
         self._answered(request, answer, to_event=self.listening._admits_anywhere)
 
     # --- Answers -----------------------------------------------------------------------
@@ -346,7 +391,10 @@ class ConditionalAccept:
         if transport_request.approve():
             self._establish(request, to_event=to_event)
         else:
-            self._establishing += 1
+            if len(self._half_open) >= HALF_OPEN_MOST:
+                oldest = next(iter(self._half_open.values()))
+                self._lose(oldest, Event.OVERFLOW, AbortReason.EVICTED)
+            self._half_open[number] = request
             self._watch(request)
 
     def _establish(self, request: ConnectionRequest, *, to_event: bool) -> None:
@@ -360,7 +408,7 @@ class ConditionalAccept:
             self._watch(request)
             self._check_parked(request)
         if self._is_full or self._all_decided is not None:
-            self._has_room_again()
+            self.has_room_again()
 
     def _check_parked(self, newcomer: ConnectionRequest) -> None:
         """More are parked than may be: have one go, if that is the policy."""
@@ -382,7 +430,7 @@ class ConditionalAccept:
             request._is_watched = False
             transport_request.unwatch_end()
         if self._is_full or self._all_decided is not None:
-            self._has_room_again()
+            self.has_room_again()
 
     def lost_while_parked(self, transport_request: TransportRequest) -> None:
         """Take note: it was found reset when somebody wanted to take it."""
@@ -404,7 +452,7 @@ class ConditionalAccept:
                 remote_address=request.remote_address,
                 close=verdict.style,
             )
-        self._has_room_again()
+        self.has_room_again()
 
     def _turn_away(self, transport_request: TransportRequest, verdict: Verdict) -> CloseStyle:
         """Close as the verdict says, or as can be; return how."""
@@ -446,15 +494,13 @@ class ConditionalAccept:
         request._is_watched = False
         self._happens(request, event)
         self._block.observers.tell(request.aborted)
-        self._has_room_again()
+        self.has_room_again()
 
     def _forget(self, request: ConnectionRequest) -> None:
         number = request._transport_request.serial_number
         if self._approved.pop(number, None) is None:
             self._leave_undecided(request)
-        elif request._state is State.APPROVED:
-            self._establishing -= 1
-        else:
+        elif self._half_open.pop(number, None) is None:
             self._delivery.remove(request._transport_request)
 
     def _leave_undecided(self, request: ConnectionRequest) -> None:
@@ -521,9 +567,9 @@ class ConditionalAccept:
 
     def established(self, transport_request: TransportRequest) -> None:
         """A transport says that an approved request's handshake is over."""
-        request = self._approved.get(transport_request.serial_number)
-        if request is not None and request._state is State.APPROVED:
-            self._establishing -= 1
+        number = transport_request.serial_number
+        request = self._approved.get(number)
+        if request is not None and self._half_open.pop(number, None) is not None:
             self._establish(request, to_event=False)
 
     def _sweep(self) -> None:

@@ -82,6 +82,8 @@ class Intake:
         self._conditional = self._listening._conditional
         transport = self._transport
         transport.edge = self.on_edge
+        if self._conditional is not None:
+            self._conditional.open(transport)
         if self._policy == "shed":
             transport.keep_spare()
         transport.listen(readiness)
@@ -128,6 +130,8 @@ class Intake:
         if not self._is_open:
             return
         self._listening._indicate_parked()
+        if self._conditional is not None:
+            self._conditional.has_room_again()
         if self.mode is PAUSE or self._backing_off:
             return
         if self._wants_requests():
@@ -144,12 +148,11 @@ class Intake:
 
         Callbacks run in the pump only, so not if there is an inspector.
         """
-        if self.mode is DELIVER and not self._backing_off and self._transport.has_more():
-            if self._conditional is None:
-                self._take_batch(indicate=False)
-                self._come_back_for_more()
-            else:
-                self.on_edge()
+        if self._conditional is not None:
+            self._conditional.has_room_again()
+        elif self.mode is DELIVER and not self._backing_off and self._transport.has_more():
+            self._take_batch(indicate=False)
+            self._come_back_for_more()
 
     def _take_batch(self, *, indicate: bool) -> None:
         """Take up to `BATCH` requests from the transport, and each to its place.

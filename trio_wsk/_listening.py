@@ -681,7 +681,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if delivery.permits == 1:
             self._intake.post_turn()
         elif self._conditional is not None:
-            self._conditional._has_room_again()
+            self._conditional.has_room_again()
 
 
 @asynccontextmanager
@@ -738,7 +738,7 @@ async def open_listening_socket(
       max_pending: How many requests may wait for their verdict at once.
       max_parked: How many accepted connections may wait for somebody to take them; 0 never
         takes one from the kernel that nobody wants: then no more are inspected at once than
-        would be taken, either.
+        would be taken, either, unless that is before the handshake.
       overflow: What happens to requests beyond ``max_pending`` and, with an inspector, beyond
         ``max_parked``: ``"wait"``, ``"reset"`` or ``"evict"``, or an `Overflow` that chooses
         for each.

@@ -698,7 +698,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
       handshake_timeout: Seconds on Trio's clock for that.
       max_connections: How many connections may be open at once. The permit is taken before
         accept and given back when the handler has ended; further peers wait in the
-        kernel's backlog. What is being inspected has one, too.
+        kernel's backlog. What is being inspected after the handshake has one, too.
       grace: Seconds that a drain gives open connections, unless it says otherwise.
       on_handler_error: A handler that crashes ends its own connection, with a reset, and
         is reported to the observers. With ``"raise"`` the server then ends with its

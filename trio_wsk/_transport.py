@@ -308,6 +308,10 @@ class TransportRequest(ABC):
         raise AttributeError("this transport's connections are no sockets")
 
 
+def _always() -> bool:
+    return True
+
+
 class Transport(ABC):
     """Where requests come from. One listening block owns it, from bind to close."""
 
@@ -320,6 +324,19 @@ class Transport(ABC):
 
     inspect_point: InspectPoint = InspectPoint.AFTER_HANDSHAKE
     """When requests appear. `inspect_at` changes it."""
+
+    takes: Callable[[], bool] = staticmethod(_always)
+    """Set by the owner before `listen`: whether it takes one more connection that was approved.
+
+    A transport whose requests appear before the handshake asks each time before it takes such a
+    connection from the system, and says that it is `~RequestKeeper.established`. If not, the
+    connection stays where it is until `take_established`."""
+
+    def take_established(self) -> None:  # noqa: B027 - most transports leave none behind
+        """Take from the system again what `takes` has left there.
+
+        Nobody is told anything from inside this call. Never raises.
+        """
 
     def inspect_at(self, point: InspectPoint) -> None:
         """Have requests appear at this point; called before `bind`.

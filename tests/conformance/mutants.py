@@ -76,10 +76,11 @@ class TransportProxy(Proxy):
         vars(self).update(mutant=mutant)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        assert name == "edge"
+        assert name in {"edge", "takes"}
 
-        vars(self)["edge"] = value
-        self.real.edge = self.__getattr__("on_edge") if "on_edge" in self.replaced else value
+        vars(self)[name] = value
+        own = f"on_{name}"
+        setattr(self.real, name, self.__getattr__(own) if own in self.replaced else value)
 
     def wrapped(self, request: Any) -> Any:
         """Give a request its defect."""
@@ -593,6 +594,18 @@ MUTANTS = [
         says="approve() returned False, and the keeper was never told",
         inspect_point=BEFORE,
         request={"approve": approve_and_forget},
+    ),
+    Mutant(
+        check="connection_waits_for_who_takes_it",
+        says="takes() was false, and approve() returned True",
+        inspect_point=BEFORE,
+        transport={"on_takes": lambda _: True},
+    ),
+    Mutant(
+        check="connection_waits_for_who_takes_it",
+        says="a connection did not come after take_established()",
+        inspect_point=BEFORE,
+        transport={"take_established": nothing},
     ),
     Mutant(
         check="no_octets_before_the_handshake",

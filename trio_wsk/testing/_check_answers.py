@@ -21,6 +21,7 @@ __all__ = [
     "approval_establishes",
     "approval_may_be_taken_back",
     "approval_of_who_has_gone",
+    "connection_waits_for_who_takes_it",
     "finish_is_an_end_in_good_order",
     "finish_is_no_reset_over_unread_data",
     "handshake_waits_for_the_answer",
@@ -188,6 +189,32 @@ async def approval_establishes(stage: Stage) -> None:
     visitor.accept()
     await visitor.peer.send(b"hello")
     assert await visitor.receive(5) == b"hello", "the channel of an approved request has lost data"
+
+
+@check(before_handshake)
+async def connection_waits_for_who_takes_it(stage: Stage) -> None:
+    """An approved request's connection is not there while takes() is false, and comes then."""
+    places: list[str] = []
+    stage.transport.takes = lambda: bool(places)
+    await stage.listen()
+    visitor = await stage.visitor()
+    keeper = visitor.watch_end()
+    is_there = visitor.request.approve()
+    await visitor.peer.connected()
+    await stage.quiet()
+    assert not is_there, "takes() was false, and approve() returned True"
+    assert not keeper.times_established, "takes() was false, and a connection was said to be there"
+    places.append("one")
+    keeper.is_inside = True
+    stage.transport.take_established()
+    keeper.is_inside = False
+    await stage.until(
+        lambda: keeper.times_established, "a connection did not come after take_established()"
+    )
+    visitor.unwatch_end()
+    visitor.accept()
+    await visitor.peer.send(b"hello")
+    assert await visitor.receive(5) == b"hello", "a connection that waited has lost data"
 
 
 @check(before_handshake)

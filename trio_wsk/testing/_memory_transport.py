@@ -111,12 +111,16 @@ class MemoryRequest(TransportRequest):
     def approve(self) -> bool:
         """Answer yes: before the handshake, with SYN-ACK. See `TransportRequest.approve`."""
         endpoint = self._endpoint
-        if endpoint.phase is Phase.HELD:
-            self._is_held_no_more()
-            self._is_approving = True
-            endpoint.answer()
-            endpoint.wire.flush()
-            self._is_approving = False
+        if endpoint.phase is not Phase.HELD:
+            return endpoint.established
+        self._is_held_no_more()
+        self._is_approving = True
+        endpoint.answer()
+        endpoint.wire.flush()
+        self._is_approving = False
+        if endpoint.established and not self._transport.takes():
+            self._is_left_there()
+            return False
         return endpoint.established
 
     def accept(self) -> Endpoint:
@@ -162,6 +166,7 @@ class MemoryRequest(TransportRequest):
 
     def _let_go(self) -> None:
         self._is_held_no_more()
+        self._transport._left.pop(self, None)
         self.unwatch_end()
         self._endpoint.request = None
 
@@ -194,8 +199,7 @@ class MemoryRequest(TransportRequest):
     def _tell_what_is_true(self) -> None:
         keeper = self._keeper
         if keeper is not None and self._established_untold:
-            self._established_untold = False
-            keeper.established(self)
+            self._tell_established(keeper)
         if self._keeper is keeper is not None and self._end is not self._told:
             assert self._end is not None
             self._told = self._end
@@ -215,10 +219,25 @@ class MemoryRequest(TransportRequest):
         """From the endpoint: the handshake is over, after `approve`."""
         if self._is_approving:
             return  # approve() says so
-        if self._keeper is None:
-            self._established_untold = True
+        self._established_untold = True
+        if self._keeper is not None:
+            self._tell_established(self._keeper)
+
+    def _tell_established(self, keeper: RequestKeeper) -> None:
+        if self._transport.takes():
+            self._established_untold = False
+            keeper.established(self)
         else:
-            self._keeper.established(self)
+            self._is_left_there()
+
+    def _is_left_there(self) -> None:
+        self._established_untold = True
+        self._transport._left[self] = None
+
+    def taken_again(self) -> None:
+        """From the transport: it may be that somebody takes it now."""
+        if self._keeper is not None:  # or else `watch_end` tells
+            self._tell_soon(self._tell_what_is_true)
 
     # --- The heartbeat of SYNs ---------------------------------------------------------
 
@@ -328,6 +347,7 @@ class MemoryTransport(Transport):
         self._queue: deque[MemoryRequest] = deque()
         self._half_open: dict[Endpoint, None] = {}
         self._held: dict[MemoryRequest, None] = {}
+        self._left: dict[MemoryRequest, None] = {}
         self._failures: deque[OSError] = deque()
         self._failure: OSError | None = None
         self._address: Address | None = None
@@ -499,6 +519,12 @@ class MemoryTransport(Transport):
         elif isinstance(failure, TransportFailedError):
             self._failure = error
         raise failure from error
+
+    def take_established(self) -> None:
+        """Tell of those again that nobody took. See `Transport.take_established`."""
+        left, self._left = self._left, {}
+        for request in left:
+            request.taken_again()
 
     def has_more(self) -> bool:
         """Whether a request waits."""

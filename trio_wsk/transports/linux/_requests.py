@@ -17,7 +17,8 @@ is remembered.
 Three rules for this file. Nothing here knows a socket, a clock or a task: time and facts are
 arguments, and what is returned says what has to be done with a packet and whom to tell. Anybody
 can write a SYN, so each costs the same small effort however many there are, and memory has a
-bound. And only what was approved is ever taken for approved.
+bound; for those that are approved the owner has one, who can take it back. And only what was
+approved is ever taken for approved.
 
 Times are seconds on one clock, which never goes back.
 
@@ -233,17 +234,12 @@ class RequestTable(Generic[OwnerT]):
     Args:
       max_undecided: So many SYNs are held at most. The next ones are dropped: their
         senders try again.
-      max_approved: So many may be approved and not established; beyond them, SYNs are dropped
-        before anybody is asked. Twice the backlog is what the kernel itself can have.
       max_remembered: So many verdicts are remembered at most, for `REMEMBERED_FOR` seconds; the
         oldest are forgotten first. A repeat of what was forgotten is a new request.
     """
 
-    def __init__(
-        self, *, max_undecided: int, max_approved: int = 16384, max_remembered: int = 16384
-    ) -> None:
+    def __init__(self, *, max_undecided: int, max_remembered: int = 16384) -> None:
         self._max_undecided = max_undecided
-        self._max_approved = max_approved
         self._max_remembered = max_remembered
         self._live: dict[Key, Request[OwnerT]] = {}  # HELD or APPROVED
         self._remembered: OrderedDict[Key, tuple[int, Stage, float]] = OrderedDict()
@@ -286,11 +282,7 @@ class RequestTable(Generic[OwnerT]):
             return self._another_syn(live, isn, packet_id, now)
         if self._is_closed:
             return _REJECT
-        if (
-            not has_room
-            or self.undecided >= self._max_undecided
-            or self.approved >= self._max_approved
-        ):
+        if not has_room or self.undecided >= self._max_undecided:
             self.overflowed += 1
             return _DROP
         return Answer(Act.HOLD, self._hold(key, isn, packet_id, now))

@@ -141,6 +141,7 @@ class LinuxTransport(SocketTransport):
         self._shortage: OSError | None = None
         self._try_again_at = 0.0
         self._short: list[Bound] = []
+        self._left: list[Bound] = []
         self._spare = SpareDescriptor()
         self._keeps_spare = False
         self._held = 0
@@ -307,6 +308,7 @@ class LinuxTransport(SocketTransport):
             self._last_counters = self.counters()
             self._has_gate = False
             gatekeeper = self._gatekeeper
+            self._left.clear()
             for bound in self._bound:
                 gatekeeper.unwatch(bound.socket.fileno())
             gatekeeper.hold_back()
@@ -394,6 +396,7 @@ class LinuxTransport(SocketTransport):
     def fail(self, error: OSError) -> None:
         """The kernel doesn't tell of SYNs any more."""
         self._failure = error
+        self._left.clear()
         for bound in self._bound:
             self._gatekeeper.unwatch(bound.socket.fileno())
         if self._is_listening:
@@ -406,6 +409,10 @@ class LinuxTransport(SocketTransport):
         # See PortableTransport on `_accept`.
         accept: Callable[[], tuple[int, Any]] = bound.socket._accept  # type: ignore[attr-defined]
         for _ in range(_ACCEPT_BATCH):
+            if not self.takes():
+                self._left.append(bound)
+                self._gatekeeper.unwatch(bound.socket.fileno())
+                break
             try:
                 fd, peer = accept()
             except BlockingIOError:
@@ -417,6 +424,20 @@ class LinuxTransport(SocketTransport):
                 self._has_come(PortableRequest(bound, fd, peer))
             if self._is_closed:
                 break  # whoever was told has closed us
+
+    def take_established(self) -> None:
+        """Accept again, in the gatekeeper's next turn. See `Transport.take_established`."""
+        left, self._left = self._left, []
+        for bound in left:
+            self._watch_again(bound)
+
+    def _watch_again(self, bound: Bound) -> bool:
+        try:
+            self._watch(bound)
+        except KernelRefusedError as error:  # memory is short
+            self._accept_failed(bound, OSError(error.code, str(error)))
+            return False
+        return True
 
     def _accept_failed(self, bound: Bound, error: OSError) -> bool:
         """Do what follows from an error; return whether the next connection may be fine."""
@@ -440,11 +461,7 @@ class LinuxTransport(SocketTransport):
         short, self._short = self._short, []
         self._shortage = None
         for bound in short:
-            try:
-                self._watch(bound)
-            except KernelRefusedError as error:  # memory is short, too
-                self._accept_failed(bound, OSError(error.code, str(error)))
-            else:
+            if self._watch_again(bound):
                 self._accept_from(bound)
 
     def _has_come(self, connection: PortableRequest) -> None:
