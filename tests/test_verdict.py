@@ -85,7 +85,8 @@ def test_action_alone_is_a_verdict_with_nothing_more_to_say(action: InspectActio
 @pytest.mark.parametrize("action", ACTIONS)
 def test_verdict_is_taken_as_it_is(action: InspectAction) -> None:
     """Reading an answer in full changes nothing about it."""
-    verdict = Verdict(action, "over-quota", b"421 busy\r\n")
+    close = b"421 busy\r\n" if action is InspectAction.REJECT else CloseStyle.RESET
+    verdict = Verdict(action, "over-quota", close)
 
     assert verdict is as_verdict(verdict)
 

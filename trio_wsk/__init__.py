@@ -27,6 +27,7 @@ from ._errors import (
 )
 from ._irp import Irp
 from ._listening import ListeningSocket, open_listening_socket
+from ._options import EventServerOptions, ListeningOptions, ServerOptions
 from ._probe import Finding, ProbeReport, probe
 from ._request import ConnectionRequest
 from ._serving import Server, open_server, serve, serve_events
@@ -55,6 +56,7 @@ __all__ = [
     "ConnectionRequest",
     "DrainReport",
     "EventMask",
+    "EventServerOptions",
     "Finding",
     "ForcedClosedError",
     "InspectAction",
@@ -65,6 +67,7 @@ __all__ = [
     "InvalidParameterError",
     "Irp",
     "ListenDispatch",
+    "ListeningOptions",
     "ListeningSocket",
     "ListeningStatistics",
     "OperationCancelledError",
@@ -72,6 +75,7 @@ __all__ = [
     "PendingInspections",
     "ProbeReport",
     "Server",
+    "ServerOptions",
     "ServerStatistics",
     "SocketBusyError",
     "SocketClosedError",

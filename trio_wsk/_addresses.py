@@ -168,6 +168,8 @@ class Address:
           ValueError: The text is no address; the message shows what one looks
             like. (Yours.)
         """
+        if not isinstance(text, str):
+            raise TypeError(f"an address is read from text, such as {_FORMS}, not from {text!r}")
         try:
             return _parse_address(text)
         except ValueError as exc:
@@ -277,7 +279,7 @@ class AddressSet:
         self,
         networks: Iterable[str | IPv4Address | IPv6Address | IPv4Network | IPv6Network] = (),
     ) -> None:
-        if isinstance(networks, str):
+        if isinstance(networks, (str, bytes)) or not isinstance(networks, Iterable):
             raise TypeError(f"networks come in a list: write AddressSet([{networks!r}])")
         given = [_parse_network(network) for network in networks]
         ipv4 = ipaddress.collapse_addresses(n for n in given if isinstance(n, IPv4Network))
@@ -387,7 +389,10 @@ def _parse_scope_id(text: str) -> int:
 
 
 def _in_range(name: str, value: int, highest: int) -> int:
-    number = operator.index(value)  # a plain integer, also of True and of enum members
+    try:
+        number = operator.index(value)  # a plain integer, also of True and of enum members
+    except TypeError:
+        raise TypeError(f"the {name} is a whole number, 0 to {highest}, not {value!r}") from None
     if not 0 <= number <= highest:
         raise ValueError(f"the {name} {number} is not between 0 and {highest}")
     return number

@@ -1,14 +1,10 @@
-"""Checks on who calls, and with what: mistakes that are told at the call, with the right one."""
+"""Checks on who calls: from outside the Trio run nobody may."""
 
 from __future__ import annotations
 
-import inspect
-
 import trio
 
-from ._errors import InvalidParameterError
-
-__all__ = ["called_outside", "check_function", "check_plain_function", "in_trio", "runs_in"]
+__all__ = ["called_outside", "in_trio", "runs_in"]
 
 
 def in_trio(call: str) -> None:
@@ -43,27 +39,3 @@ def runs_in(nursery: trio.Nursery) -> bool:
     while within is not None and within is not nursery:
         within = within.parent_task.parent_nursery
     return within is nursery
-
-
-def check_function(name: str, callback: object) -> None:
-    """Refuse a callback that nobody could call.
-
-    Raises:
-      InvalidParameterError: it is no function. (The caller's.)
-    """
-    if not callable(callback):
-        raise InvalidParameterError(f"{name} takes a function, not {callback!r}")
-
-
-def check_plain_function(name: str, callback: object) -> None:
-    """Refuse a callback that nobody could call, or that would have to be awaited.
-
-    Raises:
-      InvalidParameterError: it is no plain function. (The caller's.)
-    """
-    check_function(name, callback)
-    if inspect.iscoroutinefunction(callback):
-        raise InvalidParameterError(
-            f"{name} takes a plain function, not the async function {callback!r}: a callback"
-            " starts things and never waits; let it start a task: nursery.start_soon(...)"
-        )

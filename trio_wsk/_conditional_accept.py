@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import trio
 
 from . import _records as records
+from ._arguments import shown, whole_number
 from ._block import FAILED
 from ._errors import (
     ConnectionBrokenError,
@@ -328,7 +329,7 @@ class ConditionalAccept:
 
     def _report_nonsense(self, request: ConnectionRequest, answer: object) -> None:
         nonsense = TypeError(
-            f"the inspector answered {answer!r}: return InspectAction.ACCEPT, REJECT or PEND,"
+            f"the inspector answered {shown(answer)}: return InspectAction.ACCEPT, REJECT or PEND,"
             " or Verdict(InspectAction.REJECT, 'over-quota', close=b'421 busy\\r\\n')"
         )
         self._block.report_callback("inspect", request, nonsense)
@@ -590,8 +591,7 @@ class ConditionalAccept:
 
     async def peek(self, request: ConnectionRequest, count: int) -> bytes:
         """Look at the first octets of a request; see `ConnectionRequest.peek`."""
-        given: object = count  # by a caller without a type checker, perhaps
-        if not isinstance(given, int) or not 1 <= count <= PEEK_LIMIT:
+        if not whole_number(count) or not 1 <= count <= PEEK_LIMIT:
             raise InvalidParameterError(f"peek takes a count from 1 to {PEEK_LIMIT}, not {count!r}")
         if request in self._peeked_at:
             raise SocketBusyError("peek() while another task is peeking at this request")

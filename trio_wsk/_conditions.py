@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ._callers import check_function
+from ._arguments import check_function, checked_count, is_time
 from ._errors import InvalidParameterError
 from ._transport import PeerEnd
 from ._verdict import InspectPoint, Overflow
@@ -71,10 +71,8 @@ def conditions_of(
         raise InvalidParameterError(
             f"inspect_point is a member of InspectPoint, not {inspect_point!r}"
         )
-    given: object = max_pending  # by a caller without a type checker, perhaps
-    if not isinstance(given, int) or given < 1:
-        raise InvalidParameterError(f"max_pending is a count, 1 or more, not {max_pending!r}")
-    if abort_on_half_close not in (None, True, False):
+    checked_count("max_pending", max_pending, least=1)
+    if abort_on_half_close is not None and not isinstance(abort_on_half_close, bool):
         raise InvalidParameterError(
             f"abort_on_half_close is None, True or False, not {abort_on_half_close!r}"
         )
@@ -97,7 +95,7 @@ def conditions_of(
 def _checked_timeout(inspect_point: InspectPoint, inspect_timeout: float | None) -> float:
     if inspect_timeout is None:
         return INSPECT_TIMEOUT[inspect_point]
-    if not 0 < inspect_timeout < math.inf:
+    if not is_time(inspect_timeout) or not 0 < inspect_timeout < math.inf:
         raise InvalidParameterError(
             "inspect_timeout is a time in seconds, more than 0 and not without end, which would"
             f" let peers hold every place in max_pending, not {inspect_timeout!r}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, final
 import trio
 from trio.lowlevel import current_task
 
+from ._arguments import check_flag, whole_number
 from ._callers import called_outside, in_trio
 from ._errors import (
     ConnectionBrokenError,
@@ -182,9 +183,15 @@ class Connection(EventSide):
         Returns:
           How many octets; 0 after the peer's FIN.
 
-        Raises, checkpoint, cancellation: as for `receive_some`.
+        Raises, checkpoint, cancellation: as for `receive_some`; a `TypeError` if ``buffer`` can't
+        be written to.
         """
-        view = memoryview(buffer).cast("B")
+        try:
+            view = memoryview(buffer).cast("B")
+        except TypeError:
+            raise _not_writable(buffer) from None
+        if view.readonly:
+            raise _not_writable(buffer)
         if not view.nbytes:
             raise InvalidParameterError(
                 f"receive_into({buffer!r}): a buffer without room; write bytearray(65536)"
@@ -366,6 +373,7 @@ class Connection(EventSide):
 
         Source: WskDisconnect.
         """
+        check_flag("abortive", abortive)
         if abortive:
             if data:
                 raise InvalidParameterError(
@@ -408,7 +416,7 @@ class Connection(EventSide):
         Source: SO_WSK_EVENT_CALLBACK.
         """
         self._check_usable("enable_events")
-        self._enable(int(mask), dispatch)
+        self._enable(mask, dispatch)
 
     async def disable_event(self, event: EventMask) -> None:
         """Disable one event; afterwards its callback does not run and will not.
@@ -432,7 +440,7 @@ class Connection(EventSide):
           InvalidParameterError: not exactly one event.
         """
         self._check_usable("disable_event_nowait")
-        return self._disable(int(event))
+        return self._disable(event)
 
     def resume_receive(self) -> None:
         """Indicate data again, after a callback took less than all of it.
@@ -502,16 +510,31 @@ class Connection(EventSide):
 
 
 def _checked_size(max_bytes: int) -> int:
-    if not isinstance(max_bytes, int):
+    if not whole_number(max_bytes):  # a TypeError is what Trio's streams raise
         raise TypeError(f"max_bytes takes an int, not {max_bytes!r}")
     if max_bytes < 1:
         raise InvalidParameterError(f"max_bytes must be at least 1, not {max_bytes}")
     return max_bytes
 
 
+def _not_writable(buffer: object) -> TypeError:
+    return TypeError(
+        f"receive_into takes a buffer to write to, not {buffer!r}; write bytearray(65536)"
+    )
+
+
 def _octets(data: Octets) -> Octets:
     """Make len() count octets."""
-    return data if type(data) is bytes else memoryview(data).cast("B")
+    if type(data) is bytes:
+        return data
+    try:
+        return memoryview(data).cast("B")
+    except TypeError:  # Python's word for it, and Trio's
+        given: object = data
+        right = "; write data.encode()" if isinstance(given, str) else ""
+        raise TypeError(
+            f"data to send is octets: bytes, bytearray or a memoryview, not {data!r}{right}"
+        ) from None
 
 
 def _busy(call: str) -> SocketBusyError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ._callers import check_function, check_plain_function
+from ._arguments import check_function, check_plain_function
 from ._errors import InvalidParameterError
 from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from ._arguments import are_events, shown
 from ._block import FAILED, LINGER_SECONDS
 from ._dispatch import ConnectionDispatch, Taken
 from ._errors import (
@@ -122,7 +123,7 @@ class EventSide(Wire):
             self._listen_to_watch(self._watch)
         self._turn()  # without any events, too: its end is heard of
 
-    def _enable(self, mask: int, dispatch: ConnectionDispatch | None) -> None:
+    def _enable(self, mask: EventMask, dispatch: ConnectionDispatch | None) -> None:
         """Enable events; what has come already is indicated in the next turn."""
         self._require_pump()
         if dispatch is not None and not isinstance(dispatch, ConnectionDispatch):
@@ -130,13 +131,14 @@ class EventSide(Wire):
                 "enable_events takes the callbacks as ConnectionDispatch(receive=...),"
                 f" not {dispatch!r}"
             )
-        if not mask or mask & ~CONNECTION_EVENTS:
+        if not are_events(mask, CONNECTION_EVENTS):
             raise InvalidParameterError(
-                f"{EventMask(mask)!r} are no events of a connection; enable any of"
+                f"{mask!r} are no events of a connection; enable any of"
                 f" {EventMask(CONNECTION_EVENTS)!r}"
             )
+        bits = int(mask)
         callbacks = dispatch or self._dispatch
-        missing = mask if callbacks is None else mask & ~callbacks.mask
+        missing = bits if callbacks is None else bits & ~callbacks.mask
         if missing:
             slot = _slot(missing)
             raise InvalidParameterError(
@@ -144,7 +146,7 @@ class EventSide(Wire):
                 f" enable_events(..., ConnectionDispatch({slot}=...))"
             )
         self._dispatch = callbacks
-        self._enabled |= mask
+        self._enabled |= bits
         self._belong_to_block()
         self._schedule(READ)
 
@@ -167,16 +169,15 @@ class EventSide(Wire):
         if not self._enabled and not self._unsent and self._owner is None:
             self._block.event_driven.discard(self)
 
-    def _disable(self, event: int) -> Status:
+    def _disable(self, event: EventMask) -> Status:
         """Disable one event."""
-        if event not in _SLOTS:
+        if not are_events(event, CONNECTION_EVENTS) or int(event) not in _SLOTS:
             raise InvalidParameterError(
-                f"{EventMask(event)!r} is not exactly one event of a connection;"
-                " disable them one at a time"
+                f"{event!r} is not exactly one event of a connection; disable them one at a time"
             )
-        self._enabled &= ~event
+        self._enabled &= ~int(event)
         self._may_leave_block()
-        if self._block.is_calling(_SLOTS[event], self):
+        if self._block.is_calling(_SLOTS[int(event)], self):
             return Status.EVENT_PENDING
         return Status.SUCCESS
 
@@ -288,7 +289,7 @@ class EventSide(Wire):
         else:
             self._nonsense(
                 "receive",
-                f"returned {answer!r}: return None or Status.SUCCESS (all taken), Taken(count)"
+                f"returned {shown(answer)}: return None or Status.SUCCESS (all taken), Taken(count)"
                 f" (some, at most {len(data)} here), or Status.DATA_NOT_ACCEPTED (none)",
             )
 

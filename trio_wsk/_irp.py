@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 import outcome
 import trio
 
-from ._callers import check_plain_function, in_trio
+from ._arguments import check_plain_function
+from ._callers import in_trio
 from ._errors import OperationCancelledError, WskError
 from ._status import Status
 

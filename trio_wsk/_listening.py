@@ -14,12 +14,13 @@ import enum
 import sys
 from collections.abc import Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypedDict, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
 from . import _records as records
 from ._acceptors import Acceptor, IrpAcceptor, TaskAcceptor
+from ._arguments import are_events, checked_count, shown
 from ._block import FAILED, Block, unwrapped
 from ._callers import in_trio
 from ._conditional_accept import ConditionalAccept, PendingInspections
@@ -30,6 +31,7 @@ from ._dispatch import ConnectionDispatch, ListenDispatch
 from ._errors import (
     ConnectionBrokenError,
     ForcedClosedError,
+    InvalidDeviceStateError,
     InvalidParameterError,
     SocketClosedError,
     WouldBlockError,
@@ -60,34 +62,11 @@ if TYPE_CHECKING:
 
     Answer = InspectAction | Verdict
 
-__all__ = ["ListeningOptions", "ListeningSocket", "open_listening_socket"]
+__all__ = ["ListeningSocket", "open_listening_socket"]
 
 DEFAULT_MAX_PARKED: Final = 128
 """How many connections may wait here for somebody to take them. Only what one batch reads
 ahead gets parked as a rule, and each holds a descriptor."""
-
-
-class ListeningOptions(TypedDict, total=False):
-    """The options of `open_listening_socket` that its siblings hand through."""
-
-    host: str | Sequence[str] | None
-    path: str | bytes | os.PathLike[str] | None
-    mode: int | None
-    sockets: Sequence[stdlib_socket.socket | trio.socket.SocketType | int] | None
-    transport: Transport | None
-    backlog: int | None
-    reuse_port: bool
-    socket_options: Sequence[tuple[int, int, int | bytes]]
-    context: object
-    inspect: Callable[[ConnectionRequest], Answer | Awaitable[Answer]] | None
-    inspect_point: InspectPoint
-    inspect_timeout: float | None
-    max_pending: int
-    max_parked: int
-    overflow: Overflow | OverflowPolicy
-    abort_on_half_close: bool | None
-    on_no_descriptors: NoDescriptorsPolicy
-    observers: Iterable[Observer]
 
 
 class _State(enum.Enum):
@@ -244,12 +223,14 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Raises:
           SocketClosedError: the listening socket was closed, before or meanwhile.
           ForcedClosedError: it has failed.
+          InvalidParameterError: ``dispatch`` is no `ConnectionDispatch`.
 
         Always a checkpoint. If cancelled, no connection was taken: the next one in line
         is still first in line.
 
         Source: PFN_WSK_ACCEPT.
         """
+        _check_connection_dispatch("accept", dispatch)
         await trio.lowlevel.checkpoint_if_cancelled()
         acceptor = TaskAcceptor(context, dispatch)
         self._enqueue(acceptor)
@@ -266,9 +247,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Raises:
           WouldBlockError: none is there, or others are queued for it.
-          SocketClosedError, ForcedClosedError: as for `accept`.
+          SocketClosedError, ForcedClosedError, InvalidParameterError: as for `accept`.
         """
         in_trio("listening.accept_nowait")
+        _check_connection_dispatch("accept_nowait", dispatch)
         acceptor = TaskAcceptor(context, dispatch)
         self._enqueue(acceptor)
         if acceptor.connection is None:
@@ -301,11 +283,13 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Raises:
           SocketClosedError, ForcedClosedError: as for `accept`; then there is no Irp.
-          InvalidParameterError: ``on_completion`` is no plain function.
+          InvalidParameterError: ``on_completion`` is no plain function, or ``dispatch`` no
+            `ConnectionDispatch`.
 
         Source: PFN_WSK_ACCEPT.
         """
         in_trio("listening.queue_accept")
+        _check_connection_dispatch("queue_accept", dispatch)
         acceptor = IrpAcceptor(context, dispatch)
         acceptor.irp = Irp(
             withdraw=lambda _: self._delivery.withdraw(acceptor),
@@ -382,9 +366,12 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """
         in_trio("listening.enable_events")
         self._check_listening()
+        if not are_events(mask, CONNECTION_EVENTS | ACCEPT):
+            raise InvalidParameterError(
+                f"{mask!r} are no events of a listening socket; write"
+                " listening.enable_events(EventMask.ACCEPT)"
+            )
         bits = int(mask)
-        if not bits or bits & ~(CONNECTION_EVENTS | ACCEPT):
-            raise InvalidParameterError(f"{mask!r} are no events of a listening socket")
         if bits & ACCEPT and self._dispatch.accept is None:
             raise InvalidParameterError(
                 f"{EventMask.ACCEPT!r} has no callback; give one:"
@@ -401,7 +388,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Connections that nobody is queued for wait in the backlog again.
 
         Raises:
-          InvalidParameterError: as for `disable_event_nowait`.
+          InvalidParameterError, InvalidDeviceStateError: as for `disable_event_nowait`.
 
         Always a checkpoint; the event is disabled even if it is cancelled.
         """
@@ -418,6 +405,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Raises:
           InvalidParameterError: ``event`` is not `EventMask.ACCEPT` alone. Events that
             connections inherit are disabled on each connection.
+          InvalidDeviceStateError: the socket is a server's, which lives on this event: pause it.
         """
         in_trio("listening.disable_event_nowait")
         if event != EventMask.ACCEPT:
@@ -425,6 +413,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
                 f"only {EventMask.ACCEPT!r} can be disabled on a listening socket, not {event!r};"
                 " events that connections inherit are disabled on each connection:"
                 " connection.disable_event(...)"
+            )
+        if self._admit is not None:
+            raise InvalidDeviceStateError(
+                "the server takes its connections by this event, so it stays enabled; to take no"
+                " more for a while, write server.listening.pause(), and resume() after it"
             )
         self._delivery.event_enabled = False
         is_own = self._block.calling == "accept"
@@ -462,7 +455,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _not_accepted(self, connection: Connection, answer: object) -> None:
         if answer is not FAILED and answer is not Status.REQUEST_NOT_ACCEPTED:
             nonsense = TypeError(
-                f"the accept callback returned {answer!r}: return a ConnectionDispatch (its"
+                f"the accept callback returned {shown(answer)}: return a ConnectionDispatch (its"
                 " events), Status.SUCCESS (taken, without events), or"
                 " Status.REQUEST_NOT_ACCEPTED (to have it reset)"
             )
@@ -765,9 +758,7 @@ async def open_listening_socket(
         raise InvalidParameterError(
             f"on_no_descriptors is one of {NO_DESCRIPTORS_POLICIES}, not {on_no_descriptors!r}"
         )
-    given: object = max_parked  # by a caller without a type checker, perhaps
-    if not isinstance(given, int) or given < 0:
-        raise InvalidParameterError(f"max_parked is a count, 0 or more, not {max_parked!r}")
+    checked_count("max_parked", max_parked, least=0)
     if dispatch is not None and not isinstance(dispatch, ListenDispatch):
         raise InvalidParameterError(f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}")
     dispatch = dispatch or ListenDispatch()
@@ -817,6 +808,14 @@ async def open_listening_socket(
         listening._conditional.choose_styles(listening._transport)
     async with _block_of(listening):
         yield listening
+
+
+def _check_connection_dispatch(call: str, dispatch: object) -> None:
+    if dispatch is not None and not isinstance(dispatch, ConnectionDispatch):
+        raise InvalidParameterError(
+            "dispatch is of the connection that is accepted:"
+            f" {call}(dispatch=ConnectionDispatch(receive=...)), not {dispatch!r}"
+        )
 
 
 def _checked_observers(observers: Iterable[Observer]) -> Iterable[Observer]:

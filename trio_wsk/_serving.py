@@ -17,11 +17,12 @@ import sys
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import trio
 
 from . import _records as records
+from ._arguments import check_async_function, checked_count, checked_seconds
 from ._block import unwrapped
 from ._callers import in_trio, runs_in
 from ._connection import Connection
@@ -34,6 +35,7 @@ from ._errors import (
 )
 from ._faults import is_cancelled, split_error, why_no_handshake, without_peers_end
 from ._listening import ListeningSocket, open_listening_socket
+from ._options import check_options
 from ._reused_tasks import ReusedTasks, cancel_status, forget_first_frame
 from ._statistics import DrainReport, ServerStatistics
 from ._tls import check_server_context
@@ -49,10 +51,11 @@ if TYPE_CHECKING:
 
     from ._addresses import Address
     from ._block import Block
-    from ._listening import ListeningOptions
+    from ._options import ListeningOptions, OnHandlerError
 
     PlainHandler = Callable[[Connection], Awaitable[object]]
     TLSHandler = Callable[[trio.SSLStream[Connection]], Awaitable[object]]
+    EitherHandler = Callable[[Connection | trio.SSLStream[Connection]], Awaitable[object]]
 
 __all__ = ["Server", "open_server", "serve", "serve_events"]
 
@@ -68,8 +71,6 @@ CLOSE_NOTIFY_TIMEOUT: Final = 5.0
 LINGER_TIMEOUT: Final = 2.0
 """Seconds for the peer to read our last answer, if it sent more than the handler read.
 Half of nginx's ``lingering_timeout``: a handler's slot is held meanwhile."""
-
-OnHandlerError = Literal["report", "raise"]
 
 
 class Server:
@@ -158,11 +159,11 @@ class Server:
             it would wait. Start it outside of them: ``nursery.start_soon(server.drain)``. (Yours.)
           SocketBusyError: another task is draining this server. (Yours.)
           SocketClosedError: this server has ended, drained or aborted. (Yours.)
-          InvalidParameterError: a grace below zero. (Yours.)
+          InvalidParameterError: ``grace`` is no time, or below zero. (Yours.)
 
         Always a checkpoint. If cancelled, what is still open is reset.
         """
-        grace = self._grace if grace is None else _checked_seconds("grace", grace)
+        grace = self._grace if grace is None else _checked_grace(grace)
         if runs_in(self._handlers) or runs_in(self.listening._nursery):
             raise InvalidDeviceStateError(
                 "drain() would wait for the handler or the inspector that calls it; have a task"
@@ -414,10 +415,8 @@ def _name_of(handler: object) -> str:
     return getattr(handler, "__qualname__", repr(handler))
 
 
-def _checked_seconds(name: str, seconds: float) -> float:
-    if not seconds >= 0:  # NaN neither
-        raise InvalidParameterError(f"{name} is a time in seconds, 0 or more, not {seconds!r}")
-    return seconds
+def _checked_grace(grace: float) -> float:
+    return checked_seconds("grace", grace, endless="as long as they take")
 
 
 def _checked_server(
@@ -429,16 +428,9 @@ def _checked_server(
     grace: float,
     on_handler_error: OnHandlerError,
 ) -> Server:
-    """Make a server, or say which argument is wrong."""
-    if handler is not None and not callable(handler):
-        raise InvalidParameterError(
-            f"the handler is an async function that takes a connection, not {handler!r}"
-        )
-    given: object = max_connections  # by a caller without a type checker, perhaps
-    if given is not None and (not isinstance(given, int) or given < 1):
-        raise InvalidParameterError(
-            f"max_connections is a count, 1 or more, or None for no limit, not {max_connections!r}"
-        )
+    """Make a server, or say which argument is wrong; a handler has been checked before."""
+    if max_connections is not None:
+        checked_count("max_connections", max_connections, least=1, or_none=", or None for no limit")
     context: object = ssl_context
     if context is not None and not isinstance(context, ssl.SSLContext):
         raise InvalidParameterError(
@@ -453,9 +445,11 @@ def _checked_server(
     return Server(
         handler=handler,
         ssl_context=ssl_context,
-        handshake_timeout=_checked_seconds("handshake_timeout", handshake_timeout),
+        handshake_timeout=checked_seconds(
+            "handshake_timeout", handshake_timeout, endless="as long as it takes"
+        ),
         max_connections=math.inf if max_connections is None else max_connections,
-        grace=_checked_seconds("grace", grace),
+        grace=_checked_grace(grace),
         on_handler_error=on_handler_error,
     )
 
@@ -572,6 +566,21 @@ def open_server(
 
 @overload
 def open_server(
+    handler: EitherHandler,
+    port: int | None = None,
+    *,
+    dispatch: ListenDispatch | None = ...,
+    ssl_context: ssl.SSLContext | None,
+    handshake_timeout: float = ...,
+    max_connections: int | None = ...,
+    grace: float = ...,
+    on_handler_error: OnHandlerError = ...,
+    **options: Unpack[ListeningOptions],
+) -> AbstractAsyncContextManager[Server]: ...
+
+
+@overload
+def open_server(
     handler: ListenDispatch,
     port: int | None = None,
     *,
@@ -614,6 +623,7 @@ def open_server(
     Returns:
       An async context manager that gives the `Server`.
     """
+    check_options("open_server", options)
     if isinstance(handler, ListenDispatch):
         if dispatch is not None:
             raise InvalidParameterError(
@@ -625,8 +635,14 @@ def open_server(
                 "ssl_context= needs a task for each connection: open_server(handler, ...) with an"
                 f" async handler, not with {handler!r}"
             )
+        if handshake_timeout != DEFAULT_HANDSHAKE_TIMEOUT or on_handler_error != "report":
+            raise InvalidParameterError(
+                "handshake_timeout= and on_handler_error= are of handlers, and there is none in a"
+                " server of events; leave them out"
+            )
         server = _checked_events_server(handler, max_connections=max_connections, grace=grace)
         return _run(server, port, handler, options)
+    check_async_function("handler", handler)
     server = _checked_server(
         handler,
         max_connections=max_connections,
@@ -670,6 +686,22 @@ async def serve(
 ) -> None: ...
 
 
+@overload
+async def serve(
+    handler: EitherHandler,
+    port: int | None = None,
+    *,
+    dispatch: ListenDispatch | None = ...,
+    ssl_context: ssl.SSLContext | None,
+    handshake_timeout: float = ...,
+    max_connections: int | None = ...,
+    grace: float = ...,
+    on_handler_error: OnHandlerError = ...,
+    task_status: trio.TaskStatus[Server] = ...,
+    **options: Unpack[ListeningOptions],
+) -> None: ...
+
+
 async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     handler: Callable[[Any], Awaitable[object]],
     port: int | None = None,
@@ -687,7 +719,8 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
 
     Args:
       handler: An async function. It is given a `Connection`, or with ``ssl_context`` a
-        ``trio.SSLStream`` over one that has shaken hands.
+        ``trio.SSLStream`` over one that has shaken hands. Whether there is a context may be
+        known later: then the handler takes either, a ``trio.abc.Stream`` for one.
       port: As for `open_listening_socket`, and so are all ``options`` (``host``, ``path``,
         ``sockets``, ``backlog``, ``inspect``, ``observers``, …).
       dispatch: The callbacks of conditional accept, ``inspect`` and ``abort``, and ``failed``;
@@ -723,6 +756,8 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     inside an exception group. Cancellation, `KeyboardInterrupt` and `SystemExit` go on; a
     cancellation out of a scope that the handler has left open is a crash.
     """
+    check_options("serve", options)
+    check_async_function("handler", handler)
     server = _checked_server(
         handler,
         max_connections=max_connections,
@@ -759,6 +794,7 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
     Raises:
       InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
     """
+    check_options("serve_events", options)
     server = _checked_events_server(dispatch, max_connections=max_connections, grace=grace)
     await _serve_until_over(server, port, dispatch, options, task_status)
 
@@ -770,6 +806,11 @@ async def _serve_until_over(
     options: ListeningOptions,
     task_status: trio.TaskStatus[Server],
 ) -> None:
+    if not callable(getattr(task_status, "started", None)):
+        raise InvalidParameterError(
+            "task_status is given by Trio: write await nursery.start(trio_wsk.serve, handler,"
+            f" port), or leave it out, not {task_status!r}"
+        )
     async with _run(server, port, dispatch, options):
         task_status.started(server)
         await server._over.wait()

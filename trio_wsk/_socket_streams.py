@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import trio
 
-if TYPE_CHECKING:
-    from ._listening import ListeningSocket
+from ._errors import InvalidParameterError
+from ._listening import ListeningSocket
 
 __all__ = ["SocketStreams"]
 
@@ -24,11 +24,17 @@ class SocketStreams(trio.abc.Listener[trio.SocketStream]):
       listening: It stays yours: closing either closes both.
 
     Raises:
+      InvalidParameterError: ``listening`` is no `ListeningSocket`. (Yours.)
       AttributeError: the transport's connections are no sockets.
       SocketClosedError, ForcedClosedError: as for `ListeningSocket.accept`.
     """
 
     def __init__(self, listening: ListeningSocket) -> None:
+        given: object = listening  # by a caller without a type checker, perhaps
+        if not isinstance(given, ListeningSocket):
+            raise InvalidParameterError(
+                f"SocketStreams takes a listening socket, such as server.listening, not {given!r}"
+            )
         self._listening = listening
         self._socket = listening.socket
 

@@ -131,7 +131,12 @@ def _reason(_verdict: Verdict, _field: attrs.Attribute[Any], reason: object) -> 
         )
 
 
-def _close(_verdict: Verdict, _field: attrs.Attribute[Any], close: object) -> None:
+def _close(verdict: Verdict, _field: attrs.Attribute[Any], close: object) -> None:
+    if close is not CloseStyle.RESET and verdict.action is not InspectAction.REJECT:
+        raise InvalidParameterError(
+            f"close={close!r} is for who is rejected, and {verdict.action} rejects nobody; write"
+            f" Verdict(InspectAction.REJECT, close={close!r}), or leave it out"
+        )
     if isinstance(close, bytes) and 0 < len(close) <= MESSAGE_LIMIT:
         return
     if not isinstance(close, CloseStyle) or close is CloseStyle.MESSAGE:
@@ -157,7 +162,7 @@ class Verdict:
     Take it from your rules, not from the peer: a few dozen are counted, the rest as ``other``.
     """
     close: CloseStyle | bytes = attrs.field(default=CloseStyle.RESET, validator=_close)
-    """How a rejected peer is told; octets are a message before FIN. Without meaning else."""
+    """How a rejected peer is told; octets are a message before FIN. Refused with another action."""
 
     @property
     def style(self) -> CloseStyle:

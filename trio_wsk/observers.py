@@ -19,6 +19,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from . import _records as records
+from ._arguments import check_plain_function, checked_seconds
 from ._errors import InvalidParameterError
 from ._records import (
     AcceptBackoffEnded,
@@ -158,6 +159,7 @@ def _checked(observer: Observer) -> Observer:
             f"an observer is called with each record, so it can't be {observer!r};"
             " write observers=[print]"
         )
+    check_plain_function("observers=[...]", observer)
     wanted: object = getattr(observer, "records", None)
     if wanted is not None and not isinstance(wanted, Collection):
         raise InvalidParameterError(
@@ -188,7 +190,10 @@ class LoggingObserver:
 
     Args:
       logger: Where to; the logger ``trio_wsk`` by default.
-      repeat_seconds: Seconds on Trio's clock.
+      repeat_seconds: Seconds on Trio's clock; ``math.inf`` writes each kind once.
+
+    Raises:
+      InvalidParameterError: an argument is wrong. (Yours.)
     """
 
     records: Final = frozenset(
@@ -206,8 +211,14 @@ class LoggingObserver:
     def __init__(
         self, logger: logging.Logger | None = None, *, repeat_seconds: float = REPEAT_SECONDS
     ) -> None:
+        if logger is not None and not isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
+            raise InvalidParameterError(
+                f"logger is a logger, such as logging.getLogger('mail'), not {logger!r}"
+            )
         self._logger = _log if logger is None else logger
-        self._repeat_seconds = repeat_seconds
+        self._repeat_seconds = checked_seconds(
+            "repeat_seconds", repeat_seconds, endless="each kind once"
+        )
         self._last: dict[object, float] = {}
         self._held_back: dict[object, int] = {}
 

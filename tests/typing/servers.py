@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import trio
-from typing_extensions import assert_type
+from typing_extensions import Unpack, assert_type
 
 import trio_wsk
 from trio_wsk import (
@@ -16,14 +16,19 @@ from trio_wsk import (
     Connection,
     ConnectionDispatch,
     DrainReport,
+    EventServerOptions,
     ListenDispatch,
+    ListeningOptions,
     ListeningSocket,
     ListeningStatistics,
     Server,
+    ServerOptions,
     ServerStatistics,
+    Status,
 )
 
 TLS = ssl.create_default_context()
+DISPATCH = ListenDispatch(accept=lambda _: Status.SUCCESS)
 
 
 async def handle(connection: Connection) -> None:
@@ -38,6 +43,10 @@ async def handle_tls(stream: trio.SSLStream[Connection]) -> int:
 
 async def handle_any(stream: trio.abc.Stream) -> None:
     """Take either."""
+
+
+async def handle_either(stream: Connection | trio.SSLStream[Connection]) -> None:
+    """Take either, and know it."""
 
 
 async def handle_half_closeable(stream: trio.abc.HalfCloseableStream) -> None:
@@ -78,6 +87,62 @@ async def opened_either_way(context: ssl.SSLContext | None) -> None:
     async with trio_wsk.open_server(handle_any, 0, ssl_context=context) as server:
         assert_type(server, Server)
     await trio_wsk.serve(handle_any, 0, ssl_context=context)
+    await trio_wsk.serve(handle_either, 0, ssl_context=context, max_connections=10)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(trio_wsk.serve, handle_any, 0, ssl_context=context))
+        nursery.start_soon(partial(trio_wsk.serve, handle_either, ssl_context=context), 0)
+
+    trio_wsk.open_server(handle, 0, ssl_context=context)  # type: ignore[arg-type]  # it may be TLS
+    trio_wsk.open_server(handle_tls, 0, ssl_context=context)  # type: ignore[arg-type]  # or not
+
+
+async def serve_on(port: int, **options: Unpack[ServerOptions]) -> None:
+    """Pass options on to a server with a handler."""
+    await trio_wsk.serve(handle, port, **options)
+    await trio_wsk.serve(handle_tls, port, ssl_context=TLS, **options)
+    async with trio_wsk.open_server(handle, port, **options) as server:
+        assert_type(server, Server)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(trio_wsk.serve, handle, port, **options))
+
+    await trio_wsk.serve(handle, port, grace=1, **options)  # type: ignore[call-overload]  # twice
+
+
+async def serve_either_on(
+    port: int, tls: ssl.SSLContext | None, **options: Unpack[ServerOptions]
+) -> None:
+    """Pass options on, and a context that may be there or not."""
+    await trio_wsk.serve(handle_either, port, ssl_context=tls, **options)
+    async with trio_wsk.open_server(handle_any, port, ssl_context=tls, **options) as server:
+        assert_type(server, Server)
+
+
+async def serve_events_on(port: int, **options: Unpack[EventServerOptions]) -> None:
+    """Pass options on to a server of events."""
+    await trio_wsk.serve_events(DISPATCH, port, **options)
+    async with trio_wsk.open_server(DISPATCH, port, **options) as server:
+        assert_type(server, Server)
+
+
+async def listen_on(port: int, **options: Unpack[ListeningOptions]) -> None:
+    """Pass options on to a listening socket, or to any server."""
+    async with trio_wsk.open_listening_socket(port, dispatch=DISPATCH, **options) as listening:
+        assert_type(listening, ListeningSocket)
+    await serve_on(port, **options)
+    await serve_events_on(port, max_connections=10, **options)
+
+
+async def passed_on() -> None:
+    """What is passed on is checked where it is given."""
+    settings: ServerOptions = {"host": "::1", "max_connections": 10, "grace": 1.5}
+    await serve_on(0, **settings)
+    await serve_on(0, backlog=10, observers=[print], on_handler_error="raise")
+    await serve_events_on(0, max_connections=None, grace=0)
+    await listen_on(0, reuse_port=True)
+
+    await serve_on(0, max_connection=10)  # type: ignore[call-arg]  # no such option
+    await serve_on(0, grace="1")  # type: ignore[arg-type]  # seconds are numbers
+    await listen_on(0, max_connections=10)  # type: ignore[call-arg]  # a server's
 
 
 async def served() -> None:

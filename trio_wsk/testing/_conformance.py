@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_wsk._errors import InvalidParameterError
+
 from . import _check_answers, _check_channels, _check_ends, _check_listening, _check_requests
 from ._harness import ClientT, TransportCheck, TransportHarness
 
@@ -49,11 +51,18 @@ async def check_transport(harness: TransportHarness[ClientT]) -> None:
       harness: Makes the transports, a fresh one for each check, and their clients.
 
     Raises:
+      InvalidParameterError: that is no harness. (Yours.)
       ExceptionGroup: of an `AssertionError` for each check that failed. It begins with the
         check's name and says in a sentence what the transport has done.
 
     Always a checkpoint.
     """
+    given: object = harness  # by a caller without a type checker, perhaps
+    if not isinstance(given, TransportHarness):
+        raise InvalidParameterError(
+            "check_transport takes an instance of a subclass of TransportHarness, which makes the"
+            f" transports to be checked, not {harness!r}"
+        )
     await trio.lowlevel.checkpoint()
     failures: list[AssertionError] = []
     made = [each for each in TRANSPORT_CHECKS if not each.why_not(harness)]

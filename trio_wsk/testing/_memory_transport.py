@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 import trio
 
+from trio_wsk._arguments import checked_count, whole_number
 from trio_wsk._errors import InvalidDeviceStateError, InvalidParameterError, SocketClosedError
 from trio_wsk._transport import (
     PeerEnd,
@@ -42,6 +43,9 @@ __all__ = ["MemoryRequest", "MemoryTransport"]
 _FIRST_REPEAT: Final = 3.5
 """Seconds within which a client that is there has sent its first SYN again: Linux after 1 s,
 others after 3 s."""
+
+_HIGHEST_ERRNO: Final = 4095
+"""What the kernel can return as an error (Linux, MAX_ERRNO)."""
 
 
 class MemoryRequest(TransportRequest):
@@ -340,10 +344,7 @@ class MemoryTransport(Transport):
         """Made by `MemoryHost.transport`, never by you."""
         self._ports = ports
         self._port = checked_port(port)
-        given: object = backlog  # by a caller without a type checker, perhaps
-        if not isinstance(given, int) or given < 1:
-            raise InvalidParameterError(f"backlog is a count, 1 or more, not {backlog!r}")
-        self._backlog = backlog
+        self._backlog = checked_count("backlog", backlog, least=1)
         self._queue: deque[MemoryRequest] = deque()
         self._half_open: dict[Endpoint, None] = {}
         self._held: dict[MemoryRequest, None] = {}
@@ -502,14 +503,14 @@ class MemoryTransport(Transport):
         Args:
           errors: One for each call, in order: errors of the system, or their numbers.
 
+        Raises:
+          InvalidParameterError: an argument is neither. (Yours.)
+
         Nothing is announced: the first call is the one that would have been made anyway.
 
         Source: accept(2), "Error handling".
         """
-        for error in errors:
-            self._failures.append(
-                error if isinstance(error, OSError) else OSError(error, os.strerror(error))
-            )
+        self._failures += [_as_oserror(error) for error in errors]
 
     def _fail(self) -> None:
         error = self._failure or self._failures.popleft()
@@ -545,3 +546,14 @@ class MemoryTransport(Transport):
     def queue_depth(self) -> tuple[int, int] | None:
         """How many requests wait to be taken, and how many may."""
         return (len(self._queue), self._backlog) if self._is_listening else None
+
+
+def _as_oserror(error: object) -> OSError:
+    if isinstance(error, OSError):
+        return error
+    if not whole_number(error) or not 0 < error <= _HIGHEST_ERRNO:
+        raise InvalidParameterError(
+            f"fail_next takes errors of the system, or their numbers, such as errno.EMFILE, not"
+            f" {error!r}"
+        )
+    return OSError(error, os.strerror(error))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, final
 
 from trio_wsk._addresses import Address
+from trio_wsk._arguments import check_plain_function, checked_seconds, whole_number
 from trio_wsk._errors import InvalidParameterError
 
 from ._endpoint import Endpoint
@@ -55,6 +55,8 @@ class MemoryNetwork:
     """
 
     def __init__(self, *, latency: float = 0.0, loss: float = 0.0, seed: int = 0) -> None:
+        if not whole_number(seed):
+            raise InvalidParameterError(f"seed is a whole number, not {seed!r}; write seed=1")
         self._wire = Wire(seed)
         self._hosts: dict[bytes, MemoryHost] = {}
         self.latency = latency
@@ -70,9 +72,7 @@ class MemoryNetwork:
 
     @latency.setter
     def latency(self, seconds: float) -> None:
-        if not 0 <= seconds < math.inf:
-            raise InvalidParameterError(f"latency is a time in seconds, 0 or more, not {seconds!r}")
-        self._wire.latency = seconds
+        self._wire.latency = checked_seconds("latency", seconds)
         self._wire.changed()
 
     @property
@@ -82,8 +82,11 @@ class MemoryNetwork:
 
     @loss.setter
     def loss(self, probability: float) -> None:
-        if not 0 <= probability <= 1:
-            raise InvalidParameterError(f"loss is a probability, 0 to 1, not {probability!r}")
+        given: object = probability  # by a caller without a type checker, perhaps
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given <= 1:
+            raise InvalidParameterError(
+                f"loss is a probability, 0 to 1, not {probability!r}; write loss=0.1"
+            )
         self._wire.loss = probability
         self._wire.changed()
 
@@ -98,6 +101,8 @@ class MemoryNetwork:
 
     @on_segment.setter
     def on_segment(self, observer: Callable[[Segment], object] | None) -> None:
+        if observer is not None:
+            check_plain_function("on_segment", observer)
         self._wire.observer = observer
         self._wire.changed()
 
@@ -205,8 +210,13 @@ class MemoryHost:
 
 def _place_of(address: Address | tuple[str, int]) -> tuple[bytes, int]:
     if not isinstance(address, Address):
-        host, port, *_ = address
-        return _octets_of(host), checked_port(port)
+        given: object = address  # by a caller without a type checker, perhaps
+        if not isinstance(given, tuple) or len(given) < 2:  # noqa: PLR2004 - a host and a port
+            raise InvalidParameterError(
+                f"{address!r} is no address; write ('192.0.2.1', 80), or take one of"
+                " listening.local_addresses"
+            )
+        return _octets_of(given[0]), checked_port(given[1])
     if isinstance(address._key, str):
         raise InvalidParameterError(f"{address} is no address on this network; it has TCP only")
     return address._key[0], address._key[1]
@@ -214,7 +224,7 @@ def _place_of(address: Address | tuple[str, int]) -> tuple[bytes, int]:
 
 def _octets_of(host: str) -> bytes:
     try:
-        return ip_address(host).packed
+        return ip_address(str(host)).packed  # of a number it would make an address, too
     except ValueError:
         raise InvalidParameterError(
             f"{host!r} is no IP address (names are not looked up);"

@@ -7,6 +7,7 @@ import os
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+from trio_wsk._arguments import whole_number
 from trio_wsk._errors import BindError, InvalidParameterError
 
 from ._segments import Key, address_of
@@ -81,7 +82,6 @@ class Ports:
 
 def checked_port(port: int) -> int:
     """Return the port, if it is one."""
-    given: object = port  # by a caller without a type checker, perhaps
-    if not isinstance(given, int) or not 0 <= given <= _HIGHEST:
+    if not whole_number(port) or not 0 <= port <= _HIGHEST:
         raise InvalidParameterError(f"port={port!r} is no TCP port: they go from 0 to {_HIGHEST}")
     return port

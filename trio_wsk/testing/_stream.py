@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from trio_wsk._arguments import whole_number
 from trio_wsk._readiness import READ, WRITE
 
 from ._endpoint import Phase
@@ -293,8 +294,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
 
 def _checked_size(max_bytes: int) -> int:
-    given: object = max_bytes  # by a caller without a type checker, perhaps
-    if not isinstance(given, int):
+    if not whole_number(max_bytes):
         raise TypeError(f"max_bytes takes an int, not {max_bytes!r}")
     if max_bytes < 1:
         raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")

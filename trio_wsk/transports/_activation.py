@@ -14,6 +14,7 @@ import socket
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
+from trio_wsk._arguments import check_flag
 from trio_wsk._errors import InvalidParameterError
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ def listen_fds(name: str | None = None, *, unset_environment: bool = True) -> li
 
     Source: sd_listen_fds(3).
     """
+    if name is not None and not isinstance(name, str):
+        raise InvalidParameterError(
+            f"name={name!r} is no text; write listen_fds('http'), or listen_fds() for all"
+        )
+    check_flag("unset_environment", unset_environment)
     try:
         names = _names_of_descriptors()
     finally:

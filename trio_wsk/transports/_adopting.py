@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsk._addresses import Address
+from trio_wsk._arguments import whole_number
 from trio_wsk._errors import BindError, InvalidParameterError
 
-from ._places import Bound, Place, checked_backlog, close_all, whole_number
+from ._places import Bound, Place, checked_backlog, close_all
 from ._tuning import INHERITED, tune
 
 if TYPE_CHECKING:

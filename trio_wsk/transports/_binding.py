@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 import trio
 
 from trio_wsk._addresses import Address
+from trio_wsk._arguments import check_flag, whole_number
 from trio_wsk._errors import BindError, InvalidParameterError
 from trio_wsk._status import Status
 
-from ._places import Bound, Place, checked_backlog, close_all, whole_number
+from ._places import Bound, Place, checked_backlog, close_all
 from ._tuning import INHERITED, tune
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _SAME_PORT_ATTEMPTS: Final = 10
 AnyIO's number; with half of all ephemeral ports in use, ten in a row fail once in 1000."""
 
 _OPTION_PARTS: Final = 3
+_RIGHT_OPTIONS: Final = "socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)]"
 
 _SHARING: Final = (
     "the other processes must set SO_REUSEPORT too, and run as the same user; "
@@ -93,7 +95,7 @@ class TcpPlace(Place):
         self._hosts = _checked_hosts(host)
         self._backlog = checked_backlog(backlog)
         self._reuse_port = _checked_reuse_port(reuse_port)
-        self._options = [_checked_option(option) for option in socket_options]
+        self._options = _checked_options(socket_options)
         self._bound: Sequence[Bound] = ()
 
     async def bind(self) -> Sequence[Bound]:
@@ -258,11 +260,20 @@ def _checked_hosts(host: object) -> list[str | None]:
 
 
 def _checked_reuse_port(reuse_port: bool) -> bool:  # noqa: FBT001 - one argument, checked
+    check_flag("reuse_port", reuse_port)
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
         raise InvalidParameterError(
             f"reuse_port={reuse_port!r} can't be had: this system has no SO_REUSEPORT"
         )
     return reuse_port
+
+
+def _checked_options(options: object) -> list[SocketOption]:
+    if not isinstance(options, Iterable):
+        raise InvalidParameterError(
+            f"socket_options={options!r} is no list; write {_RIGHT_OPTIONS}"
+        )
+    return [_checked_option(option) for option in options]
 
 
 def _checked_option(option: object) -> SocketOption:
@@ -274,6 +285,6 @@ def _checked_option(option: object) -> SocketOption:
     ):
         raise InvalidParameterError(
             f"socket_options has {option!r}, which is not (level, option, value); write "
-            f"socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)]"
+            f"{_RIGHT_OPTIONS}"
         )
     return cast("SocketOption", option)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trio_wsk._errors import InspectPointError, InvalidParameterError
+from trio_wsk._transport import Transport
 from trio_wsk._verdict import InspectPoint
 
 from .linux.transport import LinuxTransport
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import trio
-
-    from trio_wsk._transport import Transport
 
 __all__ = ["transport_at"]
 
@@ -65,4 +64,18 @@ def transport_at(
         kind = LinuxTransport if is_before else PortableTransport
         return kind.adopt(sockets, backlog=backlog)
     assert transport is not None
+    _check_transport(transport)
     return transport
+
+
+def _check_transport(transport: object) -> None:
+    """Refuse what has not the shape of a transport; it need not be a subclass."""
+    missing = [
+        name for name in sorted(Transport.__abstractmethods__) if not hasattr(transport, name)
+    ]
+    if missing or isinstance(transport, type):
+        lacks = f", which has no {', '.join(missing)}" if missing else ", which is a class"
+        raise InvalidParameterError(
+            f"transport= takes a Transport, such as PortableTransport.tcp(8000), not"
+            f" {transport!r}{lacks}"
+        )

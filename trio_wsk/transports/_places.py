@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import TYPE_CHECKING, Final
 
+from trio_wsk._arguments import whole_number
 from trio_wsk._errors import InvalidParameterError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from trio_wsk._addresses import Address
 
-__all__ = ["DEFAULT_BACKLOG", "Bound", "Place", "checked_backlog", "close_all", "whole_number"]
+__all__ = ["DEFAULT_BACKLOG", "Bound", "Place", "checked_backlog", "close_all"]
 
 DEFAULT_BACKLOG: Final = 0xFFFF
 """As long as can be: the kernel cuts it down to its own limit (``net.core.somaxconn``).
@@ -88,8 +89,3 @@ def checked_backlog(backlog: object) -> int:
             f"or leave it out for as many as the system allows"
         )
     return min(backlog, DEFAULT_BACKLOG)
-
-
-def whole_number(value: object) -> TypeGuard[int]:
-    """Whether it is an `int`, and not a `bool`, which is a mistake wherever a number is meant."""
-    return isinstance(value, int) and not isinstance(value, bool)

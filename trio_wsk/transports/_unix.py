@@ -37,9 +37,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_wsk._addresses import Address
+from trio_wsk._arguments import whole_number
 from trio_wsk._errors import BindError, InvalidParameterError
 
-from ._places import Bound, Place, checked_backlog, close_all, whole_number
+from ._places import Bound, Place, checked_backlog, close_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

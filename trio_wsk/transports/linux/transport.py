@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 import trio
 
 from trio_wsk._addresses import Address
+from trio_wsk._arguments import check_flag, whole_number
 from trio_wsk._errors import InspectPointError, InvalidParameterError
 from trio_wsk._transport import (
     NoDescriptorsError,
@@ -34,7 +35,7 @@ from trio_wsk.transports._accept_errors import failure_of
 from trio_wsk.transports._accepted import PortableRequest
 from trio_wsk.transports._adopting import AdoptedPlace
 from trio_wsk.transports._binding import TcpPlace
-from trio_wsk.transports._places import checked_backlog, whole_number
+from trio_wsk.transports._places import checked_backlog
 from trio_wsk.transports._socket_transport import SocketTransport
 from trio_wsk.transports._spare import SpareDescriptor
 
@@ -129,6 +130,7 @@ class LinuxTransport(SocketTransport):
         super().__init__(place)
         self._backlog = max(1, backlog)
         self._most_per_second = _checked_limit(most_syns_per_second)
+        check_flag("fail_open", fail_open)
         self._fail_open = fail_open
         self._gatekeeper: Gatekeeper
         self._has_gate = False
@@ -179,6 +181,7 @@ class LinuxTransport(SocketTransport):
         Raises:
           InvalidParameterError: An argument is wrong. (Yours.)
         """
+        check_flag("reuse_port", reuse_port)
         if reuse_port:
             raise InvalidParameterError(
                 "reuse_port=True doesn't go with inspection before the handshake: each of the"
