@@ -2437,8 +2437,67 @@ async def test_peek_waits_no_longer_than_the_deadline() -> None:
         assert request.cancel_scope.cancelled_caught
 
 
+@pytest.mark.parametrize("rcvbuf", [None, 16384], ids=["default", "the-least"])
+async def test_most_that_can_be_peeked_at_octet_by_octet(rcvbuf: int | None) -> None:
+    """
+    TCP's receive buffer holds as many octets as can be asked for, each in a segment of its own,
+    if SO_RCVBUF says 32768 at least (which is twice of what it was set to).
+    """
+    content = bytes(range(256)) * 64
+    looks: list[bytes] = []
+
+    async def inspect(request: ConnectionRequest) -> InspectAction:
+        looks.append(await request.peek(len(content)))
+        return ACCEPT
+
+    async with inspecting(inspect) as desk:
+        if rcvbuf is not None:
+            desk.listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        client, _ = await desk.ask()
+        await send_by_octets(client, content)
+        await desk.when(lambda: desk.statistics().parked)
+
+        assert [content] == looks
+
+
+async def test_peek_on_a_unix_socket_has_room_for_so_many_pieces(tmp_path: Path) -> None:
+    """
+    250 pieces can be looked at, however small they are. Who asks for more than there is room
+    for is not shown fewer, as if they were all: the peer has its time, and no longer.
+    """
+    content = bytes(range(250))
+    looks: list[bytes] = []
+
+    async def work(request: ConnectionRequest) -> None:
+        looks.append(await request.peek(len(content)))
+        looks.append(await request.peek(512))
+
+    async with (
+        inspecting(PEND, port=None, path=tmp_path / "s") as desk,
+        trio.open_nursery() as nursery,
+    ):
+        client, request = await desk.pended()
+        nursery.start_soon(work, request)
+        await send_by_octets(client, content)
+        await until(lambda: looks)
+        nursery.start_soon(send_by_octets, client, content)
+        await wait_all_tasks_blocked(0.01)  # the peer can send no more
+
+        assert [content] == looks
+
+        nursery.cancel_scope.cancel()
+
+
+async def send_by_octets(client: trio.SocketStream, content: bytes) -> None:
+    """Send each octet by itself."""
+    if client.socket.family != socket.AF_UNIX:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for octet in content:
+        await client.socket.send(bytes([octet]))
+
+
 async def test_most_that_can_be_peeked_at() -> None:
-    """Every receive buffer holds as much, in whatever pieces it comes."""
+    """As much as that, in pieces of another size than the buffer's."""
     content = bytes(range(256)) * 80
 
     async def inspect(request: ConnectionRequest) -> InspectAction:

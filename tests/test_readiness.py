@@ -48,6 +48,7 @@ from trio_wsk._readiness import (
     LOOK,
     LOOK_SECONDS,
     READ,
+    URGENT,
     WRITE,
     EpollReadiness,
     Readiness,
@@ -612,6 +613,49 @@ async def test_short_read_is_believed_only_where_the_next_edge_is_heard() -> Non
         watch.close()
 
         assert not watch.drained
+    readiness.close()
+
+
+@needs_epoll
+async def test_short_read_is_not_believed_when_an_edge_came_meanwhile() -> None:
+    """
+    An edge may come from inside the read: what it tells of is newer than what the read got. The
+    next read is believed again.
+    """
+    readiness = EpollReadiness()
+    with socket_pair() as (ours, _):
+        watch = Watch(ours.fileno())
+        readiness.arm(watch, READ)
+        watch.news = False
+        watch.on_edges(READ)
+        watch.read_short()
+
+        assert not watch.drained
+
+        watch.news = False
+        watch.read_short()
+
+        assert watch.drained
+
+        watch.close()
+    readiness.close()
+
+
+@needs_epoll
+@pytest.mark.parametrize("edge", [ENDED, URGENT])
+async def test_short_read_is_not_believed_after_a_doubtful_edge(edge: int) -> None:
+    """The peer's end shares the edge of what came before it; a read stops at an urgent octet."""
+    readiness = EpollReadiness()
+    with socket_pair() as (ours, _):
+        watch = Watch(ours.fileno())
+        readiness.arm(watch, READ)
+        watch.on_edges(edge)
+        watch.news = False
+        watch.read_short()
+
+        assert not watch.drained
+
+        watch.close()
     readiness.close()
 
 

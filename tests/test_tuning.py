@@ -11,19 +11,23 @@ from trio_wsk.transports._tuning import INHERITED, NOTSENT_LOWAT, tune
 
 from .portable_peers import PATIENCE, await_readable
 
-TUNED = (1, NOTSENT_LOWAT)
+TUNED = (1, 1, NOTSENT_LOWAT)
 
 
-def options_of(sock: socket.socket) -> tuple[int, int]:
+def options_of(sock: socket.socket) -> tuple[int, ...]:
     """Read what `tune` sets."""
     return (
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE),
         sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
         sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT),
     )
 
 
-def test_tune_sets_both_options() -> None:
-    """A tuned socket sends small pieces at once, and is writable when little is unsent."""
+def test_tune_sets_all_options() -> None:
+    """
+    A tuned socket sends small pieces at once, is writable when little is unsent, and leaves
+    urgent octets in their place.
+    """
     with socket.socket() as sock:
         tune(sock)
 
@@ -64,7 +68,7 @@ def test_connection_that_was_queued_before_inherits_nothing() -> None:
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET], ids=lambda f: f.name)
 def test_tune_never_raises(family: socket.AddressFamily) -> None:
-    """A Unix socket and a closed one have no such options, and that is all right."""
+    """A closed one has no options, and a Unix socket none of TCP's; that is all right."""
     with socket.socket(family) as sock:
         if family == socket.AF_INET:
             sock.close()

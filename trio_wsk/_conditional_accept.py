@@ -630,7 +630,7 @@ class ConditionalAccept:
         except PeerFaultError as fault:
             self._lose(request, Event.LEAVE, AbortReason.RESET)
             raise ConnectionBrokenError(
-                f"the peer of the request, {request.remote_address}, has left: {fault}",
+                f"the request of {request.remote_address} has failed: {fault}",
                 status=Status.CONNECTION_ABORTED,
             ) from fault.error
         if is_all and not data and PeerEnd.FIN in self._gone:

@@ -36,7 +36,7 @@ from ._errors import (
     SocketClosedError,
 )
 from ._irp import Irp
-from ._readiness import ENDED, READ, WRITE, EpollReadiness
+from ._readiness import ENDED, READ, URGENT, WRITE, EpollReadiness
 from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask, Status
 from ._wire import (
     ACTIVE,
@@ -44,6 +44,7 @@ from ._wire import (
     ENDING,
     FIN_RECEIVED,
     FIN_SENT,
+    IN_DOUBT,
     LINGERING,
     LOST,
     RECEIVE_SIZE,
@@ -85,7 +86,7 @@ CONNECTION_EVENTS: Final = RECEIVE | DISCONNECT | SEND_BACKLOG
 _THE_BLOCKS: Final = 1
 """Among the enabled events: nobody but the block would end this connection."""
 
-_POSTED: Final = 2
+_POSTED: Final = 0x20
 """Among the edges that are due: the pump has been asked for a turn."""
 
 _MORE: Final = getattr(socket, "MSG_MORE", 0)
@@ -159,6 +160,8 @@ class EventSide(Wire):
         watch.sink = self
         if watch.ended:
             self._marks |= ENDING
+        if watch.in_doubt:
+            self._marks |= IN_DOUBT
 
     def _may_leave_block(self) -> None:
         """Nothing of this connection needs the pump: it is its owner's alone again.
@@ -187,6 +190,8 @@ class EventSide(Wire):
         """Note what the channel has to say; the pump acts on it. For its readiness to call."""
         if edges & ENDED:
             self._marks |= ENDING
+        if edges & URGENT:
+            self._marks |= IN_DOUBT
         due = self._due
         self._due = due | edges | _POSTED
         if not due & _POSTED:
@@ -243,8 +248,9 @@ class EventSide(Wire):
             if self._channel is None:
                 return 0
             # After a short read nothing is left; if something has come since, its edge is still
-            # to come. The peer's end has no edge of its own.
-            if not data or not (came_back or len(data) == RECEIVE_SIZE or self._marks & ENDING):
+            # to come. The peer's end has no edge of its own, nor has what is behind a mark.
+            in_doubt = came_back or self._marks & (ENDING | IN_DOUBT)
+            if not data or not (in_doubt or len(data) == RECEIVE_SIZE):
                 if not self._marks & TOLD:
                     self._hear_of_input()
                 return 0
@@ -326,6 +332,8 @@ class EventSide(Wire):
         if self._request.is_watched_by_descriptor and isinstance(readiness, EpollReadiness):
             self._be_told(readiness, self._open_channel().fileno(), self)
             self._marks |= TOLD
+            if not self._request.short_read_is_all:
+                self._marks |= IN_DOUBT
         else:
             self._watched()
             self._hear_of_input()
@@ -341,7 +349,7 @@ class EventSide(Wire):
         was_told = self._hear_no_more(self._open_channel())
         watch = super()._watched()
         if self._enabled or self._unsent:
-            watch.sink = self
+            self._listen_to_watch(watch)
         if was_told and not self._block.ended:
             self._hear_of_input()
         return watch

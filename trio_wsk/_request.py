@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["PEEK_LIMIT", "ConnectionRequest"]
 
 PEEK_LIMIT = 16384
-"""How many first octets can be looked at. A TLS record has no more, and every receive buffer
-holds them whatever the segments they came in."""
+"""How many first octets can be looked at. A TLS record has no more, and TCP's receive buffer
+holds them whatever the segments they came in, if nobody has made it smaller."""
 
 
 class Inspector(Protocol):
@@ -147,6 +147,12 @@ class ConnectionRequest:
         Args:
           count: 1 to 16384.
 
+        They wait in the kernel, which has so much room for what nobody takes: in TCP about half of
+        what the listening socket's SO_RCVBUF says, which is enough for any count from 32768 on, as
+        it is by default. On a Unix socket each piece that the peer sends takes 768 octets
+        of its own SO_SNDBUF, however small it is: by default there is room for 250 pieces. Who
+        asks for more than there is room for has the peer run out of time.
+
         Returns:
           ``count`` octets; fewer only if the peer has finished sending.
 
@@ -155,8 +161,9 @@ class ConnectionRequest:
           InvalidDeviceStateError: before the handshake there are no octets; or the request has
             had its verdict. (Yours.)
           SocketBusyError: another task is peeking. (Yours.)
-          ConnectionBrokenError: the peer has left, or was sent away. In `cancel_scope` you
-            are cancelled instead.
+          ConnectionBrokenError: the peer has left, or was sent away; so is one that has sent
+            what can't be looked past: urgent data before Linux 6.9, and outside of Linux. In
+            `cancel_scope` you are cancelled instead.
 
         Always a checkpoint. If cancelled, nothing was taken, as always.
 

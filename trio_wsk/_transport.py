@@ -65,6 +65,9 @@ class Channel(Protocol):
     Every method returns at once. ``recv`` and ``send`` raise `BlockingIOError` when
     they would have to wait, and another `OSError` when the connection is broken.
     ``_socket.socket`` is one as it stands.
+
+    The watch may be told of edges from inside a call, if it makes something come; but none
+    from inside one that raises `BlockingIOError`, after which one waits for the next.
     """
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
@@ -164,6 +167,15 @@ class TransportRequest(ABC):
     that nobody awaits do without it."""
 
     @property
+    def short_read_is_all(self) -> bool:
+        """Whether ``recv`` returns less than it was asked for only when nothing is left.
+
+        Unless an edge has told of the peer's end or of urgent data, that is. Then a receive that
+        follows a short one waits at once; else it asks first, which is right for any channel.
+        """
+        return False
+
+    @property
     def inspect_point(self) -> InspectPoint:
         """When this request has appeared, and so what its peer knows by now.
 
@@ -260,12 +272,15 @@ class TransportRequest(ABC):
     def peek(self, count: int) -> tuple[bytes, bool]:  # noqa: ARG002 - others can
         """Return the octets that have come, up to ``count``, and leave them; never waits.
 
+        All that have come: an inspector takes what it is shown before the peer's end for the
+        whole, so a look that is stopped before the rest must go on behind it, or fail.
+
         Returns:
           The octets, and whether the peer has finished, so that no more can come.
 
         Raises:
           InvalidDeviceStateError: before the handshake there are none. (The caller's.)
-          PeerFaultError: the connection is broken.
+          PeerFaultError: the connection is broken, or its peer has sent what can't be looked at.
         """
         raise InvalidDeviceStateError("before the handshake there are no octets to peek at")
 

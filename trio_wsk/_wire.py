@@ -39,6 +39,7 @@ __all__ = [
     "FIN_RECEIVED",
     "FIN_SENT",
     "IDLE",
+    "IN_DOUBT",
     "LINGERING",
     "LOST",
     "RECEIVE_SIZE",
@@ -54,7 +55,7 @@ __all__ = [
 
 RECEIVE_SIZE: Final = 98304
 """How much is asked for at once, in octets. More than the 64 KiB that so many send at a time,
-because only a read that got less than it asked for says that nothing is left. Not much more:
+because only a read that got less than it asked for may say that nothing is left. Not much more:
 from 128 KiB on the allocator maps and unmaps memory for each call."""
 
 IDLE: Final = 0
@@ -83,6 +84,8 @@ ENDING: Final = 128
 """An edge has said that the peer has ended: nothing counts as drained any more."""
 LINGERING: Final = 256
 """After our FIN: it is closed when the peer has finished, too, or has been silent for long."""
+IN_DOUBT: Final = 512
+"""A short read does not say that nothing is left; see `_readiness.Watch.in_doubt`."""
 
 
 class Unsent:
@@ -185,8 +188,10 @@ class Wire(trio.abc.HalfCloseableStream):
         if annex is not None and annex.held:
             return self._take_held(annex, size)
         watch = self._watch
-        if watch is not None and watch.drained:
-            return None
+        if watch is not None:
+            if watch.drained:
+                return None
+            watch.news = False
         if self._channel is None:
             raise self._closed_here()
         try:
@@ -209,8 +214,10 @@ class Wire(trio.abc.HalfCloseableStream):
             view[: len(data)] = data
             return len(data)
         watch = self._watch
-        if watch is not None and watch.drained:
-            return None
+        if watch is not None:
+            if watch.drained:
+                return None
+            watch.news = False
         channel = self._open_channel()
         try:
             count = channel.recv_into(view)
@@ -307,6 +314,7 @@ class Wire(trio.abc.HalfCloseableStream):
         """The watch of this channel, made when somebody first has to wait."""
         if self._watch is None:
             self._watch = self._request.watch(self._open_channel())
+            self._watch.in_doubt = not self._request.short_read_is_all
         return self._watch
 
     def _wait(self, edge: int, *, passed: bool = False) -> Awaitable[None]:

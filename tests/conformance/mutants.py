@@ -408,6 +408,23 @@ def at_home_in(home: type[MemoryReadiness]) -> dict[str, Any]:
     return {"watch": watch}
 
 
+def recv_a_little(self: Any, bufsize: int, flags: int = 0) -> Any:
+    """Return less than there is."""
+    return self.real.recv(bufsize if flags else min(bufsize, 7), flags)
+
+
+def recv_deaf(self: Any, *args: Any) -> Any:
+    """Hear of no edge while it receives."""
+    watch = self.real.watch
+    if watch is None:
+        return self.real.recv(*args)
+    interest, watch.interest = watch.interest, 0
+    try:
+        return self.real.recv(*args)
+    finally:
+        watch.interest = interest
+
+
 MUTANTS = [
     # Binding, listening, edges.
     Mutant(
@@ -740,6 +757,11 @@ MUTANTS = [
         channel={"recv": take_always},
     ),
     Mutant(
+        check="short_reads_are_what_they_are_said_to_be",
+        says="short_read_is_all is true, recv(100) returned 7 and then 7 octets",
+        channel={"recv": recv_a_little},
+    ),
+    Mutant(
         check="channel_says_when_its_peer_finishes",
         says="octets that the peer has sent did not come",
         channel={"recv": no_end},
@@ -800,6 +822,16 @@ MUTANTS = [
         check="listening_socket_accepts",
         says="octets were to come back",
         channel={"recv": upper},
+    ),
+    Mutant(
+        check="listening_socket_awaits_large_uploads",
+        says="not all came: an edge was lost",
+        channel={"recv": recv_deaf},
+    ),
+    Mutant(
+        check="listening_socket_indicates_large_uploads",
+        says="not all came: an edge was lost",
+        channel={"recv": recv_deaf},
     ),
     Mutant(
         check="listening_socket_has_events",

@@ -35,6 +35,7 @@ __all__ = [
     "channel_says_when_its_peer_resets",
     "closing_the_watch_ends_waits",
     "edges_come_to_the_sink",
+    "short_reads_are_what_they_are_said_to_be",
     "shutdown_is_a_half_close",
     "waiting_loses_nothing",
 ]
@@ -86,6 +87,31 @@ async def channel_peeks(stage: Stage) -> None:
     )
     received = await visitor.receive(6)
     assert received == b"octets", f"after a look at b'octets' recv() returned {received!r}"
+
+
+@check()
+async def short_reads_are_what_they_are_said_to_be(stage: Stage) -> None:
+    """Where short_read_is_all, recv() and recv_into() leave nothing if they return less."""
+    await stage.listen()
+    visitor = await stage.connection()
+    channel = visitor.channel
+    buffer = bytearray(100)
+    calls: dict[str, Callable[[], int]] = {
+        "recv(100)": lambda: len(channel.recv(100)),
+        "recv_into(bytearray(100))": lambda: channel.recv_into(buffer),
+    }
+    for name, call in calls.items():
+        for _ in range(5):
+            await visitor.peer.send(b"octets")
+        await stage.until(
+            lambda: len(now(lambda: channel.recv(100, socket.MSG_PEEK)) or b"") == 30,  # noqa: PLR2004 - those that were sent
+            "the octets that the peer has sent in five pieces did not come",
+        )
+        count = call()
+        while (more := now(call)) is not None:
+            assert not visitor.request.short_read_is_all, (
+                f"short_read_is_all is true, {name} returned {count} and then {more} octets"
+            )
 
 
 @check()

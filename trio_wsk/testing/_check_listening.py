@@ -6,7 +6,7 @@ PYTEST_DONT_REWRITE: what is asserted here has a sentence of its own, and its va
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -16,6 +16,7 @@ from trio_wsk._status import EventMask, Status
 from trio_wsk._verdict import AbortReason, CloseStyle, InspectAction, InspectPoint, Verdict
 
 from ._harness import after_handshake, before_handshake, check
+from ._stage import pattern
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,14 +30,23 @@ __all__ = [
     "listening_socket_accepts",
     "listening_socket_asks_and_accepts",
     "listening_socket_asks_and_rejects",
+    "listening_socket_awaits_large_uploads",
     "listening_socket_closes",
     "listening_socket_completes_what_is_pended",
     "listening_socket_has_events",
     "listening_socket_has_last_words",
+    "listening_socket_indicates_large_uploads",
     "listening_socket_peeks",
     "listening_socket_runs_out_of_time",
     "listening_socket_withholds_the_handshake",
 ]
+
+UPLOAD_OCTETS: Final = 1 << 20
+"""1 MiB: many times what the buffers of both sides hold."""
+
+_LOST_EDGE: Final = (
+    f"of {UPLOAD_OCTETS} octets that a peer was sending not all came: an edge was lost"
+)
 
 
 def _accept(_: ConnectionRequest) -> InspectAction:
@@ -136,6 +146,46 @@ async def listening_socket_has_events(stage: Stage) -> None:
         back = await peer.receive(100)
         assert back == b"!", f"the last data were b'!', and the peer got {back!r}"
     assert happened == [b"data", False], f"instead of data and FIN, the events were {happened}"
+
+
+async def _upload(peer: Peer) -> None:
+    stream = await peer.connected()
+    await stream.send_all(pattern(0, UPLOAD_OCTETS))
+
+
+@check()
+async def listening_socket_awaits_large_uploads(stage: Stage) -> None:
+    """Who receives little at a time, and often waits, gets all that a peer sends without pause."""
+    async with _listening(stage) as listening, trio.open_nursery() as nursery:
+        peer = await stage.peer(listening.local_addresses[0])
+        connection = await _accepted(stage, listening)
+        received = bytearray()
+        async with stage.within(_LOST_EDGE):
+            nursery.start_soon(_upload, peer)
+            while len(received) < UPLOAD_OCTETS:
+                received += await connection.receive_some()
+        await connection.aclose()
+    assert received == pattern(0, UPLOAD_OCTETS), "an upload came as other octets"
+
+
+@check()
+async def listening_socket_indicates_large_uploads(stage: Stage) -> None:
+    """The receive event tells of all that a peer sends without pause."""
+    received = bytearray()
+
+    def _receive(_: Connection, data: bytes) -> None:
+        received.extend(data)
+
+    dispatch = ListenDispatch(
+        accept=lambda _: ConnectionDispatch(receive=_receive),
+        inspect=_accept if stage.harness.inspect_point is InspectPoint.BEFORE_HANDSHAKE else None,
+    )
+    async with _listening(stage, dispatch=dispatch) as listening, trio.open_nursery() as nursery:
+        listening.enable_events(EventMask.ACCEPT | EventMask.RECEIVE)
+        peer = await stage.peer(listening.local_addresses[0])
+        nursery.start_soon(_upload, peer)
+        await stage.until(lambda: len(received) >= UPLOAD_OCTETS, _LOST_EDGE)
+    assert received == pattern(0, UPLOAD_OCTETS), "an upload came as other octets"
 
 
 @check()

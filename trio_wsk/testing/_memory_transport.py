@@ -316,6 +316,11 @@ class MemoryRequest(TransportRequest):
 
     # --- What was accepted -------------------------------------------------------------
 
+    @property
+    def short_read_is_all(self) -> bool:
+        """Whatever is there is returned."""
+        return True
+
     def watch(self, channel: Channel) -> Watch:  # noqa: ARG002 - there is one
         """Make the watch, whose home is this transport's readiness for good."""
         return MemoryWatch(self._endpoint, self._transport._readiness)

@@ -36,6 +36,7 @@ from trio_wsk._readiness import (
 )
 from trio_wsk._transport import PeerEnd, PeerFaultError, TransportRequest, next_serial_number
 
+from ._first_octets import look
 from ._tcp_info import congestion_window
 from ._tuning import tune
 
@@ -145,7 +146,7 @@ class PortableRequest(TransportRequest):
     def accept(self) -> _socket.socket:
         """Return the connection, which is the caller's from now on.
 
-        It has TCP_NODELAY and TCP_NOTSENT_LOWAT, which it has inherited as a rule.
+        It has the options of `_tuning`, which it has inherited as a rule.
         """
         if not self._bound.tuned:
             tune(self._channel)
@@ -266,12 +267,14 @@ class PortableRequest(TransportRequest):
         return PeerEnd.FIN_AFTER_DATA if ended else None
 
     def peek(self, count: int) -> tuple[bytes, bool]:
-        """Look at what has come (MSG_PEEK)."""
+        """Look at what has come, all of it; see `_first_octets`."""
+        if not self._bound.tuned:
+            tune(self._channel)  # what is looked at is what will be received
         has_ended = self._home is not None and self._told is not None
         if self._was_reset:  # whoever asked for the error has taken it away
             raise PeerFaultError(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
         try:
-            data = self._channel.recv(count, socket.MSG_PEEK)
+            data = look(self._channel, count)
         except BlockingIOError:
             return b"", False
         except OSError as error:
@@ -295,6 +298,11 @@ class PortableRequest(TransportRequest):
         with suppress(OSError):  # no memory: whoever waits looks from time to time
             readiness.arm_end(watch)
         self._home = watch
+
+    @property
+    def short_read_is_all(self) -> bool:
+        """Whether it is TCP: on a Unix socket a read stops behind a message with descriptors."""
+        return self._bound.family in _INET
 
     def watch(self, channel: Channel) -> Watch:
         """Make the watch of this channel's descriptor."""

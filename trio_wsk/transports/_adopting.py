@@ -55,9 +55,7 @@ class AdoptedPlace(Place):
     def _bound(sock: socket.socket) -> Bound:
         sock.settimeout(0)
         address = Address.from_sockaddr(sock.family, sock.getsockname())
-        if address.is_unix:
-            return Bound(sock, address, tuned=True)
-        if _is_listening(sock):
+        if address.is_unix or _is_listening(sock):
             return Bound(sock, address, tuned=False)
         tune(sock)
         return Bound(sock, address, tuned=INHERITED)

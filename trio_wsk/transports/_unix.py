@@ -92,7 +92,7 @@ class UnixPlace(Place):
         except OSError as error:
             self.close()
             raise self._failure(error, self._hint(error)) from error
-        return [Bound(sock, self._address, tuned=True)]
+        return [Bound(sock, self._address, tuned=False)]
 
     def _bind_beside(self, sock: socket.socket) -> None:
         directory, slash, _ = self._path.rpartition(b"/")

@@ -206,6 +206,11 @@ class LinuxRequest(TransportRequest):
 
     is_watched_by_descriptor = True
 
+    @property
+    def short_read_is_all(self) -> bool:
+        """Before the handshake there is TCP only."""
+        return True
+
     def watch(self, channel: Channel) -> Watch:
         """Make the watch of this channel's descriptor."""
         return self._established.watch(channel)
