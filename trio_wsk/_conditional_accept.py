@@ -4,10 +4,10 @@
 started, peers watched, deadlines kept, the transport told, abort callbacks called. An approved
 request goes on to delivery, which the listening socket does.
 
-Nothing here awaits but `ConditionalAccept.peek`, `ConditionalAccept.settle` and
-`ConditionalAccept.wait_decided`; async inspectors run in `_inspector_tasks`. Nothing here calls
-user code but in the pump: whatever happens on another stack (a transport that noticed something, a
-caller's `inspect_complete`) changes state, cancels, and posts.
+Nothing here awaits but `ConditionalAccept.peek` and `ConditionalAccept.settle`; async inspectors
+run in `_inspector_tasks`. Nothing here calls user code but in the pump: whatever happens on another
+stack (a transport that noticed something, a caller's `inspect_complete`) changes state, cancels,
+and posts.
 
 Where a request is, is in one of four places: asked about (its inspector is being called),
 undecided (it has no verdict), approved (it has not been taken), or forgotten. Only one at a time
@@ -158,7 +158,7 @@ class ConditionalAccept:
             self._block, self._inspectors, self._inspected, self._task_name
         )
         self._last_words = LastWords(self._block)
-        self._all_decided: trio.Event | None = None
+        self._is_ending = False
 
     # --- What is known -----------------------------------------------------------------
 
@@ -254,9 +254,8 @@ class ConditionalAccept:
             self._is_full = False
             self.listening._intake.look_again()
             self.listening._transport.take_established()
-        if self._all_decided is not None and not self.pending:
-            self._all_decided.set()
-            self._all_decided = None
+        if self._is_ending:
+            self.listening._intake.look_for_end()
 
     def _makes_room(self) -> bool:
         """Whether the oldest goes for a newcomer, when there are as many as there may be."""
@@ -408,7 +407,7 @@ class ConditionalAccept:
         if is_parked and request._state is State.ESTABLISHED:
             self._watch(request)
             self._check_parked(request)
-        if self._is_full or self._all_decided is not None:
+        if self._is_full or self._is_ending:
             self.has_room_again()
 
     def _check_parked(self, newcomer: ConnectionRequest) -> None:
@@ -430,7 +429,7 @@ class ConditionalAccept:
         if request._is_watched:
             request._is_watched = False
             transport_request.unwatch_end()
-        if self._is_full or self._all_decided is not None:
+        if self._is_full or self._is_ending:
             self.has_room_again()
 
     def lost_while_parked(self, transport_request: TransportRequest) -> None:
@@ -644,16 +643,23 @@ class ConditionalAccept:
 
     # --- Ending ------------------------------------------------------------------------
 
+    def finish(self, *, is_left: bool) -> None:
+        """The server drains: say when there may be nobody left to decide about.
+
+        Args:
+          is_left: Whether the transport has been left to others: those whose handshake is not
+            over are theirs.
+        """
+        self._is_ending = True
+        if is_left:
+            for request in [*self.undecided(), *self._approved.values()]:
+                is_shaking_hands = request.inspect_point is InspectPoint.BEFORE_HANDSHAKE
+                if is_shaking_hands and request._state is not State.ESTABLISHED:
+                    self._lose(request, Event.CLOSE, AbortReason.CLOSED)
+
     async def settle(self) -> None:  # noqa: ASYNC910 - `aclose` has other checkpoints
         """After `close`: wait for inspectors to end, for a bounded time."""
         await self._inspectors.wait_none()
-
-    async def wait_decided(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
-        """Wait until no request is pending."""
-        while self.pending:
-            if self._all_decided is None:
-                self._all_decided = trio.Event()
-            await self._all_decided.wait()
 
     # --- Helpers -----------------------------------------------------------------------
 

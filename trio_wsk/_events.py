@@ -754,8 +754,8 @@ class EventSide(Wire):
         return self._block.call(name, self, self._own_context(), callback, self, what)
 
     def _tell_drain(self, callback: Callable[[Any], object]) -> None:
-        """In the pump: tell this connection that the server drains."""
-        if self._channel is None:
+        """In the pump: tell this connection that the server drains, if it has events."""
+        if self._channel is None or not self._enabled:
             return
         try:
             answer = self._block.call("drain", self, self._own_context(), callback, self)

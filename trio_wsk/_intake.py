@@ -4,8 +4,9 @@ accept(2) is called only while somebody wants a connection or an inspector is th
 asked about it, and for `BATCH` connections in a row at most. What was read ahead of anybody
 who wants it is parked.
 
-Here are also the three modes (deliver, pause, refuse), and what is done when the machine has
-no descriptor left for another connection. Where a connection goes is decided elsewhere.
+Here are also the three modes (deliver, pause, refuse), what a drain still takes, and what is done
+when the machine has no descriptor left for another connection. Where a connection goes is
+decided elsewhere.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ BATCH: Final = 16
 """How many connections are accepted in one turn at most. Measured: throughput is flat
 beyond it, and the lag that a flood of connections causes to other tasks grows with it."""
 
+LAST_MOST: Final = 4096
+"""How many are still taken in a drain where nobody can tell how many wait (Unix sockets): as many
+as a backlog holds by default on Linux (``net.core.somaxconn``)."""
+
 NoDescriptorsPolicy = Literal["backoff", "shed", "raise"]
 
 NO_DESCRIPTORS_POLICIES: Final = ("backoff", "shed", "raise")
@@ -48,6 +53,9 @@ class Mode(enum.Enum):
     DELIVER = "deliver"
     PAUSE = "pause"
     REFUSE = "refuse"
+    LAST = "last"
+    """The server drains: those who wait already are taken, as if nobody had paused, and then
+    new ones are refused."""
 
 
 # Members of an enum are looked up anew each time, which adds up over all that is asked for
@@ -55,6 +63,7 @@ class Mode(enum.Enum):
 DELIVER: Final = Mode.DELIVER
 PAUSE: Final = Mode.PAUSE
 REFUSE: Final = Mode.REFUSE
+LAST: Final = Mode.LAST
 
 
 class Intake:
@@ -75,6 +84,9 @@ class Intake:
         self._turn_posted = False
         self._is_open = False
         self._conditional: ConditionalAccept | None = None
+        self._left = 0  # how many more may be taken; of no meaning but in mode LAST
+        self.finished: trio.Event | None = None
+        """In a drain: set when there is nobody left who may become a connection."""
 
     def open(self, readiness: Readiness) -> None:
         """Have the transport listen."""
@@ -92,6 +104,8 @@ class Intake:
     def close(self) -> None:
         """Take nothing more."""
         self._is_open = False
+        if self.finished is not None:
+            self.finished.set()
 
     def set_mode(self, mode: Mode) -> None:
         """Have something else happen to new connections."""
@@ -116,7 +130,7 @@ class Intake:
             return True
         if self._conditional is not None:
             return self._conditional.has_room()
-        return self._delivery.wanted
+        return self.mode is LAST or self._delivery.wanted
 
     def post_turn(self) -> None:
         """Have the pump look."""
@@ -132,11 +146,11 @@ class Intake:
         self._listening._indicate_parked()
         if self._conditional is not None:
             self._conditional.has_room_again()
-        if self.mode is PAUSE or self._backing_off:
-            return
-        if self._wants_requests():
+        if self.mode is not PAUSE and not self._backing_off and self._wants_requests():
             self._take_batch(indicate=True)
             self._come_back_for_more()
+        if self.finished is not None:
+            self.look_for_end()
 
     def _come_back_for_more(self) -> None:
         """After a batch: what is left of the same edge is not announced again."""
@@ -177,6 +191,7 @@ class Intake:
             try:
                 request = self._transport.next_request()
             except PeerFaultError as fault:
+                self._left -= 1
                 self._ignore(fault.error)
                 continue
             except NoDescriptorsError as shortage:
@@ -187,7 +202,10 @@ class Intake:
                 return
             has_answered = True
             if request is None:
+                if is_asked:
+                    self._left = 0
                 break
+            self._left -= 1
             self._listening._arrived(request)
             if self._backing_off:
                 return  # its callback queued an accept, which found no descriptor
@@ -202,22 +220,48 @@ class Intake:
             return False  # a callback has just said so
         if self.mode is REFUSE:
             return indicate
+        if self.mode is LAST and self._left <= 0:
+            return False
         if self._conditional is not None:
             return self._conditional.has_room()
-        return self._delivery.takes(by_event=indicate)
+        return self.mode is LAST or self._delivery.takes(by_event=indicate)
 
-    def take_backlog(self) -> None:
-        """For a server, in the pump: take what the kernel has accepted already, paused or not.
+    # --- The last ones -----------------------------------------------------------------
 
-        Bounded, so that peers who keep coming can't keep a server from ending.
+    def finish(self) -> None:
+        """The server drains: take who waits already, and refuse who is new.
+
+        What others share, or have after us, is left to them.
         """
-        if self.mode is PAUSE:
-            self.mode = DELIVER  # who waited out the pause is not reset for it
-        depth = self._transport.queue_depth()
-        for _ in range(1 + (BATCH if depth is None else depth[0] // BATCH)):
-            self._accept_turn()
-            if not self._transport.has_more():
-                break
+        self.finished = trio.Event()
+        is_left = self._transport.leave()
+        if self._conditional is not None:
+            self._conditional.finish(is_left=is_left)
+        self._block.post(self._take_last)  # when the edges of those who wait have been seen
+
+    def _take_last(self) -> None:
+        """In the pump: note how many wait, and begin with them.
+
+        They are counted, so that peers who keep coming can't keep a server from ending. Several
+        sockets are asked in turn, so that each may have as many newcomers in front of the rest.
+        """
+        if self.mode is not REFUSE:
+            self.mode = LAST
+            depth = self._transport.queue_depth()
+            if depth is not None:
+                self._left = depth[0] * len(self._transport.local_addresses)
+            elif self._transport.has_more():
+                self._left = LAST_MOST
+        self._accept_turn()
+
+    def look_for_end(self) -> None:
+        """In a drain: see whether anybody is left who may become a connection."""
+        if self.mode is LAST and self._left <= 0:
+            self.set_mode(REFUSE)
+        is_decided = self._conditional is None or not self._conditional.pending
+        if self.mode is REFUSE and is_decided and not self._delivery.parked:
+            assert self.finished is not None
+            self.finished.set()
 
     # --- When accepting fails ----------------------------------------------------------
 
@@ -234,7 +278,8 @@ class Intake:
     def _out_of_descriptors(self, error: OSError) -> None:
         """No descriptor or no memory for another connection: do what the policy says."""
         name = self._count_error(error)
-        if self._policy == "raise":
+        # A drain takes more than there may be otherwise: that is no reason to fail.
+        if self._policy == "raise" and self.finished is None:
             self._listening._fail(error)
             return
         if not self._backoff.active:

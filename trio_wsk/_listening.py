@@ -492,6 +492,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _set_mode(self, call: str, mode: Mode) -> None:
         in_trio(f"listening.{call}")
         self._check_listening()
+        if self._intake.finished is not None:
+            raise SocketClosedError(f"{call}() of a listening socket whose server drains")
         self._intake.set_mode(mode)
 
     # --- Delivering --------------------------------------------------------------------
@@ -639,14 +641,21 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._block.start(nursery, readiness)
         self._intake.open(readiness)
 
-    async def _finish_inspecting(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
-        """For a server: refuse who is new, and wait until everything has its verdict."""
-        self._intake.set_mode(Mode.REFUSE)
-        if self._conditional is not None:
-            await self._conditional.wait_decided()
-        await self._block.settle()
-        while self._delivery.parked and self._delivery.event_takes:
-            await self._block.settle()  # the accept event is given one batch at each turn
+    def _finish(self, more_permits: float) -> None:
+        """For a server that drains: take who waits already, and then nobody more.
+
+        Args:
+          more_permits: How many of them may be open beyond the limit.
+        """
+        if self._state is _LISTENING:
+            self._delivery.permits += more_permits
+            self._intake.finish()
+
+    async def _wait_finished(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
+        """For a server, after `_finish`: wait until nobody is left who may become a connection."""
+        finished = self._intake.finished
+        if finished is not None:
+            await finished.wait()
 
     def _serve(
         self, admit: Callable[[Connection], bool], max_connections: float, *, anywhere: bool

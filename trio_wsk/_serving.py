@@ -34,6 +34,7 @@ from ._errors import (
     SocketClosedError,
 )
 from ._faults import is_cancelled, split_error, why_no_handshake, without_peers_end
+from ._intake import BATCH
 from ._listening import ListeningSocket, open_listening_socket
 from ._options import check_options
 from ._reused_tasks import ReusedTasks, cancel_status, forget_first_frame
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from ._addresses import Address
     from ._block import Block
+    from ._events import EventSide
     from ._options import ListeningOptions, OnHandlerError
 
     PlainHandler = Callable[[Connection], Awaitable[object]]
@@ -138,12 +140,19 @@ class Server:
     async def drain(self, *, grace: float | None = None) -> DrainReport:
         """Stop admitting, let open connections finish, then reset the rest.
 
-        What the kernel has accepted already is still taken, also if the listening socket is
-        paused; then the listening socket is
-        closed, so that new peers are refused by the kernel. Every connection is told:
-        ``connection.draining`` is set, and ``ListenDispatch.drain`` called for those that
-        are event-driven. When the grace has run out, the handlers that are left are
-        cancelled and the connections reset. Then `serve` returns.
+        Every connection is told at once: ``connection.draining`` is set, and
+        ``ListenDispatch.drain`` called for those that are event-driven. Within the grace they
+        finish, and beside them those who are not open yet: who waits in the queue is still
+        taken, and who is being inspected has its verdict. Then the listening socket is closed,
+        so that new peers are refused by the kernel; until then they are reset. When the grace
+        has run out, the handlers that are left are cancelled, and all that is left is reset.
+        Then `serve` returns.
+
+        Who waits in the queue when the drain begins is taken also if the listening socket is
+        paused, and beyond ``max_connections``: by as many connections again, or by 16 if that is
+        more. Of sockets that others share or have after us nobody is taken any more: those
+        that were given as ``sockets=``, and with ``reuse_port=True`` where the kernel gives the
+        queue to the others (``net.ipv4.tcp_migrate_req``).
 
         Args:
           grace: Seconds on Trio's clock that open connections are given; by default what
@@ -152,7 +161,8 @@ class Server:
 
         Returns:
           How many connections finished and how many were reset; they add up to
-          ``statistics().open_connections`` at the call, and what was taken since.
+          ``statistics().open_connections`` at the call, and what was taken since. Who was not
+          taken in time is in ``statistics().listening``, as dropped or aborted.
 
         Raises:
           InvalidDeviceStateError: called by a handler or an inspector of this server, for which
@@ -180,32 +190,47 @@ class Server:
             self.abort()
 
     async def _drain(self, grace: float) -> DrainReport:
-        ended_before = self._served
+        """Go through a drain, step by step; what is waited for shares one deadline."""
         deadline = trio.current_time() + grace
-        self._block.post(self.listening._intake.take_backlog)
-        await self._block.settle()
+        ended_before = self._served
+        self._tell_all(grace)
+        self.listening._finish(more_permits=self._permits_of_drain)
         with trio.move_on_at(deadline):
-            await self.listening._finish_inspecting()
-        await self.listening.aclose()
-        self._block.tell(records.DrainStarted, open_connections=self._open, grace=grace)
-        self._block.draining.set()
-        self._tell_event_driven()
-        with trio.move_on_at(deadline):
+            await self.listening._wait_finished()
+            await self.listening.aclose()
             await self._wait_none_open()
+        self.listening._close()
         self._reset_all()
+        await self.listening.aclose()
         await self._wait_none_open()
         ended = self._served - ended_before
         report = DrainReport(finished=ended - self._were_reset, reset=self._were_reset)
         self._block.tell(records.DrainFinished, finished=report.finished, reset=report.reset)
         return report
 
-    def _tell_event_driven(self) -> None:
+    def _tell_all(self, grace: float) -> None:
+        """Tell every connection that is open; those that are taken later are told then."""
+        self._block.tell(records.DrainStarted, open_connections=self._open, grace=grace)
+        self._block.draining.set()
+        for connection in self._block.event_driven:
+            if connection._owner is self:
+                self._tell(connection)
+
+    def _tell(self, connection: EventSide) -> None:
+        """Have one event-driven connection told, after whatever it is being told now."""
         callback = self.listening._dispatch.drain
         if callback is not None:
-            for connection in self._block.event_driven:
-                # Not those that are only reading why they were rejected.
-                if connection._owner is self and connection._enabled:
-                    self._block.post(functools.partial(connection._tell_drain, callback))
+            self._block.post(functools.partial(connection._tell_drain, callback))
+
+    @property
+    def _permits_of_drain(self) -> float:
+        """How many connections a drain may have open beyond ``max_connections``.
+
+        Those who wait in the queue when it begins would otherwise depend on those who are open,
+        and who may stay for the whole grace. As many again are no surprise to a machine; and
+        small limits get a batch, so that one who stays doesn't keep all others from their turn.
+        """
+        return max(self._max_connections, BATCH)
 
     async def _finish(self) -> None:
         """Drain, or wait until whoever drains already has."""
@@ -281,6 +306,8 @@ class Server:
     def _admit_event_driven(self, connection: Connection) -> bool:
         connection._owner = self
         self._opened()
+        if self._draining:
+            self._tell(connection)
         return False
 
     def _admit_to_handler(self, connection: Connection) -> bool:

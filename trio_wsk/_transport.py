@@ -444,6 +444,19 @@ class Transport(ABC):
         """The listening sockets, for those who look at them."""
         return ()
 
+    def leave(self) -> bool:
+        """Leave what is queued to others, if others take it: a drain begins.
+
+        They are processes that share the queue, or have it after us.
+
+        Returns:
+          Whether the transport has stopped listening. Then no more requests appear, those that
+          are connections go on, and those whose handshake is not over are gone from here: their
+          peers hear nothing, and may ask the others again. If not, nothing has happened: the
+          queue is the owner's to take before it closes. Never raises.
+        """
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """Stop listening; the kernel resets what it has queued. Never raises, idempotent."""

@@ -46,6 +46,11 @@ class AdoptedPlace(Place):
             self.close()
             raise
 
+    @property
+    def is_shared(self) -> bool:
+        """Whoever has made them may hold them still, and give them to the next process."""
+        return True
+
     async def bind(self) -> Sequence[Bound]:
         """Make them non-blocking; they are bound already."""
         await trio.lowlevel.checkpoint()

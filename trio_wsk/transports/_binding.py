@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import trio
@@ -45,6 +46,9 @@ AnyIO's number; with half of all ephemeral ports in use, ten in a row fail once 
 
 _OPTION_PARTS: Final = 3
 _RIGHT_OPTIONS: Final = "socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)]"
+
+_MIGRATE: Final = Path("/proc/sys/net/ipv4/tcp_migrate_req")
+"""Of this network namespace. A BPF program can have sockets migrate without it."""
 
 _SHARING: Final = (
     "the other processes must set SO_REUSEPORT too, and run as the same user; "
@@ -97,6 +101,11 @@ class TcpPlace(Place):
         self._reuse_port = _checked_reuse_port(reuse_port)
         self._options = _checked_options(socket_options)
         self._bound: Sequence[Bound] = ()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the kernel gives the queue to another socket of the port when ours is closed."""
+        return self._reuse_port and _migrates()
 
     async def bind(self) -> Sequence[Bound]:
         """Resolve the hosts, and bind a socket to each address."""
@@ -227,6 +236,17 @@ def _lacks_family(error: BindError, target: _Target) -> bool:
         return True
     ip = ip_address(target.sockaddr[0].partition("%")[0])
     return error.errno == errno.EADDRNOTAVAIL and (ip.is_unspecified or ip.is_loopback)
+
+
+def _migrates() -> bool:
+    """Whether closing a socket that shares its port moves its queue to the others: Linux 5.14.
+
+    Without that each socket's queue is its own, and closing resets it.
+    """
+    try:
+        return _MIGRATE.read_text(encoding="ascii").strip() != "0"
+    except OSError:
+        return False
 
 
 def _checked_port(port: object) -> int:

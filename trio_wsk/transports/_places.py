@@ -49,6 +49,11 @@ class Bound:
 class Place(ABC):
     """Where to listen."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether what is queued in its sockets is others' when we close them."""
+        return False
+
     @abstractmethod
     async def bind(self) -> Sequence[Bound]:
         """Make the sockets, non-blocking and bound. Always a checkpoint.

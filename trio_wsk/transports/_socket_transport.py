@@ -83,6 +83,13 @@ class SocketTransport(Transport):
             )
         return self._public
 
+    def leave(self) -> bool:
+        """Leave the queue to whoever shares the sockets, or has them after us."""
+        if not self._place.is_shared:
+            return False
+        self.close()
+        return True
+
     def close(self) -> None:
         """Stop listening; the kernel resets what it has queued. Never raises, idempotent."""
         self._is_closed = True

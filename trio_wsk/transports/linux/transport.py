@@ -146,6 +146,7 @@ class LinuxTransport(SocketTransport):
         self._left: list[Bound] = []
         self._spare = SpareDescriptor()
         self._keeps_spare = False
+        self._is_leaving = False
         self._held = 0
         self._strangers_seen = 0
         self._strangers_reset = 0
@@ -304,6 +305,17 @@ class LinuxTransport(SocketTransport):
     def _watch(self, bound: Bound) -> None:
         self._gatekeeper.watch(bound.socket.fileno(), partial(self._accept_from, bound))
 
+    def leave(self) -> bool:
+        """Leave the queue to whoever shares the sockets, or has them after us.
+
+        SYNs that are held are dropped: their clients ask again, and others answer. Who is in the
+        handshake is theirs when it is over. What was accepted and not asked about stays here.
+        """
+        self._is_leaving = self._place.is_shared
+        has_left = super().leave()
+        self._is_leaving = False
+        return has_left
+
     def close(self) -> None:
         """Stop listening; every request without an answer is rejected. Never raises, idempotent."""
         has_gate = self._has_gate
@@ -317,16 +329,18 @@ class LinuxTransport(SocketTransport):
             gatekeeper.hold_back()
             for entry in self._table.close():
                 assert entry.owner is not None
-                gatekeeper.answer(entry.packet_id, entry.owner._mark, Act.REJECT)
+                act = Act.DROP if self._is_leaving else Act.REJECT
+                gatekeeper.answer(entry.packet_id, entry.owner._mark, act)
             gatekeeper.read_ahead()
             self._arrived.clear()
         super().close()
         if has_gate:
             # After the sockets: without its gate a socket that listens lets everybody in.
             self._gatekeeper.remove(self)
-        for stranger in self._strangers:
-            stranger.reset()
-        self._strangers.clear()
+        if not self._is_leaving:
+            for stranger in self._strangers:
+                stranger.reset()
+            self._strangers.clear()
         self._spare.give_up()
         self._keeps_spare = False
 
@@ -545,8 +559,10 @@ class LinuxTransport(SocketTransport):
         return True
 
     def queue_depth(self) -> tuple[int, int] | None:
-        """How many SYNs wait to be inspected, and how many may."""
-        return (len(self._arrived), self._backlog) if self._is_listening else None
+        """How many SYNs and strangers wait to be inspected, and how many SYNs may."""
+        if not self._is_listening:
+            return None
+        return len(self._arrived) + len(self._strangers), self._backlog
 
     def counters(self) -> Mapping[str, int]:
         """What is counted here and, for all listening sockets of the run, by the queue."""
