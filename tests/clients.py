@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from typing import Final
 
-PATIENCE: Final = 50
+PATIENCE: Final = 180
 """Seconds after which everything that is not finished is given up."""
 
 CHUNK: Final = 1 << 16

@@ -26,7 +26,7 @@ from collections import Counter
 from itertools import cycle, islice
 from typing import Final
 
-PATIENCE: Final = 50
+PATIENCE: Final = 180
 """Seconds after which everything that is not finished is given up."""
 
 FLOOD_SECONDS: Final = 20

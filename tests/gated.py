@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from trio_wsk.transports.linux._nfqueue import Packet
 
-PATIENCE: Final = 20
+PATIENCE: Final = 30
 """Seconds after which what a test waits for has failed to come."""
 
 LOOPBACK: Final = ("127.0.0.1", "::1")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trio_wsk.transports import PeerEnd, PortableTransport, Readiness, TransportRequest
     from trio_wsk.transports._accepted import PortableRequest
 
-PATIENCE: Final = 10
+PATIENCE: Final = 30
 """Seconds that a blocking peer waits before it calls the test a failure."""
 
 

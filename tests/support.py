@@ -65,7 +65,7 @@ def take_into(taken: list[Connection]) -> Callable[[Connection], Status]:
     return accept
 
 
-PATIENCE = 10
+PATIENCE = 30
 """Seconds after which what a test waits for has failed to come."""
 
 

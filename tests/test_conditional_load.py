@@ -51,7 +51,7 @@ FLOOD = 3000
 DESCRIPTORS = REQUESTS + 500
 """How many this process and the clients' are allowed to have."""
 
-PATIENCE = 60
+PATIENCE = 200
 """Seconds that everything may take; the clients give up a little earlier."""
 
 HOST = "127.0.0.1"

@@ -41,7 +41,7 @@ RUDE = 100
 DESCRIPTORS = 2 * CLIENTS
 """How many this process and the clients' are allowed to have."""
 
-PATIENCE = 60
+PATIENCE = 200
 """Seconds that the clients and the server may take; the clients give up a little earlier."""
 
 

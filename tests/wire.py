@@ -446,28 +446,41 @@ _FIRST_PORT: Final = 1024
 _PORTS: Final = 65536 - _FIRST_PORT
 
 
-def flooders(hosts: Sequence[str], count: int) -> Iterator[tuple[Address, int]]:
-    """Name the first so many peers that a flood from these hosts comes from, and their ISNs.
+def flooders(hosts: Sequence[str], count: int, *, first: int = 0) -> Iterator[tuple[Address, int]]:
+    """Name so many of the peers that a flood from these hosts comes from, and their ISNs.
 
     One of each host, again and again; ports from 1024 on, and initial sequence numbers from 1 on.
     """
     most = len(hosts) * _PORTS
-    assert count <= most, f"{len(hosts)} hosts have {most} ports, not {count}"
-    for number in range(count):
+    assert first + count <= most, f"{len(hosts)} hosts have {most} ports, not {first + count}"
+    for number in range(first, first + count):
         port, host = divmod(number, len(hosts))
         yield Address.tcp(hosts[host], _FIRST_PORT + port), 1 + number
 
 
 def send_flood(
-    target: Address, hosts: Sequence[str], count: int, *, per_second: float | None = None
+    target: Address,
+    hosts: Sequence[str],
+    count: int,
+    *,
+    first: int = 0,
+    per_second: float | None = None,
 ) -> None:
-    """Do what `flood` does, in this thread and its namespace, and meanwhile nothing else."""
+    """Do what `flood` does, in this thread and its namespace, and meanwhile nothing else.
+
+    Args:
+      target: As `flood` says, and so the others.
+      hosts: Addresses that the SYNs come from.
+      count: How many.
+      first: Go on with a flood that has had so many.
+      per_second: How many at most.
+    """
     options = tcp_options(mss=1460, sack=True, window_scale=7)
     _meet(target)
     start = monotonic()
     with socket.socket(target.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         route = _route(target)
-        for number, (source, sequence) in enumerate(flooders(hosts, count)):
+        for number, (source, sequence) in enumerate(flooders(hosts, count, first=first)):
             if per_second is not None:
                 sleep(max(0.0, start + number / per_second - monotonic()))
             raw.sendto(packet_of(source, target, SYN, sequence, options=options), route)
