@@ -26,6 +26,8 @@ HEAVY_PYTHON = "3.11"  # heavy tests ask the kernel more than they ask Python: o
 # Who hangs takes its worker with it; another one would hang on the same test.
 SIDE_BY_SIDE = ("-n", "4", "--dist", "loadfile", "--max-worker-restart", "0")
 QUICK = (*SIDE_BY_SIDE, "-m", "not heavy")
+# What asks the kernel for its answers, over and over, gets the same ones in between.
+QUICK_IN_BETWEEN = (*SIDE_BY_SIDE, "-m", "not heavy and not kernel")
 
 MODEL_EXAMPLES = "6000"  # of about fifty steps each
 
@@ -153,7 +155,9 @@ def model(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session) -> None:
     """Run what was asked for, in one process so that it can be debugged, or all quick tests."""
-    session.run("python", "-m", "pytest", *(session.posargs or QUICK))
+    is_in_between = session.python in PYTHONS[1:-1]
+    quick = QUICK_IN_BETWEEN if is_in_between else QUICK
+    session.run("python", "-m", "pytest", *(session.posargs or quick))
 
 
 def run_measured_tests(session: nox.Session) -> None:

@@ -54,7 +54,7 @@ _SET_FLAGS: Final = 0x8914
 _UP_AND_RUNNING: Final = 0x41
 _NOBODY: Final = 65534
 
-_PATIENCE: Final = 60
+_PATIENCE: Final = 240
 """Seconds that a test's process is given."""
 _SKIPPED: Final = 77
 _FUNCTION: Final = "TRIO_WSK_TEST_IN_NAMESPACE"
@@ -272,7 +272,7 @@ def as_ordinary_user(test: Callable[P, object]) -> Callable[P, None]:
 def _without_trio(run: Callable[P, None]) -> Callable[P, None]:
     # The wrapper is plain, whatever it wraps: pytest-trio must not take it for async.
     run.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]  # functools does not tell
-    return run
+    return pytest.mark.kernel(run)
 
 
 def _run(test: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

@@ -112,8 +112,9 @@ async def test_is_a_half_closeable_stream(place: dict[str, Any]) -> None:
     await _check_half_closeable(place)
 
 
-async def test_is_a_half_closeable_stream_in_any_company(company: None) -> None:
-    """The same holds whether others wait for their connections or not."""
+@pytest.mark.parametrize("company", ["in company"], indirect=True)
+async def test_is_a_half_closeable_stream_in_company(company: None) -> None:
+    """The same holds while others wait for their connections."""
     await _check_half_closeable({"port": 0, "host": "127.0.0.1"})
 
 

@@ -540,8 +540,6 @@ WORLDS: Final = [
     Rules(),
     Rules(before_handshake=True),
     Rules(max_pending=1, max_parked=1, overflow="evict"),
-]
-MORE_WORLDS: Final = [
     Rules(max_pending=1, max_parked=1, overflow="reset"),
     Rules(max_pending=1, max_parked=1, overflow="wait"),
     Rules(max_parked=1, overflow="evict"),
@@ -551,11 +549,8 @@ MORE_WORLDS: Final = [
 ]
 
 
-@pytest.mark.parametrize(
-    "rules",
-    [*WORLDS, *(pytest.param(rules, marks=pytest.mark.heavy) for rules in MORE_WORLDS)],
-    ids=str,
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("rules", WORLDS, ids=str)
 def test_order_is_kept_in_every_state(rules: Rules) -> None:
     """
     In every state of a small world each request was inspected before it was completed, and

@@ -1,4 +1,8 @@
-"""The portable transport keeps the contract, over all its sockets and both readinesses."""
+"""The portable transport keeps the contract, over all its sockets and both readinesses.
+
+What waits doesn't know the family of a socket, so over Trio's waits one of TCP and one of Unix
+stand for all: there each check takes several of the looks that are taken every 100 ms.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ def cases() -> Iterator[object]:
     """Pair each kind of socket and of readiness with the rules that there are for it."""
     for kind, harness_in in SOCKET_HARNESSES.items():
         harness = harness_in(Path())
-        for readiness in ("epoll", "trio"):
+        for readiness in ("epoll", "trio") if kind in {"tcp4", "unix"} else ("epoll",):
             harness.tells_end_behind_data = readiness == "epoll"
             for check in TRANSPORT_CHECKS:
                 if not check.why_not(harness):
