@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 # For documentation only (RFC 5737).
 NOT_OURS = "203.0.113.113"
+OURS_ALONE = "127.83.7.9"
+"""An address of the loopback interface where nobody else has any port."""
+
+IP_LOCAL_PORT_RANGE = 51  # Linux 6.3; `socket` has no name for it
 
 UNPRIVILEGED_FROM = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text("ascii"))
 
@@ -284,9 +289,9 @@ async def test_port_that_another_address_has_taken_is_given_back(
         before = open_descriptors()
         wrap_socket(
             monkeypatch,
-            bind=lambda to: (to[0], next(unlucky, 0)) if to == ("127.0.0.1", 0) else to,
+            bind=lambda to: (to[0], next(unlucky, 0)) if to == (OURS_ALONE, 0) else to,
         )
-        transport = PortableTransport.tcp(0, host=["127.0.0.1", "127.0.0.2"])
+        transport = PortableTransport.tcp(0, host=[OURS_ALONE, "127.0.0.2"])
         await transport.bind()
 
         assert [] == list(unlucky)
@@ -304,16 +309,16 @@ async def test_search_for_a_common_port_is_bounded(monkeypatch: pytest.MonkeyPat
         attempts = []
 
         def unlucky(sockaddr: Any) -> Any:
-            if sockaddr == ("127.0.0.1", 0):
+            if sockaddr == (OURS_ALONE, 0):
                 attempts.append(port)
-                return ("127.0.0.1", port)
+                return (OURS_ALONE, port)
             return sockaddr
 
         before = open_descriptors()
         wrap_socket(monkeypatch, bind=unlucky)
 
         with pytest.raises(BindError) as caught:
-            await PortableTransport.tcp(0, host=["127.0.0.1", "127.0.0.2"]).bind()
+            await PortableTransport.tcp(0, host=[OURS_ALONE, "127.0.0.2"]).bind()
 
         assert errno.EADDRINUSE == caught.value.errno
         assert f"127.0.0.2:{port}" in str(caught.value)
@@ -446,6 +451,87 @@ async def test_cancelled_bind_takes_nothing() -> None:
 
     assert scope.cancelled_caught
     assert before == open_descriptors()
+
+
+# --- Ports that the kernel chose ---------------------------------------------------------------
+
+
+def only_port(port: int) -> tuple[int, int, bytes]:
+    """Make the option that leaves the kernel one port to choose (Linux 6.3), or skip the test."""
+    option = (socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("=I", port << 16 | port))
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(*option)
+        except OSError as error:
+            pytest.skip(f"no IP_LOCAL_PORT_RANGE: {error.strerror}")
+    return option
+
+
+@pytest.mark.parametrize("reuse_port", [True, False])
+@pytest.mark.parametrize(
+    ("number", "listens"),
+    [(socket.SO_REUSEPORT, True), (socket.SO_REUSEPORT, False), (socket.SO_REUSEADDR, False)],
+)
+async def test_port_that_the_kernel_chose_is_nobody_elses(
+    number: int, *, listens: bool, reuse_port: bool
+) -> None:
+    """
+    With ``port=0`` no address joins a stranger who has the port that was chosen for another
+    one, and would share it: another port is chosen, or it is an error.
+    """
+    with socket.socket(socket.AF_INET6) as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, number, 1)
+        stranger.bind(("::1", 0))
+        if listens:
+            stranger.listen()
+        port = stranger.getsockname()[1]
+        before = open_descriptors()
+
+        with pytest.raises(BindError) as caught:
+            await PortableTransport.tcp(
+                0,
+                host=[OURS_ALONE, "::1"],
+                reuse_port=reuse_port,
+                socket_options=[only_port(port)],
+            ).bind()
+
+        assert errno.EADDRINUSE == caught.value.errno
+        assert f"[::1]:{port}" in str(caught.value)
+        assert before == open_descriptors()
+
+
+@pytest.mark.parametrize("host", [None, "127.0.0.1", ["127.0.0.1", "::1"]])
+async def test_port_that_the_kernel_chose_can_be_shared_on_purpose(host: Any) -> None:
+    """Who names the port afterwards, and says reuse_port as well, shares it on each address."""
+    first = PortableTransport.tcp(0, host=host, reuse_port=True)
+    await first.bind()
+    first.listen(task_readiness())
+    port = first.local_addresses[0].port
+    second = PortableTransport.tcp(port, host=host, reuse_port=True)
+    await second.bind()
+    second.listen(task_readiness())
+
+    assert first.local_addresses == second.local_addresses
+
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("port", [0, 8123])
+async def test_reuse_is_the_owners_who_sets_it(port: int) -> None:
+    """An owner's SO_REUSEADDR is in force, whether the kernel chooses the port or they do."""
+    values = {}
+    for given, options in (
+        ("none", []),
+        ("owner's", [(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)]),
+    ):
+        transport = PortableTransport.tcp(port, host=OURS_ALONE, socket_options=options)
+        await transport.bind()
+        (sock,) = transport.public_sockets()
+        values[given] = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        transport.close()
+
+    assert {"none": 1, "owner's": 0} == values
 
 
 # --- Socket options ---------------------------------------------------------------------------

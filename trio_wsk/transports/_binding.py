@@ -7,6 +7,12 @@ SO_REUSEADDR lets a restarted server have its port back while old connections ar
 TIME_WAIT. On Windows it would let anyone take the port of a live server, and a restart
 needs nothing. On Linux it also means that two sockets may be *bound* to the same port as
 long as neither listens: the loser of that race finds out in `TcpPlace.listen`.
+
+SO_REUSEPORT joins whoever has the port and says so, too. That is wanted for a port that was
+asked for by its number, and not for one that the kernel chose: there the next family would join
+a stranger. So with port 0 both options are set after bind, which is exclusive without them;
+who comes later finds them set. (Linux and BSD compare the options that sockets have when
+the later one is bound.)
 """
 
 from __future__ import annotations
@@ -100,6 +106,7 @@ class TcpPlace(Place):
         self._backlog = checked_backlog(backlog)
         self._reuse_port = _checked_reuse_port(reuse_port)
         self._options = _checked_options(socket_options)
+        self._reuse = self._options_of_reuse()
         self._bound: Sequence[Bound] = ()
 
     @property
@@ -175,7 +182,11 @@ class TcpPlace(Place):
             with ExitStack() as on_failure:
                 on_failure.callback(sock.close)
                 self._prepare(sock, target, port)
+                if self._port:
+                    self._allow_reuse(sock)
                 sock.bind(target.at(port))
+                if not self._port:
+                    self._allow_reuse(sock)
                 on_failure.pop_all()
         except BindError:
             raise
@@ -185,12 +196,8 @@ class TcpPlace(Place):
         return sock
 
     def _prepare(self, sock: socket.socket, target: _Target, port: int) -> None:
-        """Set what has to be set before bind: our options, then the owner's, so that theirs win."""
+        """Set what is to be set before bind: our options, then the owner's, so that theirs win."""
         sock.settimeout(0)
-        if sys.platform != "win32":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if self._reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if target.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         tune(sock)
@@ -203,6 +210,18 @@ class TcpPlace(Place):
             except OSError as error:
                 hint = f"socket_options has {option!r}"
                 raise BindError.from_oserror(error, target.text_at(port), hint) from error
+
+    def _options_of_reuse(self) -> list[int]:
+        """Return what lets the port be had again, or be shared; what the owner sets is theirs."""
+        reuse = [] if sys.platform == "win32" else [socket.SO_REUSEADDR]
+        if self._reuse_port:
+            reuse.append(socket.SO_REUSEPORT)
+        owners = [(level, number) for level, number, _ in self._options]
+        return [number for number in reuse if (socket.SOL_SOCKET, number) not in owners]
+
+    def _allow_reuse(self, sock: socket.socket) -> None:
+        for number in self._reuse:
+            sock.setsockopt(socket.SOL_SOCKET, number, 1)
 
     def _hint(self, error: OSError, target: _Target) -> str:
         if error.errno == errno.EADDRINUSE:
