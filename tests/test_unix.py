@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import stat
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 LONGEST = 107
 """Octets that Linux' sockaddr_un has for a path, without the NUL at its end."""
 
-LONGEST_DIRECTORY = LONGEST - len("/.wsk-12345678")
+LONGEST_DIRECTORY = LONGEST - len("/.wsk-123456/s")
 
 
 @pytest.fixture
@@ -177,7 +179,7 @@ async def test_longest_path_works(
 
 
 async def test_path_appears_when_the_server_is_there(path: Path) -> None:
-    """Bound, there is a temporary name that nobody knows; listening, only the path."""
+    """Bound, there is a temporary directory for ourselves; listening, only the path."""
     transport = PortableTransport.unix(path)
     await transport.bind()
 
@@ -280,18 +282,35 @@ async def test_mode_that_can_not_be_set_leaves_nothing(
 ) -> None:
     """A socket with other permissions than were asked for is not kept."""
 
-    def chmod(self: Path, mode: int) -> None:
+    def chmod(path: bytes, mode: int, *, dir_fd: int) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     before = open_descriptors()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "chmod", chmod)
+        patch.setattr(os, "chmod", chmod)
         with pytest.raises(BindError) as caught:
             await PortableTransport.unix(path, mode=0o600).bind()
 
     assert Status.ACCESS_DENIED is caught.value.status
     assert [] == list(path.parent.iterdir())
     assert before == open_descriptors()
+
+
+@pytest.mark.parametrize(
+    "attack", ["link_to_file", "link_to_directory", "own_directory", "inner_directory"]
+)
+def test_who_may_write_there_cannot_have_other_files_changed(attack: str) -> None:
+    """
+    Whatever somebody who may write to the directory, or to one above it, swaps for a link, and
+    before whichever step: no file elsewhere gets the socket's mode, or is removed or replaced.
+    """
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.swapping", attack], capture_output=True, check=True
+    )
+    found = json.loads(run.stdout)
+
+    assert [] == found["harm"]
+    assert {"os.chmod", "os.rename", "os.remove", "socket.bind"} <= {*found["attacked"]}
 
 
 # --- What is at the path already --------------------------------------------------------------
@@ -417,7 +436,7 @@ async def test_temporary_name_that_somebody_has_removed_is_an_error(path: Path) 
     before = open_descriptors()
     transport = PortableTransport.unix(path)
     await transport.bind()
-    (temporary,) = path.parent.iterdir()
+    (temporary,) = path.parent.glob("*/s")
     temporary.unlink()
 
     with pytest.raises(BindError, match=f"cannot listen on unix:{path}: No such file"):

@@ -1,8 +1,16 @@
 r"""Listening on a Unix path, which is a file that has to be there and then has to go.
 
-The socket is bound to a temporary name beside the path, gets its mode, listens, and only
+The socket is bound in a temporary directory beside the path, gets its mode, listens, and only
 then is renamed to the path. So whoever finds the path finds a server there, with
 the right permissions, and a path that a crashed server left behind is replaced in one step.
+
+The directory of the path may be one that others can write to, and we may be root. So the
+temporary directory is ours alone (0700, and looked at after it was made), since what has a
+name there is what we have put there: a chmod by name in the outer directory would follow the
+symbolic link that somebody has put in the name's place meanwhile. (There is no chmod before
+bind: Linux takes the mode of an unbound socket, and then masks it with the umask, which
+belongs to the whole process.) And every name is looked up in directories that are held open,
+never by the path anew, so that we rename, remove and replace nothing outside of them.
 
 What can't be made safe, since the kernel has no "rename unless somebody listens":
 
@@ -13,6 +21,8 @@ What can't be made safe, since the kernel has no "rename unless somebody listens
   does. Ours never stand at their final path like that. Others' may.
 * At close, between looking whether the path is still ours and removing it, somebody may
   rename theirs over it, and we remove theirs.
+* bind(2) and connect(2) take paths. Whoever can write to a directory on the way there can have
+  the socket made elsewhere, which is found out right after it, and have us connect elsewhere.
 
 Looking whether somebody listens means connecting. A live server gets to see a connection
 that ends at once.
@@ -31,7 +41,6 @@ import secrets
 import socket
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -50,8 +59,14 @@ __all__ = ["UnixPlace"]
 _SUN_PATH: Final = 108 if sys.platform == "linux" else 104
 """Octets in ``sockaddr_un.sun_path``; a path that is a file's ends with a NUL inside it."""
 
-_TEMPORARY_OCTETS: Final = len(".wsk-") + 8
+_RANDOM_OCTETS: Final = 3
+_NAME_INSIDE: Final = b"s"
+_TEMPORARY_OCTETS: Final = len(".wsk-") + 2 * _RANDOM_OCTETS + len("/s")
 _HIGHEST_MODE: Final = 0o777
+
+# With O_PATH (Linux) the directory needs not be readable; a name can be looked up in it all the same.
+_DIRECTORY: Final[int] = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0)
+_NO_LINK: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 
 
 class UnixPlace(Place):
@@ -70,13 +85,20 @@ class UnixPlace(Place):
         self._backlog = checked_backlog(backlog)
         self._address = Address.unix(self._path)
         self._socket: socket.socket | None = None
-        # The name that our file has now, absolute since the working directory may change,
-        # and the number that tells it from a file that somebody else has put there.
-        self._file: Path | None = None
+        self._directory: int | None = None
+        """The directory of the path, held open as long as there is something in it."""
+        self._private: _PrivateDirectory | None = None
+        """Where the socket is until it listens."""
         self._identity: tuple[int, int] | None = None
+        """What tells our file from one that somebody else has put at the path."""
+        self._is_at_path = False
+
+    @property
+    def _name(self) -> bytes:
+        return self._path.rpartition(b"/")[2]
 
     async def bind(self) -> Sequence[Bound]:
-        """Bind to the abstract name, or to a temporary one beside the path."""
+        """Bind to the abstract name, or in a temporary directory beside the path."""
         await trio.lowlevel.checkpoint()
         try:
             self._socket = sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -84,39 +106,47 @@ class UnixPlace(Place):
             if self._is_abstract:
                 sock.bind(self._path)
             else:
-                self._look_at_path()
                 self._bind_beside(sock)
         except BindError:
             self.close()
             raise
         except OSError as error:
+            hint = self._hint(error)
             self.close()
-            raise self._failure(error, self._hint(error)) from error
+            raise self._failure(error, hint) from error
         return [Bound(sock, self._address, tuned=False)]
 
     def _bind_beside(self, sock: socket.socket) -> None:
-        directory, slash, _ = self._path.rpartition(b"/")
-        temporary = directory + slash + b".wsk-" + secrets.token_hex(4).encode()
-        sock.bind(temporary)
-        self._file = _absolute(temporary)
-        self._identity = _identity_of(self._file)
+        directory = self._path[: len(self._path) - len(self._name)]
+        self._directory = os.open(directory or b".", os.O_RDONLY | _DIRECTORY)
+        self._look_at_path(self._directory)
+        self._private = private = _PrivateDirectory(self._directory)
+        sock.bind(directory + private.name + b"/" + _NAME_INSIDE)
+        self._identity = _identity_of(_NAME_INSIDE, private.fd)
         # Until it listens nobody can connect, so there is no moment with the wrong mode, and
-        # no need of the umask, which belongs to the whole process.
+        # no need of the umask.
         if self._mode is not None:
-            self._file.chmod(self._mode)
+            os.chmod(_NAME_INSIDE, self._mode, dir_fd=private.fd)
 
     def listen(self) -> None:
         """Listen, and then give the socket its name."""
         assert self._socket is not None, "bind comes first"
         try:
             self._socket.listen(self._backlog)
-            if self._file is not None:
-                self._look_at_path()
-                self._file = self._file.rename(_absolute(self._path))
+            if self._private is not None:
+                self._move_to_path(self._private)
         except BindError:
             raise
         except OSError as error:
             raise self._failure(error) from error
+
+    def _move_to_path(self, private: _PrivateDirectory) -> None:
+        assert self._directory is not None
+        self._look_at_path(self._directory)
+        os.rename(_NAME_INSIDE, self._name, src_dir_fd=private.fd, dst_dir_fd=self._directory)
+        self._is_at_path = True
+        private.remove()
+        self._private = None
 
     def close(self) -> None:
         """Remove the path if it is still ours, and close the socket.
@@ -124,20 +154,28 @@ class UnixPlace(Place):
         In this order: a socket that is open holds the number of its file, so that nobody
         else's file can have the same one.
         """
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                if _identity_of(file) == self._identity:
-                    file.unlink()
-            except OSError:
-                pass  # somebody has removed it, or has taken our permission to do so
+        directory, self._directory = self._directory, None
+        if self._private is not None:
+            self._private.remove()
+            self._private = None
+        if directory is not None:
+            if self._is_at_path:
+                self._remove_from(directory)
+            os.close(directory)
         if self._socket is not None:
             close_all([self._socket])
 
-    def _look_at_path(self) -> None:
+    def _remove_from(self, directory: int) -> None:
+        try:
+            if _identity_of(self._name, directory) == self._identity:
+                os.unlink(self._name, dir_fd=directory)
+        except OSError:
+            pass  # somebody has removed it, or has taken our permission to do so
+
+    def _look_at_path(self, directory: int) -> None:
         """Raise `BindError` if what is at the path must not be replaced."""
         try:
-            found = os.lstat(self._path)
+            found = os.stat(self._name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(found.st_mode):
@@ -164,7 +202,7 @@ class UnixPlace(Place):
         )
 
     def _hint(self, error: OSError) -> str:
-        if error.errno == errno.ENOENT:
+        if error.errno == errno.ENOENT and self._directory is None:
             return "its directory does not exist"
         if error.errno == errno.EACCES:
             return "listening there makes a file, so its directory has to be writable"
@@ -176,13 +214,43 @@ class UnixPlace(Place):
         return BindError.from_oserror(error, str(self._address), hint)
 
 
-def _absolute(path: bytes) -> Path:
-    """Return a name that stays right when the working directory changes."""
-    return Path.cwd() / os.fsdecode(path)
+class _PrivateDirectory:
+    """A directory in another one, where nobody but this user and root can put anything."""
+
+    def __init__(self, outside: int) -> None:
+        self.name: Final = b".wsk-" + secrets.token_hex(_RANDOM_OCTETS).encode()
+        self._outside = outside
+        os.mkdir(self.name, 0o700, dir_fd=outside)
+        try:
+            self.fd: Final = os.open(
+                self.name, os.O_RDONLY | _DIRECTORY | _NO_LINK, dir_fd=outside
+            )
+        except OSError:
+            self._remove_name()
+            raise
+        found = os.fstat(self.fd)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            os.close(self.fd)
+            raise PermissionError(errno.EPERM, "somebody has put another directory in its place")
+
+    def remove(self) -> None:
+        """Remove it with what is in it, and close it. Once; never raises."""
+        try:
+            os.unlink(_NAME_INSIDE, dir_fd=self.fd)
+        except OSError:
+            pass  # it has moved to its path, or was never there
+        self._remove_name()
+        os.close(self.fd)
+
+    def _remove_name(self) -> None:
+        try:
+            os.rmdir(self.name, dir_fd=self._outside)
+        except OSError:
+            pass  # somebody has put something else in its place, which is not ours to remove
 
 
-def _identity_of(file: Path) -> tuple[int, int]:
-    found = file.lstat()
+def _identity_of(name: bytes, directory: int) -> tuple[int, int]:
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     return found.st_dev, found.st_ino
 
 
