@@ -687,6 +687,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave what is bound and not in the block yet
 async def open_listening_socket(
     port: int | None = None,
     *,

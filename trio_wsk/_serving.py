@@ -515,6 +515,7 @@ def _checked_conditional(dispatch: ListenDispatch | None) -> ListenDispatch | No
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection  # as for `open_listening_socket`
 async def _run(
     server: Server,
     port: int | None,
@@ -546,6 +547,7 @@ async def _run(
     raise lone
 
 
+@trio.lowlevel.enable_ki_protection  # it does nothing that could be interrupted
 async def _hold_nursery(  # noqa: ASYNC910 - it sleeps until it is cancelled
     *, task_status: trio.TaskStatus[trio.Nursery]
 ) -> None:
@@ -826,6 +828,7 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
     await _serve_until_over(server, port, dispatch, options, task_status)
 
 
+@trio.lowlevel.enable_ki_protection
 async def _serve_until_over(
     server: Server,
     port: int | None,

@@ -222,9 +222,7 @@ class _PrivateDirectory:
         self._outside = outside
         os.mkdir(self.name, 0o700, dir_fd=outside)
         try:
-            self.fd: Final = os.open(
-                self.name, os.O_RDONLY | _DIRECTORY | _NO_LINK, dir_fd=outside
-            )
+            self.fd: Final = os.open(self.name, os.O_RDONLY | _DIRECTORY | _NO_LINK, dir_fd=outside)
         except OSError:
             self._remove_name()
             raise
