@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import ssl
@@ -14,6 +15,15 @@ import pytest
 import trio
 import trio.testing
 
+from trio_wsk import (
+    InspectPoint,
+    ListenDispatch,
+    WskError,
+    open_listening_socket,
+    open_server,
+    serve,
+    serve_events,
+)
 from trio_wsk._addresses import Address
 from trio_wsk._errors import BindError, InvalidParameterError
 from trio_wsk._readiness import task_readiness
@@ -31,6 +41,8 @@ from .portable_peers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from trio_wsk import Connection
 
     Make = Callable[[ExitStack], socket.socket]
 
@@ -425,3 +437,132 @@ def test_wrong_backlog_closes_what_was_given() -> None:
         PortableTransport.adopt([sock], backlog=-1)
 
     assert -1 == sock.fileno()
+
+
+# --- What is adopted when opening fails -------------------------------------------------------
+
+WRONG: dict[str, Any] = {
+    "port": 0,
+    "host": "127.0.0.1",
+    "path": "/tmp/app.sock",  # noqa: S108 - never made
+    "mode": 0o600,
+    "transport": PortableTransport.tcp(0),
+    "backlog": -1,
+    "reuse_port": True,
+    "socket_options": [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
+    "dispatch": 42,
+    "inspect": 42,
+    "inspect_point": InspectPoint.BEFORE_HANDSHAKE,  # which needs an inspector
+    "inspect_timeout": -1,
+    "max_pending": -1,
+    "max_parked": -1,
+    "overflow": "no policy",
+    "abort_on_half_close": 42,
+    "on_no_descriptors": "no policy",
+    "observers": [42],
+    "no_such_option": 42,
+}
+WRONG_OF_SERVERS: dict[str, Any] = {
+    "max_connections": 0,
+    "grace": -1,
+    "ssl_context": 42,
+    "handshake_timeout": -1,
+    "on_handler_error": "no policy",
+}
+
+
+async def leave(connection: Connection) -> None:
+    """Do nothing."""
+
+
+def accept(connection: Connection) -> Status:
+    """Take it, and do nothing."""
+    return Status.SUCCESS
+
+
+async def open_it(**options: Any) -> None:
+    """Open a listening socket."""
+    async with open_listening_socket(**options):
+        raise AssertionError
+
+
+async def open_a_server(**options: Any) -> None:
+    """Open a server."""
+    async with open_server(leave, **options):
+        raise AssertionError
+
+
+async def serve_it(**options: Any) -> None:
+    """Serve."""
+    await serve(leave, **options)
+    raise AssertionError
+
+
+async def serve_its_events(**options: Any) -> None:
+    """Serve with callbacks."""
+    options.setdefault("dispatch", ListenDispatch(accept=accept))
+    await serve_events(**options)
+    raise AssertionError
+
+
+MISTAKES = [
+    pytest.param(call, name, value, id=f"{call.__name__}-{name}")
+    for call, wrong in [
+        # Python itself refuses what a function has no name for, before there is any of ours.
+        (open_it, {name: value for name, value in WRONG.items() if name != "no_such_option"}),
+        (open_a_server, WRONG | WRONG_OF_SERVERS),
+        (serve_it, WRONG | WRONG_OF_SERVERS | {"task_status": 42}),
+        (serve_its_events, WRONG | {"task_status": 42}),
+    ]
+    for name, value in wrong.items()
+]
+
+
+def test_every_argument_is_among_those_that_may_be_wrong() -> None:
+    """The next test knows all options there are."""
+    options = {*inspect.signature(open_listening_socket).parameters}
+
+    assert options - {"sockets", "context"} == {*WRONG} - {"no_such_option"}
+
+
+@pytest.mark.parametrize("kind", [lambda sock: sock, trio.socket.from_stdlib_socket, os.dup])
+@pytest.mark.parametrize(("call", "name", "value"), MISTAKES)
+async def test_sockets_are_closed_whichever_argument_is_wrong(
+    call: Any, name: str, value: Any, kind: Any
+) -> None:
+    """
+    What was given belongs to the listening socket, so that it is closed when this can't be
+    opened, whatever is wrong, and wherever that is found out.
+    """
+    before = open_descriptors()
+    sock = listening()
+    given = os.dup(sock.fileno()) if kind is os.dup else kind(sock)
+
+    with pytest.raises((WskError, TypeError)):
+        await call(sockets=[given], **{name: value})
+
+    if kind is os.dup:
+        sock.close()
+
+    assert before == open_descriptors()
+
+
+async def test_transport_is_closed_whichever_argument_is_wrong() -> None:
+    """So is a transport, with the sockets that it has adopted."""
+    before = open_descriptors()
+    for call in (open_it, open_a_server, serve_it):
+        transport = PortableTransport.adopt([listening()])
+
+        with pytest.raises(WskError):
+            await call(transport=transport, max_parked=-1)
+
+    assert before == open_descriptors()
+
+
+async def test_sockets_stay_the_callers_until_the_block_is_entered() -> None:
+    """Making the block and never entering it takes nothing."""
+    with listening() as sock:
+        open_listening_socket(sockets=[sock])
+        open_server(leave, sockets=[sock])
+
+        assert sock.fileno() >= 0

@@ -304,7 +304,7 @@ def test_who_may_write_there_cannot_have_other_files_changed(attack: str) -> Non
     Whatever somebody who may write to the directory, or to one above it, swaps for a link, and
     before whichever step: no file elsewhere gets the socket's mode, or is removed or replaced.
     """
-    run = subprocess.run(
+    run = subprocess.run(  # noqa: S603 - a program of the tests' own
         [sys.executable, "-m", "tests.swapping", attack], capture_output=True, check=True
     )
     found = json.loads(run.stdout)

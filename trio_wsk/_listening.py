@@ -725,8 +725,11 @@ async def open_listening_socket(
         a dead process left there is replaced; a socket that somebody listens on is not.
       mode: The permissions of ``path``, such as ``0o660``.
       sockets: Instead of a port, sockets or descriptors that are bound already, such as
-        those of `listen_fds`; they belong to the listening socket from then on.
-      transport: Instead of a port, anyone's `Transport`.
+        those of `listen_fds`. They belong to the listening socket from the moment that the
+        block is entered, or `serve` is called: it closes them, also if it can't be opened,
+        whichever argument is wrong.
+      transport: Instead of a port, anyone's `Transport`; its owner is the listening socket,
+        as for ``sockets``.
       backlog: How many connections the kernel keeps for us; the largest it allows by default.
       reuse_port: Share the port with other processes that say so, too (SO_REUSEPORT).
       socket_options: Triples for ``setsockopt``, set before bind.
@@ -764,58 +767,48 @@ async def open_listening_socket(
     The body's exceptions come out as they are, not in a group, unless the listening
     socket has failed as well.
     """
-    if on_no_descriptors not in NO_DESCRIPTORS_POLICIES:
-        raise InvalidParameterError(
-            f"on_no_descriptors is one of {NO_DESCRIPTORS_POLICIES}, not {on_no_descriptors!r}"
-        )
-    checked_count("max_parked", max_parked, least=0)
-    if dispatch is not None and not isinstance(dispatch, ListenDispatch):
-        raise InvalidParameterError(f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}")
-    dispatch = dispatch or ListenDispatch()
-    conditions = conditions_of(
-        dispatch,
-        inspect=inspect,
+    chosen = transport_at(
+        port=port,
+        path=path,
+        sockets=sockets,
+        transport=transport,
+        tcp={
+            "host": host,
+            "reuse_port": reuse_port,
+            "socket_options": socket_options,
+        },
+        mode=mode,
+        backlog=backlog,
         inspect_point=inspect_point,
-        inspect_timeout=inspect_timeout,
-        max_pending=max_pending,
-        overflow=overflow,
-        abort_on_half_close=abort_on_half_close,
     )
-    observers = list(_checked_observers(observers))
-    if not any(isinstance(observer, LoggingObserver) for observer in observers):
-        observers.append(LoggingObserver())
-    listening = ListeningSocket(
-        transport_at(
-            port=port,
-            path=path,
-            sockets=sockets,
-            transport=transport,
-            tcp={
-                "host": host,
-                "reuse_port": reuse_port,
-                "socket_options": socket_options,
-            },
-            mode=mode,
-            backlog=backlog,
-            inspect_point=inspect_point,
-        ),
-        dispatch=dispatch,
-        context=context,
-        max_parked=max_parked,
-        on_no_descriptors=on_no_descriptors,
-        observers=observers,
-    )
-    if conditions is not None:
-        listening._conditional = ConditionalAccept(listening, conditions)
     try:
+        dispatch = _checked_dispatch(dispatch)
+        listening = ListeningSocket(
+            chosen,
+            dispatch=dispatch,
+            context=context,
+            max_parked=checked_count("max_parked", max_parked, least=0),
+            on_no_descriptors=_checked_policy(on_no_descriptors),
+            observers=_checked_observers(observers),
+        )
+        conditions = conditions_of(
+            dispatch,
+            inspect=inspect,
+            inspect_point=inspect_point,
+            inspect_timeout=inspect_timeout,
+            max_pending=max_pending,
+            overflow=overflow,
+            abort_on_half_close=abort_on_half_close,
+        )
         # Without an inspector, too: a transport may have no other point than one before delivery.
-        listening._transport.inspect_at(inspect_point)
+        chosen.inspect_at(inspect_point)
+        await chosen.bind()
+        if conditions is not None:
+            listening._conditional = ConditionalAccept(listening, conditions)
+            listening._conditional.choose_styles(chosen)
     except BaseException:
-        listening._transport.close()
+        chosen.close()
         raise
-    await listening._transport.bind()
-    if listening._conditional is not None:
-        listening._conditional.choose_styles(listening._transport)
     async with _block_of(listening):
         yield listening
 
@@ -828,13 +821,31 @@ def _check_connection_dispatch(call: str, dispatch: object) -> None:
         )
 
 
-def _checked_observers(observers: Iterable[Observer]) -> Iterable[Observer]:
+def _checked_dispatch(dispatch: ListenDispatch | None) -> ListenDispatch:
+    if dispatch is not None and not isinstance(dispatch, ListenDispatch):
+        raise InvalidParameterError(f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}")
+    return dispatch or ListenDispatch()
+
+
+def _checked_policy(policy: NoDescriptorsPolicy) -> NoDescriptorsPolicy:
+    if policy not in NO_DESCRIPTORS_POLICIES:
+        raise InvalidParameterError(
+            f"on_no_descriptors is one of {NO_DESCRIPTORS_POLICIES}, not {policy!r}"
+        )
+    return policy
+
+
+def _checked_observers(observers: Iterable[Observer]) -> list[Observer]:
+    """Return the observers, with one for the log if there is none."""
     given: object = observers
     if not isinstance(given, Iterable):
         raise InvalidParameterError(
             f"observers takes several, so write observers=[...], not observers={observers!r}"
         )
-    return observers
+    checked = list(observers)
+    if not any(isinstance(observer, LoggingObserver) for observer in checked):
+        checked.append(LoggingObserver())
+    return checked
 
 
 @asynccontextmanager

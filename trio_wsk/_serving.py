@@ -40,13 +40,14 @@ from ._options import check_options
 from ._reused_tasks import ReusedTasks, cancel_status, forget_first_frame
 from ._statistics import DrainReport, ServerStatistics
 from ._tls import check_server_context
+from .transports._choosing import closing_if_wrong
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from typing_extensions import Unpack
 
@@ -514,6 +515,11 @@ def _checked_conditional(dispatch: ListenDispatch | None) -> ListenDispatch | No
     return dispatch
 
 
+def _ours(options: ListeningOptions) -> AbstractContextManager[None]:
+    """Close what is given to be listened at if something turns out to be wrong."""
+    return closing_if_wrong(options.get("sockets"), options.get("transport"))
+
+
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection  # as for `open_listening_socket`
 async def _run(
@@ -526,12 +532,11 @@ async def _run(
     if server._max_connections is not math.inf:
         # What is read ahead of a permit would be a connection beyond the limit.
         options = {**options, "max_parked": 0}
+    with _ours(options):
+        opening = open_listening_socket(port, dispatch=dispatch, **options)
     lone: BaseException
     try:
-        async with (
-            trio.open_nursery() as outer,
-            open_listening_socket(port, dispatch=dispatch, **options) as listening,
-        ):
+        async with trio.open_nursery() as outer, opening as listening:
             handlers = await outer.start(_hold_nursery)
             server._start(listening, handlers)
             try:
@@ -652,35 +657,36 @@ def open_server(
     Returns:
       An async context manager that gives the `Server`.
     """
-    check_options("open_server", options)
-    if isinstance(handler, ListenDispatch):
-        if dispatch is not None:
-            raise InvalidParameterError(
-                "open_server takes one ListenDispatch, in the place of the handler, not another"
-                " one as dispatch="
-            )
-        if ssl_context is not None:
-            raise InvalidParameterError(
-                "ssl_context= needs a task for each connection: open_server(handler, ...) with an"
-                f" async handler, not with {handler!r}"
-            )
-        if handshake_timeout != DEFAULT_HANDSHAKE_TIMEOUT or on_handler_error != "report":
-            raise InvalidParameterError(
-                "handshake_timeout= and on_handler_error= are of handlers, and there is none in a"
-                " server of events; leave them out"
-            )
-        server = _checked_events_server(handler, max_connections=max_connections, grace=grace)
-        return _run(server, port, handler, options)
-    check_async_function("handler", handler)
-    server = _checked_server(
-        handler,
-        max_connections=max_connections,
-        ssl_context=ssl_context,
-        handshake_timeout=handshake_timeout,
-        grace=grace,
-        on_handler_error=on_handler_error,
-    )
-    return _run(server, port, _checked_conditional(dispatch), options)
+    with _ours(options):
+        check_options("open_server", options)
+        if isinstance(handler, ListenDispatch):
+            if dispatch is not None:
+                raise InvalidParameterError(
+                    "open_server takes one ListenDispatch, in the place of the handler, not another"
+                    " one as dispatch="
+                )
+            if ssl_context is not None:
+                raise InvalidParameterError(
+                    "ssl_context= needs a task for each connection: open_server(handler, ...)"
+                    f" with an async handler, not with {handler!r}"
+                )
+            if handshake_timeout != DEFAULT_HANDSHAKE_TIMEOUT or on_handler_error != "report":
+                raise InvalidParameterError(
+                    "handshake_timeout= and on_handler_error= are of handlers, and there is none"
+                    " in a server of events; leave them out"
+                )
+            server = _checked_events_server(handler, max_connections=max_connections, grace=grace)
+            return _run(server, port, handler, options)
+        check_async_function("handler", handler)
+        server = _checked_server(
+            handler,
+            max_connections=max_connections,
+            ssl_context=ssl_context,
+            handshake_timeout=handshake_timeout,
+            grace=grace,
+            on_handler_error=on_handler_error,
+        )
+        return _run(server, port, _checked_conditional(dispatch), options)
 
 
 @overload
@@ -785,17 +791,19 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     inside an exception group. Cancellation, `KeyboardInterrupt` and `SystemExit` go on; a
     cancellation out of a scope that the handler has left open is a crash.
     """
-    check_options("serve", options)
-    check_async_function("handler", handler)
-    server = _checked_server(
-        handler,
-        max_connections=max_connections,
-        ssl_context=ssl_context,
-        handshake_timeout=handshake_timeout,
-        grace=grace,
-        on_handler_error=on_handler_error,
-    )
-    await _serve_until_over(server, port, _checked_conditional(dispatch), options, task_status)
+    with _ours(options):
+        check_options("serve", options)
+        check_async_function("handler", handler)
+        server = _checked_server(
+            handler,
+            max_connections=max_connections,
+            ssl_context=ssl_context,
+            handshake_timeout=handshake_timeout,
+            grace=grace,
+            on_handler_error=on_handler_error,
+        )
+        dispatch = _checked_conditional(dispatch)
+    await _serve_until_over(server, port, dispatch, options, task_status)
 
 
 async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
@@ -823,8 +831,9 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
     Raises:
       InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
     """
-    check_options("serve_events", options)
-    server = _checked_events_server(dispatch, max_connections=max_connections, grace=grace)
+    with _ours(options):
+        check_options("serve_events", options)
+        server = _checked_events_server(dispatch, max_connections=max_connections, grace=grace)
     await _serve_until_over(server, port, dispatch, options, task_status)
 
 
@@ -836,11 +845,12 @@ async def _serve_until_over(
     options: ListeningOptions,
     task_status: trio.TaskStatus[Server],
 ) -> None:
-    if not callable(getattr(task_status, "started", None)):
-        raise InvalidParameterError(
-            "task_status is given by Trio: write await nursery.start(trio_wsk.serve, handler,"
-            f" port), or leave it out, not {task_status!r}"
-        )
+    with _ours(options):
+        if not callable(getattr(task_status, "started", None)):
+            raise InvalidParameterError(
+                "task_status is given by Trio: write await nursery.start(trio_wsk.serve, handler,"
+                f" port), or leave it out, not {task_status!r}"
+            )
     async with _run(server, port, dispatch, options):
         task_status.started(server)
         await server._over.wait()

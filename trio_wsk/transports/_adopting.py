@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Adoptable: TypeAlias = socket.socket | trio.socket.SocketType | int
 
-__all__ = ["AdoptedPlace"]
+__all__ = ["AdoptedPlace", "close_given"]
 
 _FAMILIES = [
     getattr(socket, name) for name in ("AF_INET", "AF_INET6", "AF_UNIX") if hasattr(socket, name)
@@ -78,6 +78,18 @@ class AdoptedPlace(Place):
     def close(self) -> None:
         """Close them. A Unix path stays: whoever has made it removes it."""
         close_all(self._sockets)
+
+
+def close_given(sockets: object) -> None:
+    """Close what was given to be adopted and never will be; of what is none, nothing."""
+    given = sockets if isinstance(sockets, Sequence) else ()
+    taken: list[socket.socket] = []
+    for candidate in given:
+        try:
+            taken.append(_take(candidate, taken, "it"))
+        except InvalidParameterError:
+            pass  # closed, or no socket: the caller hears of another mistake
+    close_all(taken)
 
 
 def _adopt(sockets: object) -> list[socket.socket]:

@@ -64,7 +64,7 @@ _NAME_INSIDE: Final = b"s"
 _TEMPORARY_OCTETS: Final = len(".wsk-") + 2 * _RANDOM_OCTETS + len("/s")
 _HIGHEST_MODE: Final = 0o777
 
-# With O_PATH (Linux) the directory needs not be readable; a name can be looked up in it all the same.
+# With O_PATH (Linux) the directory needs not be readable; names can be looked up all the same.
 _DIRECTORY: Final[int] = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 
