@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.pairs import await_event, descriptor_of, open_event_pair, open_pair, receive_all
-from tests.support import connect, reset, until
+from tests.support import connect, fate_of, reset, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
@@ -181,3 +181,70 @@ async def test_reset_after_fin_is_told_while_an_answer_waits_for_room(readiness:
         assert [GRACEFUL, ABORTIVE] == ends
         with pytest.raises(ConnectionBrokenError):
             connection.send_nowait(b"x")
+
+
+# --- Cut short -------------------------------------------------------------------------
+
+
+async def cut_short(connection: Connection) -> None:
+    """Have a task's sending cancelled when a part has gone."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.send_all, bytes(1 << 24))
+            await wait_all_tasks_blocked()
+            scope.cancel()
+
+
+@pytest.mark.parametrize("end", ["close", "aclose"])
+async def test_closing_after_a_send_that_was_cut_short_resets(end: str) -> None:
+    """A part of the answer can't be taken for all of it: it is followed by a reset, not by FIN."""
+    async with open_pair() as (connection, client):
+        await cut_short(connection)
+        if end == "close":
+            connection.close()
+        else:
+            await connection.aclose()
+
+        assert "reset" == await fate_of(client)
+
+
+async def test_handler_that_was_cut_short_in_its_answer_resets() -> None:
+    """A scope around a handler's sending ends in a reset when the handler returns."""
+    is_cut = trio.Event()
+
+    async def answer(connection: Connection) -> None:
+        await cut_short(connection)
+        is_cut.set()
+
+    async with open_server(answer, 0, host="127.0.0.1") as server:
+        client = await connect(server.local_addresses[0])
+        await is_cut.wait()
+
+        assert "reset" == await fate_of(client)
+
+        await client.aclose()
+
+
+async def test_what_is_sent_after_a_cut_ends_in_good_order() -> None:
+    """Who goes on after a cut knows what it does: its FIN is one."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        await cut_short(connection)
+
+        async def go_on() -> None:
+            await connection.send_all(b"x")
+            await connection.aclose()
+
+        nursery.start_soon(go_on)
+
+        assert "fin" == await fate_of(client)
+
+
+async def test_send_of_which_nothing_went_is_not_cut_short() -> None:
+    """A send that was cancelled before any of it had gone leaves whole what went before it."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        while connection._send_now(bytes(1 << 20)):  # noqa: SLF001 - and queue nothing
+            pass
+        await cut_short(connection)
+        nursery.start_soon(connection.aclose)
+
+        assert "fin" == await fate_of(client)

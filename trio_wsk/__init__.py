@@ -12,6 +12,7 @@ from ._addresses import Address, AddressSet
 from ._conditional_accept import PendingInspections
 from ._connection import Connection
 from ._dispatch import ConnectionDispatch, ListenDispatch, Taken
+from ._end_reason import EndReason
 from ._errors import (
     BindError,
     ConnectionBrokenError,
@@ -55,6 +56,7 @@ __all__ = [
     "ConnectionDispatch",
     "ConnectionRequest",
     "DrainReport",
+    "EndReason",
     "EventMask",
     "EventServerOptions",
     "Finding",

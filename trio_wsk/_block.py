@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from itertools import count
 from operator import methodcaller
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -26,17 +26,18 @@ if sys.version_info < (3, 11):
 
 from . import _records as records
 from ._deadlines import Deadlines
+from ._end_reason import EndReason
 from ._errors import ConnectionBrokenError
 from .observers import Observers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from ._addresses import Address
     from ._events import EventSide
     from ._listening import ListeningSocket
     from ._readiness import Readiness
     from ._records import Record
-    from ._request import ConnectionRequest
     from .observers import Observer
 
 __all__ = ["FAILED", "LINGER_SECONDS", "Block", "unwrapped"]
@@ -47,6 +48,17 @@ on Trio's clock: nginx's default for the same thing (``lingering_timeout``)."""
 
 WORK_PER_TURN: Final = 64
 """How much posted work the pump does before other tasks have their turn."""
+
+
+class Concern(Protocol):
+    """What a callback is called for: a connection or a request."""
+
+    @property
+    def remote_address(self) -> Address:
+        """Its peer."""
+
+    def _callback_failed(self, error: BaseException) -> None:
+        """Take note: a callback of its own has raised, or returned nonsense."""
 
 
 class _Failed:
@@ -73,11 +85,13 @@ class Block:
         self.event_driven: set[EventSide] = set()
         """The open connections that have events: nobody else holds them."""
         self.lingering: Deadlines[EventSide] = Deadlines(
-            self.call_at, LINGER_SECONDS, methodcaller("abort")
+            self.call_at, LINGER_SECONDS, methodcaller("_abort", EndReason.TIMED_OUT)
         )
         """The connections that have sent FIN and wait for the peer's."""
         self.close_linger: float = 0.0
         """How long ``aclose()`` waits for peers to read our last answer, in seconds."""
+        self.is_served: bool = False
+        """A server's: its observers hear of each connection's end."""
         self.ended: bool = False
         """The block has been left: nothing posted is done any more."""
         self.calling: str | None = None
@@ -159,7 +173,7 @@ class Block:
         """
         try:
             for connection in list(self.event_driven):
-                connection.abort()
+                connection._abort(EndReason.BLOCK_ENDED)
             # From here on nothing can be queued, so that routines which go on for ever end.
             self.ended = True
             while self._work:
@@ -203,7 +217,7 @@ class Block:
     def call(  # noqa: PLR0917 - called for each piece of data, and keywords take their time
         self,
         name: str,
-        concerns: EventSide | ConnectionRequest | None,
+        concerns: Concern | None,
         context: contextvars.Context,
         callback: Callable[..., object],
         first: object,
@@ -238,10 +252,10 @@ class Block:
         return self.calling == name and self._calling_for is connection
 
     @trio.lowlevel.enable_ki_protection
-    def report_callback(
-        self, name: str, concerns: EventSide | ConnectionRequest | None, error: BaseException
-    ) -> None:
+    def report_callback(self, name: str, concerns: Concern | None, error: BaseException) -> None:
         """Tell the observers that a callback raised or returned nonsense."""
+        if concerns is not None:
+            concerns._callback_failed(error)
         if records.CallbackFailed in self.observers.wanting:
             self.tell(
                 records.CallbackFailed,

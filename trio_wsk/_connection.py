@@ -25,7 +25,6 @@ from ._errors import (
 )
 from ._events import EventSide
 from ._readiness import READ, WRITE
-from ._verdict import InspectId
 from ._wire import ACTIVE, FIN_SENT, IDLE, RECEIVE_SIZE, WAITING
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from ._listening import ListeningSocket
     from ._status import EventMask, Status
     from ._transport import Channel, TransportRequest
+    from ._verdict import InspectId
 
     Octets = bytes | bytearray | memoryview
 
@@ -78,6 +78,9 @@ class Connection(EventSide):
         self._dispatch = None
         self._enabled = 0
         self._due = READ
+        self._octets_in = 0
+        self._octets_out = 0
+        self._opened = trio.current_time()
         self.context: object = context
         """Whatever belongs to this connection for you; the library never looks at it.
 
@@ -106,10 +109,7 @@ class Connection(EventSide):
 
         Source: SIO_WSK_QUERY_INSPECT_ID.
         """
-        conditional = self._block.listening._conditional
-        if conditional is None:
-            return None
-        return InspectId(conditional.key, self._request.serial_number)
+        return self._inspect_id()
 
     @property
     def draining(self) -> trio.Event:
@@ -230,7 +230,8 @@ class Connection(EventSide):
           SocketBusyError: another task is sending.
 
         Always a checkpoint. If cancelled, any part of ``data`` may have been sent: the
-        only thing to do with the connection then is to close it.
+        only thing to do with the connection then is to close it. If a part was, closing it
+        with nothing sent since resets it, so that the peer can't take the part for all of it.
         """
         if self._sending:
             raise _busy("send_all")
@@ -258,13 +259,18 @@ class Connection(EventSide):
         # A short send is followed by another try: only a refused one makes the kernel
         # promise an edge.
         blocked = waited = False
-        while sent < view.nbytes:
-            if blocked:
-                await self._wait(WRITE)
-                waited = True
-            taken = self._send_now(view[sent:])
-            blocked = taken == 0
-            sent += taken
+        try:
+            while sent < view.nbytes:
+                if blocked:
+                    await self._wait(WRITE)
+                    waited = True
+                taken = self._send_now(view[sent:])
+                blocked = taken == 0
+                sent += taken
+        except BaseException:
+            if sent:
+                self._annexed().cut_at = self._octets_out
+            raise
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ._connection import Connection
     from ._listening import ListeningSocket
+    from ._records import ConnectionEnded
     from ._request import ConnectionRequest
     from ._status import Status
     from ._verdict import InspectAction, InspectId, Verdict
@@ -105,6 +106,18 @@ class ConnectionDispatch:
     """``send_backlog(connection, ideal)``: how many octets should be outstanding has changed.
 
     More do not go faster, fewer leave the path idle. (WskSendBacklogEvent)
+    """
+
+    closed: Callable[[Connection, ConnectionEnded], object] | None = attrs.field(
+        default=None, validator=_plain_function
+    )
+    """``closed(connection, ended)``: the connection is closed; called once, and last of all.
+
+    Whoever ended it: the peer, this side, a callback that failed, a drain, or the listening
+    block that ended; ``ended`` says which, and what was transferred. It belongs to no event:
+    it is called for every connection that the accept event took with this dispatch, and for
+    one that was awaited if it has an event enabled when it ends. Sending and receiving raise by
+    then. (The completion of WskCloseSocket)
     """
 
     mask: int = attrs.field(init=False, repr=False, eq=False)

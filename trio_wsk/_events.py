@@ -21,13 +21,16 @@ import errno
 import socket
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from . import _records as records
 from ._arguments import are_events, shown
 from ._block import FAILED, LINGER_SECONDS
 from ._dispatch import ConnectionDispatch, Taken
+from ._end_reason import EndReason
 from ._errors import (
     ConnectionBrokenError,
     InvalidDeviceStateError,
@@ -37,7 +40,9 @@ from ._errors import (
 )
 from ._irp import Irp
 from ._readiness import ENDED, READ, URGENT, WRITE, EpollReadiness
+from ._records import ConnectionEnded
 from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask, Status
+from ._verdict import InspectId
 from ._wire import (
     ACTIVE,
     END_TOLD,
@@ -114,9 +119,13 @@ class EventSide(Wire):
 
         It is among the block's ``event_driven`` connections already.
         """
-        self._dispatch = dispatch
-        if self._channel is None:
+        if self._channel is None:  # the accept callback has closed it
+            annex = self._annexed()
+            ended, annex.ended = annex.ended, None
+            if dispatch.closed is not None and ended is not None:
+                self._block.post(partial(self._tell_closed, dispatch.closed, ended))
             return
+        self._dispatch = dispatch
         self._enabled |= mask | _THE_BLOCKS
         if self._marks & FIN_SENT:  # the accept callback has said good-bye
             self._wait_for_peer()
@@ -667,21 +676,25 @@ class EventSide(Wire):
     def close(self) -> None:
         """Close the connection at once, without waiting: `aclose` for plain functions.
 
-        If queued data has not been sent yet, the connection is reset, so that the peer
-        can't take part of it for all of it. Idempotent.
+        If something was not sent to its end, the connection is reset, so that the peer can't
+        take part of it for all of it: queued data, or that of a `send_all` that was cut short,
+        if nothing was sent since. Idempotent.
         """
-        if self._annex is not None and self._annex.unsent:
+        if self._is_cut_short:
             self.abort()
         elif self._channel is not None:
-            self._let_go().close()
+            self._let_go(EndReason.CLOSED).close()
 
     def abort(self) -> None:
         """Reset the connection and close it; what was queued is dropped. Idempotent.
 
         Source: WskDisconnect with WSK_FLAG_ABORTIVE; RFC 9293 3.10.5 (ABORT).
         """
+        self._abort(EndReason.ABORTED)
+
+    def _abort(self, reason: EndReason, error: BaseException | None = None) -> None:
         if self._channel is not None:
-            self._request.abort(self._let_go())
+            self._request.abort(self._let_go(reason, error))
 
     def _reset_by_server(self) -> None:
         """Reset it under whoever holds it, and finds it broken: he has not closed it."""
@@ -690,9 +703,9 @@ class EventSide(Wire):
             if annex.broken is None:
                 annex.broken = OSError(errno.ECONNABORTED, "this server has reset it")
             self._marks |= LOST
-            self.abort()
+            self._abort(EndReason.SERVER_ENDED)
 
-    def _let_go(self) -> Channel:
+    def _let_go(self, reason: EndReason, error: BaseException | None = None) -> Channel:
         """Let go of everything but the channel, which the caller closes."""
         channel = self._channel
         assert channel is not None
@@ -701,7 +714,7 @@ class EventSide(Wire):
             self._watch.close()
         elif self._marks & TOLD:
             self._hear_no_more(channel)
-        self._enabled = 0
+        has_events, self._enabled = bool(self._enabled), 0
         block = self._block
         block.event_driven.discard(self)
         if self._marks & LINGERING:
@@ -714,9 +727,81 @@ class EventSide(Wire):
                 trio.lowlevel.notify_closing(annex.socket)
             annex.held = b""
             self._drop_queue()
+        self._say_ended(reason, error, has_events=has_events)
         if self._owner is not None:
             self._owner._connection_ended(self)
         return channel
+
+    def _say_ended(
+        self, reason: EndReason, error: BaseException | None, *, has_events: bool
+    ) -> None:
+        """Tell the observers and the closed callback, if there are any; forget the callbacks."""
+        block = self._block
+        dispatch = self._dispatch
+        closed = dispatch.closed if has_events and dispatch is not None else None
+        is_news = (
+            block.is_served
+            and records.ConnectionEnded in block.observers.wanting
+            and (self._owner is None or self._owner.delivers)
+        )
+        is_accepting = block.is_calling("accept", self)
+        if is_news or closed is not None or is_accepting:
+            ended = self._how_it_ended(reason, error)
+            if is_news:
+                block.observers.tell(ended)
+            if is_accepting:
+                self._annexed().ended = ended
+            if closed is not None and not block.ended:
+                block.post(partial(self._tell_closed, closed, ended))
+                return
+        if self._annex is not None and self._annex.routines_due:
+            block.post(self._forget)  # the routines have been called by then
+        else:
+            self._forget()
+
+    def _how_it_ended(self, reason: EndReason, error: BaseException | None) -> ConnectionEnded:
+        annex = self._annex
+        if annex is not None and reason not in _OURS_ALONE:
+            if annex.broken is not None:
+                is_reset = annex.broken.errno in _RESET
+                reason = EndReason.PEER_RESET if is_reset else EndReason.BROKEN
+                error = annex.broken
+            elif annex.failure is not None:
+                reason, error = EndReason.FAILED, annex.failure
+        if reason is EndReason.CLOSED and self._marks & FIN_RECEIVED:
+            reason = EndReason.FINISHED
+        return ConnectionEnded(
+            at=trio.current_time(),
+            remote_address=self.remote_address,
+            inspect_id=self._inspect_id(),
+            opened=self._opened,
+            octets_received=self._octets_in,
+            octets_sent=self._octets_out,
+            reason=reason,
+            error=error,
+        )
+
+    def _inspect_id(self) -> InspectId | None:
+        conditional = self._block.listening._conditional
+        if conditional is None:
+            return None
+        return InspectId(conditional.key, self._request.serial_number)
+
+    def _tell_closed(self, callback: Callable[..., object], ended: ConnectionEnded) -> None:
+        """In the pump: the last call of all."""
+        try:
+            # That it tries to send all the same is nothing to report.
+            with suppress(ConnectionBrokenError):
+                self._block.call("closed", self, self._own_context(), callback, self, ended)
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is called any more: keep nothing alive that may hold this connection."""
+        self._dispatch = None
+        self._context = None
+        if self._annex is not None:
+            self._annex.failure = None
 
     def _drop_queue(self) -> None:
         """Nothing is sent any more: tell who waits for it."""
@@ -764,11 +849,21 @@ class EventSide(Wire):
         except ConnectionBrokenError:
             self._tell_reset()
 
+    def _callback_failed(self, error: BaseException) -> None:
+        if self._channel is not None:
+            self._annexed().failure = error
+
     def _nonsense(self, name: str, what: str) -> None:
         nonsense = TypeError(f"the {name} callback {what}")
         self._block.report_callback(name, self, nonsense)
         self.abort()
 
+
+_RESET: Final = frozenset({errno.ECONNRESET, errno.EPIPE})
+"""What a peer's reset looks like; EPIPE if it comes after its FIN, or while we send."""
+
+_OURS_ALONE: Final = frozenset({EndReason.SERVER_ENDED, EndReason.BLOCK_ENDED, EndReason.TIMED_OUT})
+"""What is so whatever else is known of the connection."""
 
 _SLOTS: Final = {
     RECEIVE: "receive",

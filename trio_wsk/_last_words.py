@@ -33,6 +33,9 @@ the one that has had the longest is reset."""
 class LastWords:
     """The peers of one listening block that are reading why they were turned away."""
 
+    delivers = False
+    """Nobody has had them."""
+
     def __init__(self, block: Block) -> None:
         self._block = block
         self._connections: OrderedDict[Connection, None] = OrderedDict()

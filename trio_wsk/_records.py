@@ -15,6 +15,7 @@ import attrs
 
 if TYPE_CHECKING:
     from ._addresses import Address
+    from ._end_reason import EndReason
     from ._verdict import AbortReason, CloseStyle, InspectId
 
 __all__ = [
@@ -69,10 +70,26 @@ class ConnectionDropped(Record):
 
 @attrs.frozen(kw_only=True)
 class ConnectionEnded(Record):
-    """A delivered connection was closed on our side."""
+    """A delivered connection was closed on our side, whoever had ended it.
+
+    Observers hear it of the connections of a server, closed callbacks of any with events. What
+    went through `Connection.socket` is not counted.
+    """
 
     remote_address: Address
     """The peer."""
+    inspect_id: InspectId | None
+    """What its request was inspected by; None without an inspector."""
+    opened: float
+    """When it was handed over, in seconds on Trio's clock."""
+    octets_received: int
+    """Octets taken from the kernel, before any TLS."""
+    octets_sent: int
+    """Octets that the kernel took, after any TLS; the peer may have got fewer."""
+    reason: EndReason
+    """How it ended."""
+    error: BaseException | None
+    """What broke it, as the operating system said, or what a callback or handler raised."""
 
 
 @attrs.frozen(kw_only=True)
@@ -197,7 +214,7 @@ class CallbackFailed(Record):
 
     callback: str
     """Which: ``accept``, ``inspect``, ``abort``, ``receive``, ``disconnect``, ``send_backlog``,
-    ``drain`` or ``on_completion``."""
+    ``closed``, ``drain`` or ``on_completion``."""
     error: BaseException
     """What it raised, or a `TypeError` or `ValueError` that names what it returned."""
     remote_address: Address | None

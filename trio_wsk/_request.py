@@ -138,6 +138,9 @@ class ConnectionRequest:
                 self._scope.cancel()
         return self._scope
 
+    def _callback_failed(self, error: BaseException) -> None:
+        """Take no note: that its inspector failed is its verdict."""
+
     async def peek(self, count: int) -> bytes:
         """Look at the first octets that the peer sends, and leave them for who accepts it.
 

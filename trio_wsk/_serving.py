@@ -27,6 +27,7 @@ from ._block import unwrapped
 from ._callers import in_trio, runs_in
 from ._connection import Connection
 from ._dispatch import ListenDispatch
+from ._end_reason import EndReason
 from ._errors import (
     InvalidDeviceStateError,
     InvalidParameterError,
@@ -78,6 +79,8 @@ Half of nginx's ``lingering_timeout``: a handler's slot is held meanwhile."""
 
 class Server:
     """A running server, made by `open_server`, `serve` and `serve_events`."""
+
+    delivers = True
 
     def __init__(
         self,
@@ -264,7 +267,7 @@ class Server:
         for handled in self._handled:
             handled._reset_by_server()
         for connection in list(self._block.event_driven):
-            connection.abort()
+            connection._abort(EndReason.SERVER_ENDED)
 
     async def _wait_none_open(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
         while self._open:
@@ -277,6 +280,7 @@ class Server:
     def _start(self, listening: ListeningSocket, handlers: trio.Nursery) -> None:
         self.listening = listening
         self._block = listening._block
+        self._block.is_served = True
         self._handlers = handlers
         self._gives_permits = self._max_connections < math.inf or listening._conditional is not None
         if self._handler is None:
@@ -293,8 +297,6 @@ class Server:
             self._open_most = self._open
 
     def _connection_ended(self, connection: Connection) -> None:
-        if records.ConnectionEnded in self._block.observers.wanting:
-            self._block.tell(records.ConnectionEnded, remote_address=connection.remote_address)
         self._open -= 1
         self._served += 1
         self._handled.discard(connection)
@@ -373,6 +375,10 @@ class Server:
         crash, rest = split_error(error, self._why_stray(left_open=left_open))
         if crash is not None:
             crash = without_peers_end(connection, crash)
+        if crash is not None:
+            connection._abort(EndReason.FAILED, crash)
+        else:
+            connection._abort(EndReason.SERVER_ENDED if rest is not None else EndReason.ABORTED)
         if crash is None and rest is None and not self._has_reset:
             self._peers_left += 1
             self._block.tell(records.PeerLeft, remote_address=connection.remote_address)
@@ -424,7 +430,6 @@ class _Handlers(ReusedTasks[Connection]):
                 if not connection._close_unless_unread():
                     await connection.aclose()
             except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
-                connection.abort()
                 forget_first_frame(error)
                 left_open = cancel_status(task) is not status
                 self._server._handler_raised(connection, error, left_open=left_open)

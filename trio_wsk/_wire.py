@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._block import Block
     from ._irp import Irp
     from ._readiness import EpollReadiness, Readiness, Sink, Watch
+    from ._records import ConnectionEnded
     from ._transport import Channel, TransportRequest
 
     Octets = bytes | bytearray | memoryview
@@ -108,6 +109,9 @@ class Annex:
 
     __slots__ = (
         "broken",
+        "cut_at",
+        "ended",
+        "failure",
         "fin_wanted",
         "held",
         "ideal",
@@ -121,6 +125,12 @@ class Annex:
     def __init__(self) -> None:
         self.broken: OSError | None = None
         """Why nothing can be sent or received any more."""
+        self.failure: BaseException | None = None
+        """What a callback raised, for which it is reset."""
+        self.ended: ConnectionEnded | None = None
+        """How it ended, if that was in its accept callback, whose answer is still to come."""
+        self.cut_at = -1
+        """How many octets had been sent in all when a task's ``send_all`` was cut short."""
         self.socket: trio.socket.SocketType | None = None
         """The public socket, which is the same descriptor as the channel."""
         self.held = b""
@@ -140,6 +150,9 @@ class Annex:
 class Owner(Protocol):
     """Who keeps account of a connection."""
 
+    delivers: bool
+    """Whether its connections were delivered to somebody, so that their ends are news."""
+
     def _connection_ended(self, connection: Any) -> None:  # noqa: ANN401 - a layer above
         """Take note: this side has closed it."""
 
@@ -152,6 +165,9 @@ class Wire(trio.abc.HalfCloseableStream):
         "_block",
         "_channel",
         "_marks",
+        "_octets_in",
+        "_octets_out",
+        "_opened",
         "_owner",
         "_receiving",
         "_request",
@@ -169,6 +185,9 @@ class Wire(trio.abc.HalfCloseableStream):
     _marks: int
     _receiving: bool
     _sending: int
+    _octets_in: int
+    _octets_out: int
+    _opened: float
 
     @property
     def remote_address(self) -> Address:
@@ -202,7 +221,10 @@ class Wire(trio.abc.HalfCloseableStream):
             raise self._translated(error) from error
         if not data:
             self._end_of_input()
-        elif watch is not None and len(data) < size:
+            return data
+        count = len(data)
+        self._octets_in += count
+        if watch is not None and count < size:
             watch.read_short()
         return data
 
@@ -227,7 +249,9 @@ class Wire(trio.abc.HalfCloseableStream):
             raise self._translated(error) from error
         if not count:
             self._end_of_input()
-        elif watch is not None and count < view.nbytes:
+            return count
+        self._octets_in += count
+        if watch is not None and count < view.nbytes:
             watch.read_short()
         return count
 
@@ -273,11 +297,13 @@ class Wire(trio.abc.HalfCloseableStream):
         if broken is not None:
             raise self._translated(broken)
         try:
-            return channel.send(data, flags)
+            sent = channel.send(data, flags)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise self._translated(error) from error
+        self._octets_out += sent
+        return sent
 
     def _shut_down_sending(self) -> None:
         if not self._marks & FIN_SENT:
@@ -299,6 +325,12 @@ class Wire(trio.abc.HalfCloseableStream):
     @property
     def _broken(self) -> OSError | None:
         return None if self._annex is None else self._annex.broken
+
+    @property
+    def _is_cut_short(self) -> bool:
+        """Whether something was not sent to its end, and nothing else since."""
+        annex = self._annex
+        return annex is not None and (bool(annex.unsent) or annex.cut_at == self._octets_out)
 
     @property
     def _unsent(self) -> int:
