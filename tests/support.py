@@ -156,3 +156,19 @@ async def wait_in_task(readiness: Readiness, watch: Watch, edge: int) -> None:
 def leave_open() -> None:
     """Leave a cancel scope open in this task, as an async generator that nobody finishes does."""
     trio.CancelScope(deadline=trio.current_time() + 0.05).__enter__()
+
+
+class Spawned(trio.abc.Instrument):
+    """Counts tasks by name, without a reference to any: such a task is not used again."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        trio.lowlevel.add_instrument(self)
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        """Count one."""
+        self._names.append(task.name)
+
+    def count(self, name: str) -> int:
+        """How many tasks were started so far whose name ends like this."""
+        return sum(each.endswith(name) for each in self._names)

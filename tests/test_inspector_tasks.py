@@ -16,7 +16,7 @@ from trio_wsk import InspectAction, open_listening_socket, open_server
 from trio_wsk.observers import RequestApproved
 
 from .inspecting import inspecting
-from .support import connect, leave_open
+from .support import Spawned, connect, leave_open
 
 if TYPE_CHECKING:
     from trio_wsk import Connection, ConnectionRequest
@@ -43,18 +43,16 @@ async def ask(desk: Desk, count: int) -> None:
 
 async def test_task_is_used_again() -> None:
     """Requests that come one after the other are inspected in one task, by its name."""
-    tasks: list[trio.lowlevel.Task] = []
+    spawned = Spawned()
 
     async def inspect(_: ConnectionRequest) -> InspectAction:
-        tasks.append(trio.lowlevel.current_task())
         await trio.lowlevel.checkpoint()
         return ACCEPT
 
     async with inspecting(inspect) as desk:
         await ask(desk, 3)
 
-    assert (3, 1) == (len(tasks), len(set(tasks)))
-    assert "Desk.inspect" in tasks[0].name
+    assert 1 == spawned.count("Desk.inspect")
 
 
 async def test_context_does_not_leak_from_request_to_request() -> None:
@@ -170,11 +168,13 @@ async def test_request_that_was_pended_by_a_task_is_lost_alone() -> None:
 
 async def test_cancelled_task_is_not_used_again() -> None:
     """The peer leaves, and the next request is inspected by another task."""
-    tasks: list[trio.lowlevel.Task] = []
+    spawned = Spawned()
+    asked = 0
 
     async def inspect(_: ConnectionRequest) -> InspectAction:
-        tasks.append(trio.lowlevel.current_task())
-        if len(tasks) == 1:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
         return ACCEPT
@@ -189,17 +189,19 @@ async def test_cancelled_task_is_not_used_again() -> None:
 
         assert request.cancel_scope.cancelled_caught
 
-    assert 2 == len(set(tasks))
+    assert 2 == spawned.count("Desk.inspect")
 
 
 async def test_crash_of_one_inspection_leaves_the_task_for_the_next() -> None:
     """An inspector's crash is reported, its request turned away, and its task goes on."""
-    tasks: list[trio.lowlevel.Task] = []
+    spawned = Spawned()
+    asked = 0
 
     async def inspect(_: ConnectionRequest) -> InspectAction:
-        tasks.append(trio.lowlevel.current_task())
+        nonlocal asked
+        asked += 1
         await trio.lowlevel.checkpoint()
-        if len(tasks) == 1:
+        if asked == 1:
             raise ValueError("a bug")
         return ACCEPT
 
@@ -210,7 +212,30 @@ async def test_crash_of_one_inspection_leaves_the_task_for_the_next() -> None:
 
         assert {"inspector-failed": 1} == desk.statistics().rejected
 
-    assert (2, 1) == (len(tasks), len(set(tasks)))
+    assert (2, 1) == (asked, spawned.count("Desk.inspect"))
+
+
+async def test_lock_that_an_inspector_has_left_held_is_broken() -> None:
+    """Whoever is asked about next does not own it, in the same task."""
+    lock = trio.Lock()
+    found: list[bool] = []
+    spawned = Spawned()
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        try:
+            await lock.acquire()
+        except trio.BrokenResourceError:
+            found.append(True)
+        return ACCEPT
+
+    async with inspecting(inspect) as desk:
+        for number in range(3):
+            await desk.parked()
+            await settled()
+            assert number + 1 == desk.statistics().approved
+
+    assert [True, True] == found
+    assert 2 == spawned.count("Desk.inspect")
 
 
 async def test_idle_task_keeps_nothing() -> None:

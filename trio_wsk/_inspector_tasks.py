@@ -69,6 +69,7 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
     # since Trio has the frame of a task's first coroutine made into an object.
     async def _run(self, request: ConnectionRequest) -> None:  # noqa: ASYNC910 - a task of its own
         assert request._task_scope is not None
+        self._begin()
         try:
             with request._task_scope:
                 while True:
@@ -90,13 +91,14 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
     def _over(self, request: ConnectionRequest) -> bool:
         """Its inspector has answered; say whether another request can have the scope."""
         answer, request._inspection = request._inspection, None
-        task = trio.lowlevel.current_task()
-        scope = task.custom_sleep_data = request._task_scope  # where whoever wakes it finds it
+        scope = request._task_scope
         assert scope is not None
+        # Where whoever wakes it finds it.
+        trio.lowlevel.current_task().custom_sleep_data = scope
         self._ended(request)
         is_free = request._scope is None
         self._answered(request, answer)
-        return is_free and self._may_wait(task, cancel_status(scope))
+        return is_free and self._may_wait(cancel_status(scope))
 
     @trio.lowlevel.enable_ki_protection
     def _failed(self, request: ConnectionRequest) -> bool:

@@ -2,29 +2,47 @@
 
 A task costs more to make and to end than most handlers take, and more than most inspectors. So a
 task that has nothing left to do waits for more, if few others do. Nothing of the last piece
-of work is left in it: each has a fresh copy of the listening block's context, as a task of its own
-would have, and a task in which a handler has left a cancel scope or a nursery open (an async
-generator that was not finished does that) is not used again.
+of work is left in it: each has a fresh copy of the listening block's context, and the name, as a
+task of its own would have.
 
-Only what is kept by task instead of by context can tell: ``trio.lowlevel.current_task()`` may be
-the same object for two connections, one after the other.
+A task is not used again if its end can matter to somebody:
+
+* A cancel scope or a nursery was left open in it (an async generator that was not finished does
+  that).
+* Somebody still refers to it. Trio and others keep by task what belongs to it: who has a
+  ``trio.Lock``, who has borrowed from a ``trio.CapacityLimiter``, which parking lot is broken when
+  it ends, whatever a dict has it as the key of. All that can't be asked for, but what is kept by a
+  task refers to the task, and CPython counts references. One too many costs a task and nothing
+  else; so does an implementation of Python that doesn't count.
+
+So nobody who looks at ``trio.lowlevel.current_task()`` can tell either, but by its number, ``id()``.
 """
 
 from __future__ import annotations
 
 import contextvars
+import math
+import sys
+import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import outcome
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
 __all__ = ["ReusedTasks", "cancel_status", "forget_first_frame"]
 
 WorkT = TypeVar("WorkT")
+
+_count_references: Final[Callable[[object], int] | None] = getattr(sys, "getrefcount", None)
+"""CPython has it, as long as it counts."""
+
+CANCEL_STATUS: Final = "_cancel_status"
+"""What Trio calls the innermost scope of a task, and what a scope refers to it by."""
 
 MOST_IDLE: Final = 128
 """How many tasks of one kind wait for work at most; each weighs some 2 KiB."""
@@ -52,6 +70,7 @@ class ReusedTasks(ABC, Generic[WorkT]):
         # other threads: no two may be in one context at once.
         self._nothing = contextvars.Context()
         self._idle: list[trio.lowlevel.Task] = []
+        self._fewest_references = math.inf if _count_references is not None else 0
 
     def start(self, work: WorkT) -> None:
         """Have something done, in a task that has nothing else to do.
@@ -74,6 +93,7 @@ class ReusedTasks(ABC, Generic[WorkT]):
 
     def _wake(self, task: trio.lowlevel.Task, work: WorkT) -> None:
         task.context = self._context.copy()
+        task.name = self._name
         trio.lowlevel.reschedule(task, outcome.Value(work))
 
     def _make(self, work: WorkT) -> None:
@@ -82,20 +102,34 @@ class ReusedTasks(ABC, Generic[WorkT]):
 
     @abstractmethod
     async def _run(self, work: WorkT) -> None:
-        """Do it, and then what `_next` brings, while there are not `MOST_IDLE` who wait already.
+        """Call `_begin`, do it, and then what `_next` brings, while the task `_may_wait`.
 
         What it raises goes on.
         """
 
-    def _may_wait(self, task: trio.lowlevel.Task, status: object) -> bool:
+    def _begin(self) -> None:
+        """In a task that has just begun: see how many references there are to one."""
+        if _count_references is not None:
+            task = trio.lowlevel.current_task()
+            self._fewest_references = min(self._fewest_references, _count_references(task))
+
+    def _may_wait(self, status: object) -> bool:
         """Whether the current task may be used again.
 
+        The caller has no more names for it than that of `_begin` had.
+
         Args:
-          task: It.
           status: Its `cancel_status` before the work that it has done.
         """
-        is_clean = cancel_status(task) is status is not None and not task.child_nurseries
-        return is_clean and len(self._idle) < MOST_IDLE
+        task = trio.lowlevel.current_task()
+        return (
+            len(self._idle) < MOST_IDLE
+            and cancel_status(task) is status is not None
+            and not task.child_nurseries
+            and _count_references is not None
+            and _count_references(task) <= self._fewest_references
+            and not weakref.getweakrefcount(task)
+        )
 
     def _next(self) -> Awaitable[WorkT]:
         """Have the current task wait for the next thing to do; await what this returns at once.
@@ -130,4 +164,4 @@ def cancel_status(inside: trio.lowlevel.Task | trio.CancelScope) -> object:
     Trio shows it nowhere in public. None if it has another name one day: then no task is used
     again.
     """
-    return getattr(inside, "_cancel_status", None)
+    return getattr(inside, CANCEL_STATUS, None)

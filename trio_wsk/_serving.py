@@ -424,6 +424,7 @@ class _Handlers(ReusedTasks[Connection]):
         """Run one handler after the other, and do whatever comes of each."""
         task = trio.lowlevel.current_task()
         status = cancel_status(task)
+        self._begin()
         while True:
             try:
                 await self._handler(connection)
@@ -436,7 +437,7 @@ class _Handlers(ReusedTasks[Connection]):
             finally:
                 connection.abort()
                 self._server._connection_ended(connection)
-            if not self._may_wait(task, status):
+            if not self._may_wait(status):
                 break
             del connection  # who waits keeps none
             connection = await self._next()
@@ -785,8 +786,8 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
       InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
 
     A handler has a context of its own, a fresh copy of the one that the server was opened in. Its
-    task may be used again for a later connection: keep what belongs to a connection in the context,
-    and not by ``trio.lowlevel.current_task()``.
+    task may be used again for a later connection, unless something is left in it, or somebody still
+    refers to it: a lock that the handler has not released is broken, as by the end of any task.
 
     Resource handling: when the handler returns, its connection is closed. Input that it
     left unread doesn't cost the peer the answer: then the connection lingers, FIN first,
