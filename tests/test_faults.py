@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ssl
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,13 +14,13 @@ import trio
 import trio.testing
 import trustme
 
-from trio_wsk import Connection, InspectAction, open_server
+from trio_wsk import Connection, InspectAction, open_listening_socket, open_server
 from trio_wsk._faults import is_peer_gone, split_error
 from trio_wsk._tls import check_server_context
 
 from .pairs import open_pair
-from .support import PATIENCE, connect, fate_of, leave_open, read_to_end, reset, until
-from .test_serving import client_of, server_context, serving, tls_over
+from .support import PATIENCE, connect, connect_now, fate_of, leave_open, read_to_end, reset, until
+from .test_serving import Silent, client_of, server_context, serving, tls_over
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -623,3 +625,113 @@ def test_what_goes_on_is_not_in_the_crash() -> None:
     assert isinstance(rest, BaseExceptionGroup)
     assert [ZeroDivisionError] == [type(each) for each in crash.exceptions]
     assert [KeyboardInterrupt] == [type(each) for each in rest.exceptions]
+
+
+# --- What errors keep -----------------------------------------------------------------------------
+
+
+class Thing:
+    """In a frame, to see whether that is kept."""
+
+
+Kept = list["weakref.ref[Thing]"]
+
+
+async def hold(kept: Kept) -> None:
+    """Have something in this frame, and wait."""
+    thing = Thing()
+    kept.append(weakref.ref(thing))
+    await trio.sleep_forever()
+
+
+async def handlers_are_cancelled_by_a_drain(kept: Kept) -> None:
+    """The grace has run out."""
+    async with open_server(lambda _: hold(kept), 0, host=HOST) as server:
+        client = client_of(server)
+        await until(lambda: kept)
+        await server.drain(grace=0)
+        await client.aclose()
+
+
+async def handlers_are_cancelled_from_outside(kept: Kept) -> None:
+    """Whoever serves is cancelled."""
+    with trio.CancelScope() as scope:
+        async with open_server(lambda _: hold(kept), 0, host=HOST) as server:
+            client = client_of(server)
+            await until(lambda: kept)
+            await client.aclose()
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+
+async def handler_crashes(kept: Kept) -> None:
+    """And is reported to nobody."""
+
+    async def handler(_: Connection) -> None:
+        thing = Thing()
+        kept.append(weakref.ref(thing))
+        raise ZeroDivisionError
+
+    async with (
+        open_server(handler, 0, host=HOST, observers=[Silent()]) as server,
+        client_of(server) as client,
+    ):
+        assert "reset" == await fate_of(client)
+
+
+async def body_raises(kept: Kept) -> None:
+    """The block's own error comes out of it."""
+
+    async def listen() -> None:
+        async with open_listening_socket(0, host=HOST):
+            thing = Thing()
+            kept.append(weakref.ref(thing))
+            raise ZeroDivisionError
+
+    with contextlib.suppress(ZeroDivisionError):
+        await listen()
+
+
+async def inspector_raises_what_goes_on(kept: Kept) -> None:
+    """A group of a crash, which is reported, and of what is not."""
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        thing = Thing()
+        kept.append(weakref.ref(thing))
+        raise BaseExceptionGroup("both", [SystemExit(), ZeroDivisionError()])
+
+    async def listen() -> None:
+        async with open_listening_socket(
+            0, host=HOST, inspect=inspect, observers=[Silent()]
+        ) as listening, connect_now(listening.local_addresses[0]):
+            await trio.sleep_forever()
+
+    with contextlib.suppress(BaseExceptionGroup):
+        await listen()
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        handlers_are_cancelled_by_a_drain,
+        handlers_are_cancelled_from_outside,
+        handler_crashes,
+        body_raises,
+        inspector_raises_what_goes_on,
+    ],
+)
+async def test_frames_are_not_kept_until_the_collector_runs(
+    story: Callable[[Kept], Awaitable[object]],
+) -> None:
+    """
+    No frame of ours refers to the error that has passed through it, so that all that was in a
+    handler's frames goes when the error does.
+    """
+    kept: Kept = []
+    gc.disable()
+    try:
+        await story(kept)
+
+        assert [None] == [each() for each in kept]
+    finally:
+        gc.enable()

@@ -117,8 +117,11 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
         if rest is None:
             return True
         self._ended(request)
-        if crash is not None:
-            raise rest from None
+        try:
+            if crash is not None:
+                raise rest from None
+        finally:
+            del error, crash, rest  # or they would hold this frame, which holds them
         return False
 
     def _left_open(self, request: ConnectionRequest, error: Exception) -> None:

@@ -865,7 +865,10 @@ async def _block_of(listening: ListeningSocket) -> AsyncIterator[None]:
     finally:
         listening._close()
         listening._block.finish()
-    raise_both(listening._failure, error)
+    try:
+        raise_both(listening._failure, error)
+    finally:
+        del error  # or it would hold this frame, which holds it
 
 
 def raise_both(failure: BaseException | None, error: BaseException | None) -> None:
@@ -873,14 +876,18 @@ def raise_both(failure: BaseException | None, error: BaseException | None) -> No
 
     That the body found the socket failed, too, is no news.
     """
-    if failure is not None:
-        error = _without_news_of(failure, error)
-    if failure is None or error is None:
-        lone = failure or error
-        if lone is not None:
-            raise lone
-        return
-    raise BaseExceptionGroup("the listening socket failed, and the body too", [failure, error])
+    try:
+        if failure is not None:
+            error = _without_news_of(failure, error)
+        if failure is not None and error is not None:
+            raise BaseExceptionGroup(
+                "the listening socket failed, and the body too", [failure, error]
+            )
+        error = failure or error
+        if error is not None:
+            raise error
+    finally:
+        del failure, error
 
 
 def _without_news_of(failure: BaseException, error: BaseException | None) -> BaseException | None:

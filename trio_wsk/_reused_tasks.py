@@ -15,7 +15,7 @@ A task is not used again if its end can matter to somebody:
   task refers to the task, and CPython counts references. One too many costs a task and nothing
   else; so does an implementation of Python that doesn't count.
 
-So nobody who looks at ``trio.lowlevel.current_task()`` can tell either, but by its number, ``id()``.
+So nobody who looks at ``trio.lowlevel.current_task()`` can tell, but by its ``id()``.
 """
 
 from __future__ import annotations

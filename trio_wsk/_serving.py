@@ -388,9 +388,12 @@ class Server:
                 records.HandlerFailed, error=crash, remote_address=connection.remote_address
             )
             if self._raise_errors:
-                raise crash if rest is None else error
-        if rest is not None:
-            raise rest
+                rest = crash if rest is None else error
+        try:
+            if rest is not None:
+                raise rest
+        finally:
+            del error, crash, rest  # or they would hold this frame, which holds them
 
     def _why_stray(self, *, left_open: bool) -> str | None:
         """Say why a cancellation that a handler lets out is nobody's; None if it is somebody's.
@@ -540,7 +543,7 @@ async def _run(
         options = {**options, "max_parked": 0}
     with _ours(options):
         opening = open_listening_socket(port, dispatch=dispatch, **options)
-    lone: BaseException
+    error: BaseException | None = None
     try:
         async with trio.open_nursery() as outer, opening as listening:
             handlers = await outer.start(_hold_nursery)
@@ -552,10 +555,12 @@ async def _run(
             finally:
                 server.abort()
     except BaseExceptionGroup as group:
-        lone = unwrapped(group)
-    else:
-        return
-    raise lone
+        error = unwrapped(group)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error
 
 
 @trio.lowlevel.enable_ki_protection  # it does nothing that could be interrupted
@@ -570,8 +575,11 @@ async def _hold_nursery(  # noqa: ASYNC910 - it sleeps until it is cancelled
             await trio.sleep_forever()
     except BaseExceptionGroup as group:
         error = unwrapped(group)
-    if error is not None:
-        raise error  # Ctrl-C in a handler is a KeyboardInterrupt, and not a group in a group
+    try:
+        if error is not None:
+            raise error  # Ctrl-C in a handler is a KeyboardInterrupt, and not a group in a group
+    finally:
+        del error
 
 
 @overload
