@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import signal
 import ssl
 import sys
 import weakref
@@ -14,11 +15,23 @@ import trio
 import trio.testing
 import trustme
 
-from trio_wsk import Connection, InspectAction, open_listening_socket, open_server
+from trio_wsk import (
+    Connection,
+    ConnectionDispatch,
+    EventMask,
+    InspectAction,
+    Irp,
+    ListenDispatch,
+    Status,
+    open_listening_socket,
+    open_server,
+)
 from trio_wsk._faults import is_peer_gone, split_error
 from trio_wsk._tls import check_server_context
+from trio_wsk.transports import PortableTransport
+from trio_wsk.transports._accepted import PortableRequest
 
-from .pairs import open_pair
+from .pairs import open_pair, plain
 from .support import PATIENCE, connect, connect_now, fate_of, leave_open, read_to_end, reset, until
 from .test_serving import Silent, client_of, server_context, serving, tls_over
 
@@ -29,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from trio_wsk import ConnectionRequest
+    from trio_wsk.transports import Channel
 
     Stream = trio.SSLStream[Connection]
 
@@ -555,7 +569,7 @@ async def test_cancellation_from_outside_of_the_server_is_no_crash() -> None:
             scope.cancel()
 
     assert scope.cancelled_caught
-    assert {"ConnectionAccepted", "ConnectionEnded"} == {type(each).__name__ for each in told}
+    assert not {"HandlerFailed", "PeerLeft"} & {type(each).__name__ for each in told}
 
     await client.aclose()
 
@@ -701,9 +715,10 @@ async def inspector_raises_what_goes_on(kept: Kept) -> None:
         raise BaseExceptionGroup("both", [SystemExit(), ZeroDivisionError()])
 
     async def listen() -> None:
-        async with open_listening_socket(
-            0, host=HOST, inspect=inspect, observers=[Silent()]
-        ) as listening, connect_now(listening.local_addresses[0]):
+        async with (
+            open_listening_socket(0, host=HOST, inspect=inspect, observers=[Silent()]) as listening,
+            connect_now(listening.local_addresses[0]),
+        ):
             await trio.sleep_forever()
 
     with contextlib.suppress(BaseExceptionGroup):
@@ -735,3 +750,72 @@ async def test_frames_are_not_kept_until_the_collector_runs(
         assert [None] == [each() for each in kept]
     finally:
         gc.enable()
+
+
+# --- Ctrl-C while a block ends --------------------------------------------------------------------
+
+
+class Interrupting(PortableTransport):
+    """The portable transport, whose requests' connections send a Ctrl-C when one is reset."""
+
+    def next_request(self) -> PortableRequest | None:
+        """Have the next one do it."""
+        request = super().next_request()
+        if request is not None:
+            request.__class__ = InterruptingRequest
+        return request
+
+
+class InterruptingRequest(PortableRequest):
+    """A request that sends a Ctrl-C when its connection is reset."""
+
+    __slots__ = ()
+
+    def abort(self, channel: Channel) -> None:
+        """Send it, and reset."""
+        signal.raise_signal(signal.SIGINT)
+        super().abort(channel)
+
+
+def test_ctrl_c_while_a_block_ends_leaves_nothing_open() -> None:
+    """Every connection that has events is reset, and every routine called; then it goes on."""
+    clients: list[trio.SocketStream] = []
+    called: list[Status] = []
+
+    async def main() -> None:
+        transport = Interrupting.tcp(0, host=HOST)
+        dispatch = ListenDispatch(accept=lambda _: ConnectionDispatch(receive=lambda *_: None))
+        async with open_listening_socket(transport=transport, dispatch=dispatch) as listening:
+            listening.enable_events(EventMask.ACCEPT | EventMask.RECEIVE)
+            clients.extend(connect_now(listening.local_addresses[0]) for _ in range(3))
+            await until(lambda: listening.statistics().delivered["event"] == 3)
+            await listening.disable_event(EventMask.ACCEPT)
+            for _ in range(3):
+                listening.queue_accept(on_completion=lambda irp: called.append(irp.status))
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    for client in clients:
+        with client.socket, plain(client) as peer, pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+    assert 3 * [Status.CANCELLED] == called
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_what_a_routine_raises_goes_on_when_all_are_called(
+    error: type[BaseException],
+) -> None:
+    """A routine that raises what concerns the process keeps nobody from hearing of the end."""
+    called: list[Status] = []
+
+    def routine(irp: Irp[Connection]) -> None:
+        called.append(irp.status)
+        raise error
+
+    with pytest.raises(error):  # noqa: PT012
+        async with open_listening_socket(0, host=HOST) as listening:
+            for _ in range(3):
+                listening.queue_accept(on_completion=routine)
+
+    assert 3 * [Status.CANCELLED] == called

@@ -292,7 +292,7 @@ async def test_traceback_of_a_crash_shows_nothing_of_the_task() -> None:
     told: list[Any] = []
 
     async def handler(connection: Connection) -> None:
-        if not any(hasattr(record, "error") for record in told):
+        if not any(isinstance(record, HandlerFailed) for record in told):
             raise ValueError("a bug")
         await connection.send_all(b"served")
 
@@ -306,7 +306,9 @@ async def test_traceback_of_a_crash_shows_nothing_of_the_task() -> None:
                         assert "reset" == await fate_of(client)
                 await settled()
                 if not number:
-                    (error,) = [record.error for record in told if hasattr(record, "error")]
+                    (error,) = [
+                        record.error for record in told if isinstance(record, HandlerFailed)
+                    ]
                     names = [frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)]
                     assert ["handler"] == names
                     clear_frames(error.__traceback__)

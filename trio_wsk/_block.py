@@ -15,6 +15,7 @@ import contextvars
 import heapq
 import sys
 from collections import deque
+from functools import partial
 from itertools import count
 from operator import methodcaller
 from typing import TYPE_CHECKING, Final, Protocol
@@ -165,28 +166,29 @@ class Block:
             self._work_off()
             await trio.lowlevel.checkpoint()
 
+    @trio.lowlevel.enable_ki_protection
     def finish(self) -> None:
         """Reset what is still event-driven, and do the work that is left.
 
         For after the pump has ended, cancelled perhaps: a completion routine is called
-        on every path.
+        on every path. Ctrl-C waits until all is done.
         """
         try:
-            for connection in list(self.event_driven):
-                connection._abort(EndReason.BLOCK_ENDED)
+            _do_all([partial(each._abort, EndReason.BLOCK_ENDED) for each in self.event_driven])
+        finally:
             # From here on nothing can be queued, so that routines which go on for ever end.
             self.ended = True
-            while self._work:
+            try:
                 self._work_off()
-        finally:
-            self.ended = True
-            if self._pump_started:
-                self.readiness.close()
+            finally:
+                if self._pump_started:
+                    self.readiness.close()
 
     def _work_off(self) -> None:
         """Do what is posted now, and not what that posts: a routine may do so for ever."""
-        for _ in range(len(self._work)):
-            self._work.popleft()()
+        work = list(self._work)
+        self._work.clear()
+        _do_all(work)
 
     def call_at(self, when: float, callback: Callable[[], object]) -> None:
         """Have ``callback`` done by the pump at ``when``, seconds on Trio's clock.
@@ -268,6 +270,21 @@ class Block:
         """Make a record, if anybody observes its kind."""
         if kind in self.observers.wanting:
             self.observers.tell(kind(at=trio.current_time(), **fields))
+
+
+def _do_all(work: Iterable[Callable[[], object]]) -> None:
+    """Do each piece, whatever the others raise; Ctrl-C and its like go on when all is done."""
+    first: BaseException | None = None
+    for each in work:
+        try:
+            each()
+        except BaseException as error:  # noqa: BLE001 - it goes on, below
+            first = first or error
+    try:
+        if first is not None:
+            raise first
+    finally:
+        del first
 
 
 def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
