@@ -6,6 +6,7 @@ namespaces, and with link-local addresses. What takes seconds is done on all of 
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import struct
@@ -20,6 +21,7 @@ from trio.testing import wait_all_tasks_blocked
 import trio_wsk
 from trio_wsk import (
     AbortReason,
+    Address,
     CloseStyle,
     Connection,
     ConnectionDispatch,
@@ -49,7 +51,7 @@ from .before_handshake import (
     opened,
     serving,
 )
-from .gated import ACK, RST, SYN
+from .gated import ACK, FIN, RST, SYN
 from .inspecting import ACCEPT, PEND, REJECT
 from .namespaces import as_ordinary_user, in_own_namespace, set_sysctl
 from .support import fate_of, read_to_end, take_into, until
@@ -1398,6 +1400,79 @@ async def test_drain_whose_grace_runs_out_refuses_who_is_being_inspected(server:
 
         assert {"closed": 1} == dict(it.statistics().listening.aborted)
         assert [*REFUSAL, *REFUSAL] == stage.story()
+
+
+@pytest.mark.parametrize("peer_does", ["answer", "nothing"])
+@each_cable
+@each_server
+@in_own_namespace
+async def test_drain_waits_for_handshakes_within_the_grace(
+    server: str, network: str, peer_does: str
+) -> None:
+    """
+    Who is let in and has not answered yet has the grace for it: then he is served, or else aborted
+    as closed, which the abort callback is told once.
+    """
+    answers = peer_does == "answer"
+    async with serving(network, HANDLERS[server], ACCEPT, way=server) as (stage, it):
+        peer = stage.network.peer(1111)
+        stage.send(peer, SYN, 1000)
+        _, answer = await stage.expect(*HANDSHAKE[:2])
+        number = answer.sequence_number + 1
+
+        assert (1, 0) == (it.statistics().listening.pending, it.statistics().open_connections)
+
+        reports: list[trio_wsk.DrainReport] = []
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def drain() -> None:
+                reports.append(await it.drain(grace=math.inf if answers else 0.05))
+
+            if answers:
+                await wait_all_tasks_blocked()
+                stage.send(peer, ACK, 1001, acknowledgement=number)
+                await until(lambda: it.statistics().open_connections)
+                stage.send(peer, FIN | ACK, 1001, acknowledgement=number)
+
+        assert [trio_wsk.DrainReport(finished=int(answers), reset=0)] == reports
+        assert ({} if answers else {"closed": 1}) == it.statistics().listening.aborted
+        assert [request.inspect_id for request in stage.asked[answers:]] == stage.told_abort
+
+
+@in_own_namespace
+async def test_drain_leaves_to_the_next_process_who_is_not_connected() -> None:
+    """
+    Of a socket that others hold, too: who is held is aborted as closed, and not refused; when he
+    asks again the kernel answers, as it does newcomers, and the next process has the connections.
+    """
+
+    async def _body(where: Network) -> None:
+        made = socket.socket(Address.tcp(where.host, 0).family)
+        made.bind(Address.tcp(where.host, 0, where.scope_id).sockaddr)
+        made.listen()
+        adopted: dict[str, Any] = {"port": None, "host": None, "sockets": [made.dup()]}
+        async with serving(where, echo, PEND, **adopted) as (stage, it):
+            held = [(await stage.held())[0] for _ in range(2)]
+            report = await it.drain(grace=10)
+
+            assert trio_wsk.DrainReport(finished=0, reset=0) == report
+            assert {"closed": 2} == it.statistics().listening.aborted
+            assert [True, True] == [client.is_waiting for client in held]
+
+            clients = [stage.arrive(), *held]
+            streams = [await client.connected() for client in clients]
+            async with trio_wsk.open_server(echo, sockets=[made]) as after:
+                for stream in streams:
+                    await stream.send_all(b"hello")
+
+                    assert b"hello" == await stream.receive_some()
+
+                    await stream.aclose()
+
+            assert 3 == after.statistics().served
+
+    await everywhere(_body)
 
 
 # --- What is counted --------------------------------------------------------------------------
