@@ -567,6 +567,23 @@ async def test_drain_outlives_a_shortage_of_descriptors(policy: str) -> None:
         assert 1 == server.statistics().listening.accept_backoffs
 
 
+async def test_port_is_free_when_the_queue_has_been_taken() -> None:
+    """While those who are open have their grace, the next server listens at the same place."""
+    async with serving(serve_one) as (server, _), trio.open_nursery() as nursery:
+        client = client_of(server)
+        await until(lambda: server.statistics().open_connections)
+        nursery.start_soon(partial(server.drain, grace=math.inf))
+        await server.listening.draining.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        async with serving(serve_one, port=server.local_addresses[0].port) as (after, _):
+            for its, of in ((client_of(after), after), (client, server)):
+                await its.send_all(b"x")
+
+                assert b"x" == await said_to(its)
+
+                await until(lambda of=of: of.statistics().served)
+
+
 async def test_who_refuses_refuses_in_a_drain() -> None:
     """refuse() is the owner's word: nobody is taken, not even from the queue."""
     async with serving(serve_one) as (server, _):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import math
 import random
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -21,6 +22,7 @@ import trio
 from . import _records as records
 from ._backoff import Backoff
 from ._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
+from ._verdict import InspectPoint
 
 if TYPE_CHECKING:
     from ._acceptors import Acceptor
@@ -54,8 +56,7 @@ class Mode(enum.Enum):
     PAUSE = "pause"
     REFUSE = "refuse"
     LAST = "last"
-    """The server drains: those who wait already are taken, as if nobody had paused, and then
-    new ones are refused."""
+    """The server drains: those who wait already are taken, paused or not, and then nobody."""
 
 
 # Members of an enum are looked up anew each time, which adds up over all that is asked for
@@ -84,7 +85,7 @@ class Intake:
         self._turn_posted = False
         self._is_open = False
         self._conditional: ConditionalAccept | None = None
-        self._left = 0  # how many more may be taken; of no meaning but in mode LAST
+        self._left = math.inf  # how many more may be taken: in a drain, a number
         self.finished: trio.Event | None = None
         """In a drain: set when there is nobody left who may become a connection."""
 
@@ -149,6 +150,8 @@ class Intake:
         if self.mode is not PAUSE and not self._backing_off and self._wants_requests():
             self._take_batch(indicate=True)
             self._come_back_for_more()
+        if self.mode is LAST and self._left <= 0:
+            self._take_no_more()
         if self.finished is not None:
             self.look_for_end()
 
@@ -202,7 +205,7 @@ class Intake:
                 return
             has_answered = True
             if request is None:
-                if is_asked:
+                if is_asked and self.mode is LAST:
                     self._left = 0
                 break
             self._left -= 1
@@ -220,7 +223,7 @@ class Intake:
             return False  # a callback has just said so
         if self.mode is REFUSE:
             return indicate
-        if self.mode is LAST and self._left <= 0:
+        if self._left <= 0:
             return False
         if self._conditional is not None:
             return self._conditional.has_room()
@@ -245,21 +248,29 @@ class Intake:
         They are counted, so that peers who keep coming can't keep a server from ending. Several
         sockets are asked in turn, so that each may have as many newcomers in front of the rest.
         """
-        if self.mode is not REFUSE:
-            self.mode = LAST
-            depth = self._transport.queue_depth()
-            if depth is not None:
-                self._left = depth[0] * len(self._transport.local_addresses)
-            elif self._transport.has_more():
-                self._left = LAST_MOST
+        self._left = 0 if self.mode is REFUSE else self._count_those_who_wait()
+        self.mode = LAST
         self._accept_turn()
+
+    def _count_those_who_wait(self) -> int:
+        depth = self._transport.queue_depth()
+        if depth is not None:
+            return depth[0] * len(self._transport.local_addresses)
+        return LAST_MOST if self._transport.has_more() else 0
+
+    def _take_no_more(self) -> None:
+        """In the pump: those who were waiting have been taken; have others refused from now on."""
+        if self._transport.inspect_point is InspectPoint.AFTER_HANDSHAKE:
+            self.mode = PAUSE
+            self._transport.close()  # those who were taken are not touched by that
+        else:
+            self.set_mode(REFUSE)  # there may be handshakes to be finished
 
     def look_for_end(self) -> None:
         """In a drain: see whether anybody is left who may become a connection."""
-        if self.mode is LAST and self._left <= 0:
-            self.set_mode(REFUSE)
         is_decided = self._conditional is None or not self._conditional.pending
-        if self.mode is REFUSE and is_decided and not self._delivery.parked:
+        is_taken = self._left <= 0 and self.mode is not LAST
+        if is_taken and is_decided and not self._delivery.parked:
             assert self.finished is not None
             self.finished.set()
 

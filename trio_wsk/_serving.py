@@ -145,12 +145,12 @@ class Server:
         """Stop admitting, let open connections finish, then reset the rest.
 
         Every connection is told at once: ``connection.draining`` is set, and
-        ``ListenDispatch.drain`` called for those that are event-driven. Within the grace they
-        finish, and beside them those who are not open yet: who waits in the queue is still
-        taken, and who is being inspected has its verdict. Then the listening socket is closed,
-        so that new peers are refused by the kernel; until then they are reset. When the grace
-        has run out, the handlers that are left are cancelled, and all that is left is reset.
-        Then `serve` returns.
+        ``ListenDispatch.drain`` called for those that are event-driven. Who waits in the queue is
+        still taken; then nobody listens any more, and new peers are refused. Within the grace
+        connections finish, those that are taken yet have their turn, requests that are being
+        inspected have their verdict, and handshakes come to their end. When the grace has run
+        out, the handlers that are left are cancelled, and all that is left is reset. Then
+        `serve` returns.
 
         Who waits in the queue when the drain begins is taken also if the listening socket is
         paused, and beyond ``max_connections``: by as many connections again, or by 16 if that is
