@@ -534,6 +534,21 @@ MUTANTS = [
         transport={"shed": lambda self: True},
     ),
     Mutant(
+        check="leave_says_what_it_does",
+        says="leave() is false, and no request appears after it",
+        transport={"leave": lambda self: self.real.close()},
+    ),
+    Mutant(
+        check="leave_says_what_it_does",
+        says="leave() is true, and a request has appeared after it",
+        transport={"leave": lambda self: True},
+    ),
+    Mutant(
+        check="leave_says_what_it_does",
+        says="a peer could not send: its connection is broken",
+        transport={"next_request": remember, "leave": close_all},
+    ),
+    Mutant(
         check="close_tells_those_in_the_queue",
         says="a peer that was turned away was not told",
         transport={"close": nothing},

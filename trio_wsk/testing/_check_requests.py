@@ -36,6 +36,7 @@ __all__ = [
     "fault_of_one_peer_is_told",
     "has_more_agrees",
     "inspect_point_is_chosen_or_refused",
+    "leave_says_what_it_does",
     "listen_comes_after_bind",
     "no_request_before_listen",
     "numbers_never_repeat",
@@ -356,7 +357,25 @@ async def shed_needs_a_spare_and_a_peer(stage: Stage) -> None:
         stage.take(later, await stage.request())
 
 
-# --- Closing -----------------------------------------------------------------------------------
+# --- Leaving and closing -----------------------------------------------------------------------
+
+
+@check()
+async def leave_says_what_it_does(stage: Stage) -> None:
+    """leave() ends no connection; true: no request appears after it, false: all is as before."""
+    await stage.listen()
+    kept = await stage.connection()
+    address = stage.address
+    has_left = stage.transport.leave()
+    await kept.peer.send(b"still here")
+    assert await kept.receive(10) == b"still here", "leave() has spoiled a connection"
+    stage.attempt(address)
+    await stage.quiet()
+    comes = stage.next_request()
+    if comes is not None:
+        comes.reset()
+    assert has_left or comes is not None, "leave() is false, and no request appears after it"
+    assert not has_left or comes is None, "leave() is true, and a request has appeared after it"
 
 
 @check()
