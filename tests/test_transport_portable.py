@@ -175,6 +175,31 @@ async def test_fault_of_one_peer_is_told_and_the_next_is_fine(owner: Owner) -> N
         (await owner.request()).reset()
 
 
+@pytest.mark.parametrize("nothing", [None, (0, bytes(14))])
+async def test_connection_without_an_address_is_a_fault_of_its_peer(
+    owner: Owner, nothing: Any
+) -> None:
+    """Some kernels give none when the peer has gone: it is closed, and the next one is fine."""
+    (source,) = owner.transport._sources  # noqa: SLF001 - the real thing, to be wrapped
+    accept = source.accept
+
+    def accept_nobody() -> Any:
+        source.accept = accept
+        fd, _ = accept()
+        return fd, nothing
+
+    with connected(owner.address) as gone, connected(owner.address):
+        before = open_descriptors()
+        source.accept = accept_nobody
+
+        with pytest.raises(PeerFaultError, match="no address"):
+            owner.transport.next_request()
+
+        assert before == open_descriptors()
+        assert "end" == fate_of(gone)
+        (await owner.request()).reset()
+
+
 async def test_listening_socket_that_fails_says_so(owner: Owner) -> None:
     """A socket that listens no more is nobody else's fault: the transport has failed."""
     owner.transport.public_sockets()[0].shutdown(socket.SHUT_RDWR)
@@ -275,12 +300,15 @@ async def test_spare_that_somebody_else_has_taken_is_had_back_later(
             assert "reset" == fate_of(peer)
 
 
-async def test_peer_whose_connection_dies_while_it_is_shed_is_shed(owner: Owner) -> None:
-    """It has left the queue, and that is what shedding is for."""
+async def test_error_while_shedding_is_no_peer_that_was_shed(owner: Owner) -> None:
+    """It may have left the queue, or it may not: who sheds on and on would never wait."""
     assert owner.transport.keep_spare()
-    fail_once(owner.transport, errno.ECONNABORTED)
+    with connected(owner.address):
+        fail_once(owner.transport, errno.ECONNABORTED)
 
-    assert owner.transport.shed()
+        assert not owner.transport.shed()
+        assert owner.transport.has_more()
+        assert owner.transport.shed()
 
 
 async def test_failure_of_the_listening_socket_is_not_sheds_to_tell(owner: Owner) -> None:

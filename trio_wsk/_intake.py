@@ -5,8 +5,8 @@ asked about it, and for `BATCH` connections in a row at most. What was read ahea
 who wants it is parked.
 
 Here are also the three modes (deliver, pause, refuse), what a drain still takes, and what is done
-when the machine has no descriptor left for another connection. Where a connection goes is
-decided elsewhere.
+when the machine has no descriptor left for another connection, or accepting fails again and again.
+Where a connection goes is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ import trio
 
 from . import _records as records
 from ._backoff import Backoff
-from ._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
+from ._transport import (
+    FAULTS_IN_A_ROW,
+    NoDescriptorsError,
+    PeerFaultError,
+    TransportFailedError,
+)
 from ._verdict import InspectPoint
 
 if TYPE_CHECKING:
@@ -82,6 +87,7 @@ class Intake:
         self._backoff = Backoff()
         self._backing_off = False
         self._shed_since_backoff = 0
+        self._faults_in_a_row = 0
         self._turn_posted = False
         self._is_open = False
         self._conditional: ConditionalAccept | None = None
@@ -204,23 +210,22 @@ class Intake:
                 self._listening._fail(failure.error)
                 return
             has_answered = True
+            self._faults_in_a_row = 0
             if request is None:
                 if is_asked and self.mode is LAST:
                     self._left = 0
                 break
             self._left -= 1
             self._listening._arrived(request)
-            if self._backing_off:
-                return  # its callback queued an accept, which found no descriptor
         # A descriptor is reserved before the queue is looked at, so that even "nobody waits"
         # says that there is one (accept4, net/socket.c).
-        if is_asked and has_answered:
+        if is_asked and has_answered and not self._backing_off:
             self._recovered()
 
     def _takes_more(self, *, indicate: bool) -> bool:
         """Whether one more request has a place to go to."""
-        if not self._is_open or self.mode is PAUSE:
-            return False  # a callback has just said so
+        if not self._is_open or self.mode is PAUSE or self._backing_off:
+            return False  # a callback has just said so, or found no descriptor for an accept
         if self.mode is REFUSE:
             return indicate
         if self._left <= 0:
@@ -277,9 +282,13 @@ class Intake:
     # --- When accepting fails ----------------------------------------------------------
 
     def _ignore(self, error: OSError) -> None:
-        """One peer's fault: counted, and on to the next."""
+        """One peer's fault: counted, and on to the next; if that goes on and on, later."""
         name = self._count_error(error)
-        self._block.tell(records.AcceptErrorIgnored, errno_name=name)
+        self._faults_in_a_row += 1
+        if self._faults_in_a_row < FAULTS_IN_A_ROW:
+            self._block.tell(records.AcceptErrorIgnored, errno_name=name)
+        else:  # whatever the policy: it is for want of descriptors, and there may be plenty
+            self._back_off(self._failed(name, "backoff"))
 
     def _count_error(self, error: OSError) -> str:
         name = errno.errorcode.get(error.errno or 0, str(error.errno))
@@ -293,16 +302,23 @@ class Intake:
         if self._policy == "raise" and self.finished is None:
             self._listening._fail(error)
             return
-        if not self._backoff.active:
-            self._counters.accept_backoffs += 1
-            self._block.tell(records.AcceptBackoffStarted, errno_name=name, policy=self._policy)
-        # Chance, not secrecy: it keeps several sockets from trying at the same moment.
-        wait = self._backoff.failed(trio.current_time(), random.random())  # noqa: S311
+        wait = self._failed(name, self._policy)
         if self._policy == "shed" and self._shed_some():
             self.post_turn()
-            return
+        else:
+            self._back_off(wait)
+
+    def _failed(self, name: str, policy: str) -> float:
+        """Accepting has failed by nobody's fault who is gone now; return how long to wait."""
+        if not self._backoff.active:
+            self._counters.accept_backoffs += 1
+            self._block.tell(records.AcceptBackoffStarted, errno_name=name, policy=policy)
+        # Chance, not secrecy: it keeps several sockets from trying at the same moment.
+        return self._backoff.failed(trio.current_time(), random.random())  # noqa: S311
+
+    def _back_off(self, seconds: float) -> None:
         self._backing_off = True
-        self._block.call_at(trio.current_time() + wait, self._try_again)
+        self._block.call_at(trio.current_time() + seconds, self._try_again)
 
     def _shed_some(self) -> bool:
         """Reset peers that wait; False if some do, and there is no descriptor even for that."""

@@ -177,10 +177,14 @@ class AcceptBackoffStarted(Record):
 
     Told once, when it starts, however often accepting is tried in vain. What to do:
     raise the limit (``ulimit -n``), or limit what is open at once (``max_connections``).
+
+    Or accepting fails again and again, 256 times in a row, with an error that should have been one
+    peer's: find out what forbids it (a security module, a filter of system calls).
     """
 
     errno_name: str
-    """``EMFILE`` (this process), ``ENFILE`` (the machine), ``ENOMEM`` or ``ENOBUFS``."""
+    """``EMFILE`` (this process), ``ENFILE`` (the machine), ``ENOMEM`` or ``ENOBUFS``; in the other
+    case ``EPERM``, say, and then the policy is ``backoff``."""
     policy: str
     """``backoff`` or ``shed``."""
 

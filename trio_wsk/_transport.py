@@ -89,6 +89,12 @@ class Channel(Protocol):
         """The descriptor, or -1 for a channel that has none, and after ``close``."""
 
 
+FAULTS_IN_A_ROW: Final = 256
+"""After so many peers' faults in a row nobody believes that they are peers': what is really wrong
+uses up no connection, as a security module that forbids accept(2) doesn't. Then wait before the
+next one. Where a connection that was reset in the queue is such an error, on BSD and macOS, no more
+than 128 can wait there by default."""
+
 next_serial_number: Final = count(1).__next__
 """Number a request, whatever its transport; no number comes twice in a process."""
 

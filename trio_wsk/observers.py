@@ -239,8 +239,8 @@ class LoggingObserver:
 
 
 _BACKOFF_POLICIES: Final = {
-    "backoff": "peers wait in the backlog until there are descriptors again",
-    "shed": "peers are reset until there are descriptors again",
+    "backoff": "peers wait in the backlog until it works again",
+    "shed": "peers are reset until it works again",
 }
 
 Line = tuple[int, str, "BaseException | None"]

@@ -6,7 +6,8 @@ accept(2) has three kinds of errors, and each wants something else done.
 forbids it. It has left the queue, and the next one may be fine: go on. Linux passes
 errors that were pending on the new socket through accept; its man page lists them and says
 "treat them like EAGAIN by retrying". "Going on" must mean that one queued connection
-is used up each time, or the loop never ends; so a row here claims that, too.
+is used up each time, or the loop never ends; so a row here claims that, too. It may be wrong (EPERM
+is also what a security module answers that forbids the call itself): `FAULTS_IN_A_ROW`.
 
 *The machine's.* No descriptor or no memory is left. The connection stays in the queue,
 the queue stays readable, and retrying at once is a hot loop: wait, or shed.

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from ._places import Bound
 
-__all__ = ["PortableRequest", "can_be_silent"]
+__all__ = ["PortableRequest", "can_be_silent", "named"]
 
 # struct linger: on, for 0 seconds. Closing then drops what is unsent and sends RST.
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -64,6 +64,23 @@ word to its peer. `socket` has no name for it."""
 _SCOPE_ID: Final = 3  # its place in the address of an IPv6 socket
 
 _INET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
+
+
+def named(bound: Bound, fd: int, peer: _SocketAddress | None) -> _SocketAddress:
+    """Return the address of a peer of whom accept(2) has said nothing at first sight.
+
+    Unix sockets have peers without a name. Elsewhere some kernels (macOS) give no address when the
+    peer has gone: its connection is closed. Linux says ECONNABORTED then.
+
+    Raises:
+      PeerFaultError: there is none.
+    """
+    if bound.family not in _INET:
+        return peer if isinstance(peer, (str, bytes)) else ""
+    socket.close(fd)
+    raise PeerFaultError(
+        OSError(errno.ECONNABORTED, "the peer had gone when it was accepted: it has no address")
+    )
 
 
 class PortableRequest(TransportRequest):

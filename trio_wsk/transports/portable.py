@@ -24,7 +24,7 @@ from trio_wsk._transport import (
 from trio_wsk._verdict import CloseStyle
 
 from ._accept_errors import failure_of
-from ._accepted import PortableRequest, can_be_silent
+from ._accepted import PortableRequest, can_be_silent, named
 from ._adopting import AdoptedPlace
 from ._binding import TcpPlace
 from ._socket_transport import SocketTransport
@@ -212,6 +212,8 @@ class PortableTransport(SocketTransport):
             else:
                 if len(ready) > 1:
                     ready.rotate(-1)
+                if not peer or type(peer[0]) is int:
+                    peer = named(source.bound, fd, peer)
                 return PortableRequest(source.bound, fd, peer)
         return None
 
@@ -238,9 +240,7 @@ class PortableTransport(SocketTransport):
             request = self.next_request()
             if request is not None:
                 request.reset()
-        except PeerFaultError:
-            return True  # it has left the queue by itself
-        except (NoDescriptorsError, TransportFailedError):
+        except (PeerFaultError, NoDescriptorsError, TransportFailedError):
             return False  # the next accept will say so, to whoever can do something about it
         else:
             return request is not None

@@ -25,7 +25,7 @@ from trio_wsk._addresses import Address
 from trio_wsk._arguments import check_flag, whole_number
 from trio_wsk._errors import InspectPointError, InvalidParameterError
 from trio_wsk._transport import (
-    NoDescriptorsError,
+    FAULTS_IN_A_ROW,
     PeerFaultError,
     TransportFailedError,
     TransportRequest,
@@ -80,7 +80,8 @@ _ACCEPT_BATCH: Final = 64
 """How many connections are accepted in one turn of the gatekeeper."""
 
 _SHORTAGE_SECONDS: Final = 0.1
-"""How long accepting waits when there is no descriptor, unless the owner asks earlier."""
+"""How long accepting waits when there is no descriptor, or nothing but errors, unless the owner
+asks earlier."""
 
 
 @final
@@ -139,6 +140,7 @@ class LinuxTransport(SocketTransport):
         self._arrived: OrderedDict[LinuxRequest, None] = OrderedDict()
         self._strangers: deque[PortableRequest] = deque()
         self._faults: deque[OSError] = deque(maxlen=_MOST_STRANGERS)
+        self._faults_in_a_row = 0
         self._failure: OSError | None = None
         self._shortage: OSError | None = None
         self._try_again_at = 0.0
@@ -433,11 +435,13 @@ class LinuxTransport(SocketTransport):
             try:
                 fd, peer = accept()
             except BlockingIOError:
+                self._faults_in_a_row = 0
                 break
             except OSError as error:
                 if not self._accept_failed(bound, error):
                     break
             else:
+                self._faults_in_a_row = 0
                 self._has_come(PortableRequest(bound, fd, peer))
             if self._is_closed:
                 break  # whoever was told has closed us
@@ -459,19 +463,22 @@ class LinuxTransport(SocketTransport):
     def _accept_failed(self, bound: Bound, error: OSError) -> bool:
         """Do what follows from an error; return whether the next connection may be fine."""
         failure = failure_of(error)
-        if isinstance(failure, PeerFaultError):
+        is_fault = isinstance(failure, PeerFaultError)
+        self._faults_in_a_row += is_fault
+        goes_on = is_fault and self._faults_in_a_row < FAULTS_IN_A_ROW
+        if goes_on:
             self._faults.append(error)
-        elif isinstance(failure, NoDescriptorsError):
+        elif isinstance(failure, TransportFailedError):
+            self._failure = error
+            self._gatekeeper.unwatch(bound.socket.fileno())
+        else:
             self._shortage = error
             self._short.append(bound)
             self._try_again_at = trio.current_time() + _SHORTAGE_SECONDS
             self._gatekeeper.unwatch(bound.socket.fileno())
             self._gatekeeper.wake_at(self._try_again_at)
-        else:
-            self._failure = error
-            self._gatekeeper.unwatch(bound.socket.fileno())
         self.edge()
-        return isinstance(failure, PeerFaultError)
+        return goes_on
 
     def _accept_again(self) -> None:
         """After a shortage: try, and go on watching what works."""
@@ -508,7 +515,7 @@ class LinuxTransport(SocketTransport):
         if self._short:
             self._accept_again()
             if self._shortage is not None:
-                raise NoDescriptorsError(self._shortage) from self._shortage
+                raise failure_of(self._shortage) from self._shortage
         if self._strangers:
             return self._strangers.popleft()
         if not self._arrived:
