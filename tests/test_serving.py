@@ -565,6 +565,56 @@ async def test_peer_that_leaves_over_tls_is_no_crash(how: str) -> None:
         assert how == "ragged" or 1 == server.statistics().peers_left
 
 
+async def test_end_without_good_bye_is_an_end_where_https_is_spoken() -> None:
+    """With ``https_compatible`` a client that ends without close_notify has finished, not left."""
+    told_to_handler = []
+
+    async def handler(stream: trio.SSLStream[Connection]) -> None:
+        async for data in stream:
+            told_to_handler.append(data)
+            await stream.send_all(b"answer")
+        told_to_handler.append(b"")
+
+    async with serving(handler, ssl_context=server_context(), https_compatible=True) as (server, _):
+        raw = client_of(server)
+        client = tls_over(raw)
+        await client.send_all(b"x")
+
+        assert b"answer" == await client.receive_some()
+
+        await raw.aclose()
+        await until(lambda: server.statistics().served)
+
+        assert [b"x", b""] == told_to_handler
+        assert (0, 0) == (server.statistics().peers_left, server.statistics().handler_failures)
+
+
+@pytest.mark.parametrize("is_https", [False, True], ids=["close_notify", "https"])
+async def test_server_says_good_bye_unless_https_is_spoken(
+    is_https: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """The last that comes is close_notify, so that the end is no truncation; over HTTPS nothing."""
+
+    async def handler(stream: trio.SSLStream[Connection]) -> None:
+        await stream.send_all(b"answer")
+        await stream.receive_some()
+
+    async with serving(handler, ssl_context=server_context(), https_compatible=is_https) as (
+        server,
+        _,
+    ):
+        raw = client_of(server)
+        client = tls_over(raw)
+
+        assert b"answer" == await client.receive_some()
+
+        await client.send_all(b"thanks")
+
+        assert is_https == (not await read_to_end(raw))
+
+        await raw.aclose()
+
+
 async def test_good_bye_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that reads nothing can't keep the server from closing: close_notify has its time."""
     monkeypatch.setattr(_serving, "CLOSE_NOTIFY_TIMEOUT", 0.05)

@@ -179,6 +179,7 @@ SERVER: Mapping[str, Row] = {
     "handler": Row(NO_HANDLERS, "handler is an async function"),
     "max_connections": Row((0, *NO_COUNTS), "max_connections is a count, 1 or more"),
     "handshake_timeout": Row((None, *NO_SECONDS), "math.inf for as long as it takes"),
+    "https_compatible": Row((None, 0, 1, "no"), "True or False"),
     "grace": Row((None, *NO_SECONDS), "math.inf for as long as they take"),
     "on_handler_error": Row(NO_POLICIES, "'report' or 'raise'"),
     "ssl_context": Row((True, "cert.pem", 7, ssl.SSLContext), "ssl.SSLContext with a certificate"),
@@ -707,7 +708,9 @@ async def test_unknown_option_is_told_by_who_was_called(
 
 
 @pytest.mark.parametrize(
-    "option", [{"handshake_timeout": 5}, {"on_handler_error": "raise"}], ids=["timeout", "error"]
+    "option",
+    [{"handshake_timeout": 5}, {"https_compatible": True}, {"on_handler_error": "raise"}],
+    ids=["timeout", "https", "error"],
 )
 def test_options_of_handlers_are_refused_where_there_is_none(option: dict[str, Any]) -> None:
     """`open_server` with callbacks has no use for them, and says so."""

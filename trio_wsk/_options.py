@@ -83,6 +83,7 @@ class ServerOptions(ListeningOptions, total=False):
 
     dispatch: ListenDispatch | None
     handshake_timeout: float
+    https_compatible: bool
     max_connections: int | None
     grace: float
     on_handler_error: OnHandlerError
@@ -91,7 +92,9 @@ class ServerOptions(ListeningOptions, total=False):
 _OTHERS: Final = frozenset({"dispatch", "port", "ssl_context"})
 """Parameters that may be meant as well."""
 
-_FOR_HANDLERS: Final = frozenset({"ssl_context", "handshake_timeout", "on_handler_error"})
+_FOR_HANDLERS: Final = frozenset(
+    {"ssl_context", "handshake_timeout", "https_compatible", "on_handler_error"}
+)
 
 
 def check_options(call: str, options: Collection[str]) -> None:

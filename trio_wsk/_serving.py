@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import trio
 
 from . import _records as records
-from ._arguments import check_async_function, checked_count, checked_seconds
+from ._arguments import check_async_function, check_flag, checked_count, checked_seconds
 from ._block import unwrapped
 from ._callers import in_trio, runs_in
 from ._connection import Connection
@@ -69,6 +69,9 @@ DEFAULT_GRACE: Final = 30.0
 DEFAULT_HANDSHAKE_TIMEOUT: Final = 30.0
 """Seconds for a TLS handshake: anyio's; hypercorn and asyncio give 60, Ranch 5."""
 
+_FOR_EVENTS: Final = (DEFAULT_HANDSHAKE_TIMEOUT, False, "report")
+"""What the options of handlers have to be where there is none: what they are if left out."""
+
 CLOSE_NOTIFY_TIMEOUT: Final = 5.0
 """Seconds for saying good-bye over TLS, after the handler has returned."""
 
@@ -88,6 +91,7 @@ class Server:
         handler: Callable[[Any], Awaitable[object]] | None,
         ssl_context: ssl.SSLContext | None,
         handshake_timeout: float,
+        https_compatible: bool,
         max_connections: float,
         grace: float,
         on_handler_error: OnHandlerError,
@@ -98,6 +102,7 @@ class Server:
         self._handler = handler
         self._ssl_context = ssl_context
         self._handshake_timeout = handshake_timeout
+        self._https_compatible = https_compatible
         self._max_connections = max_connections
         self._gives_permits = False
         self._grace = grace
@@ -326,7 +331,12 @@ class Server:
     async def _handle_tls(self, connection: Connection) -> None:
         assert self._handler is not None
         assert self._ssl_context is not None
-        stream = trio.SSLStream(connection, self._ssl_context, server_side=True)
+        stream = trio.SSLStream(
+            connection,
+            self._ssl_context,
+            server_side=True,
+            https_compatible=self._https_compatible,
+        )
         if await self._shake_hands(stream):
             await self._handler(stream)
             if connection._may_send:
@@ -462,6 +472,7 @@ def _checked_server(
     max_connections: int | None,
     ssl_context: ssl.SSLContext | None,
     handshake_timeout: float,
+    https_compatible: bool,
     grace: float,
     on_handler_error: OnHandlerError,
 ) -> Server:
@@ -475,6 +486,7 @@ def _checked_server(
         )
     if ssl_context is not None:
         check_server_context(ssl_context)
+    check_flag("https_compatible", https_compatible)
     if on_handler_error not in ("report", "raise"):
         raise InvalidParameterError(
             f"on_handler_error is 'report' or 'raise', not {on_handler_error!r}"
@@ -485,6 +497,7 @@ def _checked_server(
         handshake_timeout=checked_seconds(
             "handshake_timeout", handshake_timeout, endless="as long as it takes"
         ),
+        https_compatible=https_compatible,
         max_connections=math.inf if max_connections is None else max_connections,
         grace=_checked_grace(grace),
         on_handler_error=on_handler_error,
@@ -506,6 +519,7 @@ def _checked_events_server(
         max_connections=max_connections,
         ssl_context=None,
         handshake_timeout=DEFAULT_HANDSHAKE_TIMEOUT,
+        https_compatible=False,
         grace=grace,
         on_handler_error="report",
     )
@@ -590,6 +604,7 @@ def open_server(
     dispatch: ListenDispatch | None = ...,
     ssl_context: None = None,
     handshake_timeout: float = ...,
+    https_compatible: bool = ...,
     max_connections: int | None = ...,
     grace: float = ...,
     on_handler_error: OnHandlerError = ...,
@@ -605,6 +620,7 @@ def open_server(
     dispatch: ListenDispatch | None = ...,
     ssl_context: ssl.SSLContext,
     handshake_timeout: float = ...,
+    https_compatible: bool = ...,
     max_connections: int | None = ...,
     grace: float = ...,
     on_handler_error: OnHandlerError = ...,
@@ -620,6 +636,7 @@ def open_server(
     dispatch: ListenDispatch | None = ...,
     ssl_context: ssl.SSLContext | None,
     handshake_timeout: float = ...,
+    https_compatible: bool = ...,
     max_connections: int | None = ...,
     grace: float = ...,
     on_handler_error: OnHandlerError = ...,
@@ -645,6 +662,7 @@ def open_server(
     dispatch: ListenDispatch | None = None,
     ssl_context: ssl.SSLContext | None = None,
     handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+    https_compatible: bool = False,
     max_connections: int | None = None,
     grace: float = DEFAULT_GRACE,
     on_handler_error: OnHandlerError = "report",
@@ -658,11 +676,12 @@ def open_server(
     Args:
       handler: An async function, as for `serve`; or a `ListenDispatch`, as for
         `serve_events`, which has no use for ``dispatch``, ``ssl_context``,
-        ``handshake_timeout`` and ``on_handler_error``.
+        ``handshake_timeout``, ``https_compatible`` and ``on_handler_error``.
       port: As for `open_listening_socket`, and so are all ``options``.
       dispatch: As for `serve`.
       ssl_context: As for `serve`.
       handshake_timeout: As for `serve`.
+      https_compatible: As for `serve`.
       max_connections: As for `serve`.
       grace: As for `serve`.
       on_handler_error: As for `serve`.
@@ -684,10 +703,10 @@ def open_server(
                     "ssl_context= needs a task for each connection: open_server(handler, ...)"
                     f" with an async handler, not with {handler!r}"
                 )
-            if handshake_timeout != DEFAULT_HANDSHAKE_TIMEOUT or on_handler_error != "report":
+            if (handshake_timeout, https_compatible, on_handler_error) != _FOR_EVENTS:
                 raise InvalidParameterError(
-                    "handshake_timeout= and on_handler_error= are of handlers, and there is none"
-                    " in a server of events; leave them out"
+                    "handshake_timeout=, https_compatible= and on_handler_error= are of handlers,"
+                    " and there is none in a server of events; leave them out"
                 )
             server = _checked_events_server(handler, max_connections=max_connections, grace=grace)
             return _run(server, port, handler, options)
@@ -697,6 +716,7 @@ def open_server(
             max_connections=max_connections,
             ssl_context=ssl_context,
             handshake_timeout=handshake_timeout,
+            https_compatible=https_compatible,
             grace=grace,
             on_handler_error=on_handler_error,
         )
@@ -711,6 +731,7 @@ async def serve(
     dispatch: ListenDispatch | None = ...,
     ssl_context: None = None,
     handshake_timeout: float = ...,
+    https_compatible: bool = ...,
     max_connections: int | None = ...,
     grace: float = ...,
     on_handler_error: OnHandlerError = ...,
@@ -727,6 +748,7 @@ async def serve(
     dispatch: ListenDispatch | None = ...,
     ssl_context: ssl.SSLContext,
     handshake_timeout: float = ...,
+    https_compatible: bool = ...,
     max_connections: int | None = ...,
     grace: float = ...,
     on_handler_error: OnHandlerError = ...,
@@ -743,6 +765,7 @@ async def serve(
     dispatch: ListenDispatch | None = ...,
     ssl_context: ssl.SSLContext | None,
     handshake_timeout: float = ...,
+    https_compatible: bool = ...,
     max_connections: int | None = ...,
     grace: float = ...,
     on_handler_error: OnHandlerError = ...,
@@ -758,6 +781,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     dispatch: ListenDispatch | None = None,
     ssl_context: ssl.SSLContext | None = None,
     handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+    https_compatible: bool = False,
     max_connections: int | None = None,
     grace: float = DEFAULT_GRACE,
     on_handler_error: OnHandlerError = "report",
@@ -778,6 +802,10 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
         done before the handler is started; its failure is a count in ``statistics()``, not a
         crash.
       handshake_timeout: Seconds on Trio's clock for that.
+      https_compatible: Take an end of the connection for the end of what the client says, and
+        end without a good-bye, as HTTPS does; see `trio.SSLStream`. Only for protocols that say
+        themselves how long a message is, as HTTP does: without close_notify, whoever is between
+        the two can cut a message short (RFC 8446 6.1).
       max_connections: How many connections may be open at once. The permit is taken before
         accept and given back when the handler has ended; further peers wait in the
         kernel's backlog. What is being inspected after the handshake has one, too.
@@ -813,6 +841,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
             max_connections=max_connections,
             ssl_context=ssl_context,
             handshake_timeout=handshake_timeout,
+            https_compatible=https_compatible,
             grace=grace,
             on_handler_error=on_handler_error,
         )
