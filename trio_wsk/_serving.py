@@ -809,6 +809,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
       max_connections: How many connections may be open at once. The permit is taken before
         accept and given back when the handler has ended; further peers wait in the
         kernel's backlog. What is being inspected after the handshake has one, too.
+        A drain serves those who wait beyond it: see `Server.drain`.
       grace: Seconds that a drain gives open connections, unless it says otherwise.
       on_handler_error: A handler that crashes ends its own connection, with a reset, and
         is reported to the observers. With ``"raise"`` the server then ends with its
