@@ -662,6 +662,37 @@ async def test_client_that_goes_on_asking_is_not_gone(autojump_clock: MockClock)
         await client.established()
 
 
+async def test_delivery_before_the_handshake_is_in_the_order_of_establishment(
+    autojump_clock: MockClock,
+) -> None:
+    """
+    Of two that are approved, one after the other, that one is delivered first whose handshake ends
+    first: the other's SYN-ACK was lost, and comes again a second later.
+    """
+    scene = Scene()
+    slow = scene.network.host("192.0.2.77")
+    async with open_listening_socket(
+        transport=scene.transport(), dispatch=scene.dispatch(), inspect_point=BEFORE
+    ) as scene.listening:
+        late = slow.open_connection(HERE)
+        await settled()
+        early = scene.open()
+        await settled()
+        slow.unplug()
+        for request in scene.requests:
+            assert Status.SUCCESS is scene.listening.inspect_complete(request.inspect_id, ACCEPT)
+        slow.plug_in()
+        delivered = [await scene.listening.accept() for _ in range(2)]
+
+        assert [early.local_address, late.local_address] == [
+            connection.remote_address for connection in delivered
+        ]
+        assert scene.requests[0].remote_address == late.local_address
+
+        for each in (*delivered, early, late):
+            await each.aclose()
+
+
 async def test_approved_client_is_gone_before_it_is_established(autojump_clock: MockClock) -> None:
     """
     A request is approved and its client has closed meanwhile: the SYN-ACK is answered with RST,

@@ -41,7 +41,7 @@ FAMILY: dict[type[WskError], tuple[type[Exception], Status]] = {
     ForcedClosedError: (trio.BrokenResourceError, Status.FILE_FORCED_CLOSED),
     InspectPointError: (Exception, Status.NOT_SUPPORTED),
     BindError: (OSError, Status.UNSUCCESSFUL),
-    WouldBlockError: (trio.WouldBlock, Status.PENDING),
+    WouldBlockError: (trio.WouldBlock, Status.DEVICE_NOT_READY),
     OperationCancelledError: (Exception, Status.CANCELLED),
 }
 

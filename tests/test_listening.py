@@ -1053,6 +1053,35 @@ async def test_failure_is_told_whatever_events_are_enabled(is_enabled: bool) -> 
     assert [] == taker.taken
 
 
+async def test_failure_resets_what_is_event_driven_and_nothing_else() -> None:
+    """
+    When the listening socket fails, connections with events are reset, with the block that their
+    callbacks run in; one that was awaited goes on.
+    """
+    taker = Taker(ConnectionDispatch(receive=lambda connection, data: None))
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):  # noqa: PT012 - the end of the block raises
+        async with open_listening_socket(
+            transport=FaultyTransport.tcp(0, host=HOST), dispatch=taker.dispatch
+        ) as listening:
+            client = await connect(listening.local_addresses[0])
+            awaited = await listening.accept()
+            listening.enable_events(EventMask.ACCEPT | EventMask.RECEIVE)
+            other = await connect(listening.local_addresses[0])
+            await until(lambda: taker.taken)
+            _faulty(listening).faults.append(TransportFailedError(_oserror(errno.EINVAL)))
+            listening.queue_accept()
+            await trio.sleep(PATIENCE)
+
+    assert taker.taken[0].closed
+    assert "reset" == await fate_of(other)
+
+    await awaited.send_all(b"alive")
+
+    assert b"alive" == await client.receive_some()
+
+    await close_all(awaited, client, other)
+
+
 async def test_failure_is_not_told_of_what_was_closed() -> None:
     """A listening socket that is closed, or whose block ends by an error, has not failed."""
     taker = Taker()

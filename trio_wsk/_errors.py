@@ -62,7 +62,7 @@ class WskError(Exception):
     """
 
     status: Status = Status.UNSUCCESSFUL
-    """How the operation ended; always an error, except that `WouldBlockError` is pending."""
+    """How the operation ended: always an error (`Status.is_error`)."""
 
     def __init__(self, message: str, *, status: Status | None = None) -> None:
         super().__init__(message)
@@ -247,10 +247,11 @@ class WouldBlockError(WskError, trio.WouldBlock):
     """Nothing is there right now, and a ``..._nowait`` call does not wait for it.
 
     Nobody's fault. The same call without ``_nowait`` would have waited. If nothing could
-    ever come, you would get `SocketClosedError` or `ForcedClosedError`.
+    ever come, you would get `SocketClosedError` or `ForcedClosedError`. Nothing was queued, so its
+    status is none that promises a completion.
     """
 
-    status = Status.PENDING
+    status = Status.DEVICE_NOT_READY
 
 
 class OperationCancelledError(WskError):
