@@ -24,7 +24,7 @@ from trio_wsk import _readiness
 from trio_wsk.observers import CallbackFailed
 
 from .namespaces import in_own_namespace
-from .support import connect, fate_of, open_descriptors, read_to_end, reset, until
+from .support import connect, connect_now, fate_of, open_descriptors, read_to_end, reset, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -154,6 +154,49 @@ async def test_echo_lets_go_of_a_client_that_resets_while_it_is_stalled(name: st
         await fill(client)
         reset(client)
         await until(lambda: open_descriptors() == before)
+
+
+@over_both
+async def test_echo_turns_away_whom_it_has_no_room_for() -> None:
+    """Beyond its most connections a client is reset; when one has left, the next is taken."""
+    async with running("echo_events", most=2) as server:
+        address = server.local_addresses[0]
+        first, second = await connect(address), await connect(address)
+        for client in (first, second):
+            await client.send_all(b"hello")
+
+            assert b"hello" == await receive_until(client, b"hello")
+
+        third = connect_now(address)
+
+        assert "reset" == await fate_of(third)
+
+        await first.send_eof()
+
+        assert b"" == await read_to_end(first)
+
+        async with await connect(address) as fourth:
+            await fourth.send_all(b"hello")
+
+            assert b"hello" == await receive_until(fourth, b"hello")
+        for client in (first, second, third):
+            await client.aclose()
+
+
+async def test_echo_opens_another_listening_socket_when_one_fails() -> None:
+    """The failure of the listening socket is told, and the next one listens at the same port."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        async with running("echo_events") as server:
+            address = server.local_addresses[0]
+            server.socket.shutdown(socket.SHUT_RDWR)
+            await until(lambda: said.getvalue().count("Echoing on port") == 2)
+            async with await connect(address) as client:
+                await client.send_all(b"hello")
+
+                assert b"hello" == await receive_until(client, b"hello")
+
+    assert "has failed (Invalid argument); opening another one" in said.getvalue()
 
 
 # --- chat ----------------------------------------------------------------------------------------

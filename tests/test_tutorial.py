@@ -109,16 +109,19 @@ class Terminal:
         """Connect, as soon as the server listens."""
         assert self.server is not None
         give_up = monotonic() + PATIENCE
-        while True:
+        client: socket.socket | None = None
+        while client is None:
             try:
                 client = socket.create_connection(("127.0.0.1", int(port)), PATIENCE, (source, 0))
             except ConnectionRefusedError:
                 assert self.server.poll() is None, self.said
                 assert monotonic() < give_up
                 sleep(0.01)
-            else:
-                self.clients.append(client)
-                return client
+            except ConnectionResetError:  # before it could look: it has ended then, as `nc` does
+                client, peer = socket.socketpair()
+                peer.close()
+        self.clients.append(client)
+        return client
 
     def talk(self, client: socket.socket, shown: list[str]) -> None:
         """Type what the reader types in a client, and see what is answered."""
