@@ -1499,6 +1499,7 @@ async def test_transport_counts_what_it_holds(network: str) -> None:
         assert {
             "overflowed",
             "limited",
+            "resets_unheard",
             "strangers",
             "strangers_reset",
             "queue_lost",

@@ -51,7 +51,7 @@ from trio_wsk.transports.linux._netlink import (
 )
 from trio_wsk.transports.linux._nfqueue import Queue
 
-from .gated import ACK, LOOPBACK, PATIENCE, SYN, SYN_SENT, queues, state_of, tables_of
+from .gated import ACK, LOOPBACK, PATIENCE, RST, SYN, SYN_SENT, queues, state_of, tables_of
 from .inspecting import ACCEPT, PEND, REJECT, inspecting
 from .namespaces import HERE, cabled_namespaces, in_own_namespace
 from .support import open_descriptors, until
@@ -671,6 +671,30 @@ async def test_limit_drops_what_exceeds_it_before_anybody_is_asked() -> None:
 
 
 # ------------------------------------------------------------------------------ slow machines
+
+
+@in_own_namespace
+async def test_reset_that_a_flood_of_them_has_hidden_is_missed_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    The kernel tells of so many resets and no more. Nobody gets in for that: who has reset, and was
+    not heard, sends no SYN any more either, and is aborted as silent.
+    """
+    monkeypatch.setattr("trio_wsk.transports.linux._nftables.RESETS_PER_SECOND", 1)
+    with cabled_namespaces() as (_, there):
+        mute(MUTE[0])
+        async with gated(PEND, host=HERE[0]) as desk:
+            (address,) = desk.listening.local_addresses
+            with there.entered():
+                send_segment(Address.tcp(MUTE[0], 1000), address, SYN, 1000)
+                await desk.when(lambda: desk.listening.pending_inspections)
+                while not desk.statistics().transport["resets_unheard"]:
+                    send_segment(Address.tcp(MUTE[0], 2000), address, RST, 1)
+                send_segment(Address.tcp(MUTE[0], 1000), address, RST, 1001)
+            aborted = await desk.aborted()
+
+            assert AbortReason.SILENT is aborted.reason
 
 
 @in_own_namespace

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import closing
+from time import monotonic
 
 import pytest
 from hypothesis import given, settings
@@ -133,6 +134,24 @@ def test_overflow_of_the_log_is_counted() -> None:
 
         assert 0 < len(log.receive()) < 20
         assert (1, 0) == (log.overruns, log.malformed)
+
+
+@both_families
+@in_own_namespace
+def test_resets_beyond_the_limit_are_counted_and_not_copied(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel keeps a flood of them from us; what it keeps back it counts."""
+    monkeypatch.setattr("trio_wsk.transports.linux._nftables.RESETS_PER_SECOND", 1)
+    with closing(PacketLog()) as log, Gated(host, reset_group=log.number) as gated:
+        start = monotonic()
+        for port in range(20):
+            send_segment(Address.tcp(host, 1 + port), gated.address, RST)
+        most = 2 + monotonic() - start
+        copied = len(log.receive())
+
+        assert 1 <= copied <= most
+        assert (0, 0, 20 - copied) == gated.gate.counters()
 
 
 @in_own_namespace

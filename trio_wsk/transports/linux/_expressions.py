@@ -25,6 +25,7 @@ __all__ = [
     "ACK",
     "DROP",
     "FIN",
+    "RETURN",
     "RST",
     "SYN",
     "clear_mark",
@@ -44,6 +45,8 @@ __all__ = [
 
 DROP: Final = 0
 ACCEPT: Final = 1
+RETURN: Final = 0xFFFFFFFB
+"""NFT_RETURN, -5: go on behind the rule that has jumped here."""
 _JUMP: Final = 0xFFFFFFFD
 """NFT_JUMP, -3."""
 

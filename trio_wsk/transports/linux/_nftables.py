@@ -16,7 +16,11 @@ One `Gatehouse` has one for each address family, with a `Gate` for each listenin
         chain gate_1 {                                   # for each address A and port P
             meta l4proto tcp, tcp dport P, tcp flags & (fin|syn|rst|ack) == syn,
                 ip daddr A, jump inspect_1
-            the same with tcp flags & (syn|rst) == rst, log group G            # if asked for
+            the same with tcp flags & (syn|rst) == rst, jump resets_1          # if asked for
+        }
+        chain resets_1 {                                                       # so, too
+            limit rate over 1000/second burst 1000 packets counter return
+            log group G
         }
         chain verdict_1 {
             meta mark & REJECT_MARK != 0, and the same as in gate_1, reject with tcp reset
@@ -61,6 +65,7 @@ from ._expressions import (
     ACK,
     DROP,
     FIN,
+    RETURN,
     RST,
     SYN,
     clear_mark,
@@ -139,6 +144,10 @@ _IPV6: Final = 10  # NFPROTO_IPV6; that socket.AF_INET6 is 10 too holds for Linu
 
 _INPUT_HOOK: Final = 1
 
+RESETS_PER_SECOND: Final = 1000
+"""So many resets are copied, for each gate and address family. Anybody can write one, and each
+costs a turn of Python; who pays attention to one that is not copied hears by its heartbeat."""
+
 _SNAP_LENGTH: Final = 128
 """Octets of a logged packet: an IPv6 header, some of its extensions, and TCP's."""
 
@@ -151,7 +160,7 @@ _NO_OWNER: Final = "tables with an owner take Linux 5.12"
 _NO_REJECT: Final = (
     "this kernel can't reject (CONFIG_NFT_REJECT, modules nft_reject_ipv4 and nft_reject_ipv6)"
 )
-_NO_LIMIT: Final = "this kernel can't limit (CONFIG_NFT_LIMIT, module nft_limit); ask for no limit"
+_NO_LIMIT: Final = "this kernel can't limit (CONFIG_NFT_LIMIT, module nft_limit)"
 _NO_LOG: Final = "this kernel can't log to a process (CONFIG_NFT_LOG, CONFIG_NETFILTER_NETLINK_LOG)"
 _NO_NFTABLES: Final = "this kernel has no nftables (CONFIG_NF_TABLES, module nf_tables)"
 
@@ -166,6 +175,8 @@ class GateCounters(NamedTuple):
     was given to (`Queue.last_id`), was dropped because the queue was full."""
     limited: int
     """SYNs that were dropped because of ``most_per_second``."""
+    resets_unheard: int
+    """Resets that were not copied, because there were more than `RESETS_PER_SECOND`."""
 
 
 class Gatehouse:
@@ -299,25 +310,37 @@ class Gatehouse:
         steps: list[Step] = []
         for family in gate.families:
             steps += self._jumps(family, self._gates)
-            steps += _Table(self.table, family).delete_gate(gate.serial)
+            steps += _Table(self.table, family).delete_gate(
+                gate.serial, has_resets=self._reset_group is not None
+            )
         self._socket.batch(_SUBSYSTEM, steps)
 
     def count(self, gate: Gate) -> GateCounters:
         """Do what `Gate.counters` says."""
-        queued = limited = 0
+        queued = limited = unheard = 0
         for family in gate.families:
-            for rule in self._socket.request(
-                _SUBSYSTEM << 8 | _GET_RULE,
-                netfilter_header(family) + text(1, self.table) + text(2, f"inspect_{gate.serial}"),
-                flags=DUMP,
-                step="read how many SYNs the rules have counted",
-            ):
-                is_limit, counted = _count_in(rule.body)
-                if is_limit:
-                    limited += counted
-                else:
-                    queued += counted
-        return GateCounters(queued, limited)
+            passed, exceeded = self._count_in_chain(family, f"inspect_{gate.serial}")
+            queued += passed
+            limited += exceeded
+            if self._reset_group is not None:
+                unheard += self._count_in_chain(family, f"resets_{gate.serial}")[1]
+        return GateCounters(queued, limited, unheard)
+
+    def _count_in_chain(self, family: int, chain: str) -> tuple[int, int]:
+        """Return what a chain's rules have counted, those without a limit and those with one."""
+        passed = exceeded = 0
+        for rule in self._socket.request(
+            _SUBSYSTEM << 8 | _GET_RULE,
+            netfilter_header(family) + text(1, self.table) + text(2, chain),
+            flags=DUMP,
+            step="read how many packets the rules have counted",
+        ):
+            is_limit, counted = _count_in(rule.body)
+            if is_limit:
+                exceeded += counted
+            else:
+                passed += counted
+        return passed, exceeded
 
     def _prepare(self, family: int) -> None:
         """Find out how to queue, and see that the kernel can do the rest too."""
@@ -326,7 +349,7 @@ class Gatehouse:
         attempt = self._attempt_at(family)
         others = [attempt.reject("attempt")]
         if self._reset_group is not None:
-            others.append(attempt.log("attempt", self._reset_group))
+            others += attempt.log_some("attempt", self._reset_group)
         for way in self._ways:
             hold = way(self._queue_number, self._bypass)
             try:
@@ -451,19 +474,22 @@ class _Table:
     ) -> list[Step]:
         """Make a gate's chains, which nothing jumps to yet."""
         inspect, gate, refuse = f"inspect_{serial}", f"gate_{serial}", f"verdict_{serial}"
+        resets = f"resets_{serial}"
         steps = [self.chain(inspect), self.chain(gate), self.chain(refuse)]
         if most_per_second is not None:
             steps.append(self.limit(inspect, most_per_second))
         steps.append(self.hold(inspect, hold))
+        if reset_group is not None:
+            steps += (self.chain(resets), *self.log_some(resets, reset_group))
         for place in places:
             syn = [*segment_to(place, of_flags=FIN | SYN | RST | ACK, flags=SYN)]
             steps += (self.jump(gate, inspect, *syn), self.reject(refuse, *syn))
             if reset_group is not None:
-                resets = segment_to(place, of_flags=SYN | RST, flags=RST)
-                steps.append(self.log(gate, reset_group, *resets))
+                reset = segment_to(place, of_flags=SYN | RST, flags=RST)
+                steps.append(self.jump(gate, resets, *reset))
         return steps
 
-    def delete_gate(self, serial: int) -> list[Step]:
+    def delete_gate(self, serial: int, *, has_resets: bool) -> list[Step]:
         """Take a gate's chains away, which nothing jumps to any more."""
         return [
             Step(
@@ -473,7 +499,7 @@ class _Table:
                 self._family,
                 self._name + text(3, f"{chain}_{serial}"),
             )
-            for chain in ("gate", "verdict", "inspect")
+            for chain in ("gate", "verdict", "inspect", *(["resets"] if has_resets else []))
         ]
 
     def chain(self, name: str, priority: int | None = None) -> Step:
@@ -507,10 +533,14 @@ class _Table:
         refuse = (*is_marked(REJECT_MARK), *(condition or is_tcp()), reset())
         return self._rule("reject SYNs by a rule", chain, refuse, _NO_REJECT)
 
-    def log(self, chain: str, group: int, *condition: bytes) -> Step:
-        """Add a rule that copies to a log."""
-        copy = (*condition, log(group, _SNAP_LENGTH))
-        return self._rule("have resets logged by a rule", chain, copy, _NO_LOG)
+    def log_some(self, chain: str, group: int) -> list[Step]:
+        """Add rules that copy to a log, no more than `RESETS_PER_SECOND`."""
+        leave = (exceeds(RESETS_PER_SECOND), count(), verdict(RETURN))
+        copy = [log(group, _SNAP_LENGTH)]
+        return [
+            self._rule("limit resets by a rule", chain, leave, _NO_LIMIT),
+            self._rule("have resets logged by a rule", chain, copy, _NO_LOG),
+        ]
 
     def _rule(
         self, doing: str, chain: str, expressions: Iterable[bytes], missing: str = ""

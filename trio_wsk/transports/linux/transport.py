@@ -107,6 +107,9 @@ class LinuxTransport(SocketTransport):
       SYNs dropped because too many waited; their senders try again.
     ``limited``
       SYNs dropped by the kernel because of ``most_syns_per_second``.
+    ``resets_unheard``
+      Resets beyond a thousand per second, for each address family, of which the kernel has told
+      nothing: a client that resets while its SYN is held is then missed some seconds later.
     ``strangers``, ``strangers_reset``
       Connections that were asked about after their handshake, and those that were reset unasked:
       too many at once, or their request had been turned away.
@@ -594,7 +597,7 @@ class LinuxTransport(SocketTransport):
             except NetlinkError:
                 pass  # the kernel doesn't tell
             else:
-                counted["limited"] = gate.limited
+                counted |= {"limited": gate.limited, "resets_unheard": gate.resets_unheard}
             counted["queue_lost"] = gatekeeper.lost()
         return counted
 
