@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import trio_wsk
 from trio_wsk import Connection, Irp, Status, open_listening_socket
+from trio_wsk._callers import Home
 from trio_wsk._transport import TransportFailedError
 
 from .support import FaultyTransport, connect_now, until
@@ -38,7 +39,11 @@ class Operation:
     def __init__(self, on_completion: Any = None) -> None:
         self.is_queued = True
         self.finished: list[Irp[int]] = []
+        home: Any = None  # outside of a run, where an Irp can be looked at and not be used
+        if trio.lowlevel.in_trio_run():
+            home = Home()
         self.irp: Irp[int] = Irp(
+            home=home,
             withdraw=self._withdraw,
             finished=self.finished.append,
             context="context",

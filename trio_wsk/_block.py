@@ -26,6 +26,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 from . import _records as records
+from ._callers import Home
 from ._deadlines import Deadlines
 from ._end_reason import EndReason
 from ._errors import ConnectionBrokenError
@@ -78,6 +79,8 @@ class Block:
     def __init__(self, listening: ListeningSocket, observers: Iterable[Observer]) -> None:
         self.listening: Final = listening
         """Whose block this is."""
+        self.home: Final = Home()
+        """The Trio run that it lives in; who calls from elsewhere is refused."""
         self.context: Final = contextvars.copy_context()
         """The context that the block was opened in; each connection's callbacks have a copy."""
         self.observers: Observers = Observers(observers)

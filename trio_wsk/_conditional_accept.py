@@ -33,6 +33,7 @@ import trio
 from . import _records as records
 from ._arguments import shown, whole_number
 from ._block import FAILED
+from ._callers import check_caller
 from ._errors import (
     ConnectionBrokenError,
     InvalidDeviceStateError,
@@ -592,6 +593,7 @@ class ConditionalAccept:
         """Look at the first octets of a request; see `ConnectionRequest.peek`."""
         if not whole_number(count) or not 1 <= count <= PEEK_LIMIT:
             raise InvalidParameterError(f"peek takes a count from 1 to {PEEK_LIMIT}, not {count!r}")
+        check_caller(self._block.home, "request.peek")
         if request in self._peeked_at:
             raise SocketBusyError("peek() while another task is peeking at this request")
         self._peeked_at.add(request)

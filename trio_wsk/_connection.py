@@ -10,13 +10,13 @@ did not have to wait. A cancelled call has therefore taken no byte.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, final
 
 import trio
-from trio.lowlevel import current_task
 
 from ._arguments import check_flag, whole_number
-from ._callers import called_outside, in_trio
+from ._callers import check_caller, check_ending_caller
 from ._errors import (
     ConnectionBrokenError,
     InvalidParameterError,
@@ -130,6 +130,7 @@ class Connection(EventSide):
           SocketClosedError: the connection is closed.
           AttributeError: the transport's connections are no sockets.
         """
+        check_caller(self._block.home, "connection.socket")
         channel = self._open_channel()
         annex = self._annexed()
         if annex.socket is None:
@@ -156,6 +157,8 @@ class Connection(EventSide):
         has refused comes first.
         """
         size = RECEIVE_SIZE if max_bytes is None else _checked_size(max_bytes)
+        if get_ident() != self._block.home.thread:
+            check_caller(self._block.home, "connection.receive_some")
         if self._receiving:
             raise _busy("receive_some")
         self._receiving = True
@@ -196,6 +199,8 @@ class Connection(EventSide):
             raise InvalidParameterError(
                 f"receive_into({buffer!r}): a buffer without room; write bytearray(65536)"
             )
+        if get_ident() != self._block.home.thread:
+            check_caller(self._block.home, "connection.receive_into")
         if self._receiving:
             raise _busy("receive_into")
         self._receiving = True
@@ -233,6 +238,8 @@ class Connection(EventSide):
         only thing to do with the connection then is to close it. If a part was, closing it
         with nothing sent since resets it, so that the peer can't take the part for all of it.
         """
+        if get_ident() != self._block.home.thread:
+            check_caller(self._block.home, "connection.send_all")
         if self._sending:
             raise _busy("send_all")
         if self._channel is None or self._marks & FIN_SENT:
@@ -279,6 +286,7 @@ class Connection(EventSide):
 
         Raises, checkpoint: as for `send_all`. Cancelling it changes nothing.
         """
+        check_caller(self._block.home, "connection.wait_send_all_might_not_block")
         if self._sending:
             raise _busy("wait_send_all_might_not_block")
         self._open_for_sending()
@@ -307,6 +315,7 @@ class Connection(EventSide):
 
         Always a checkpoint. If cancelled, FIN has not been sent.
         """
+        check_caller(self._block.home, "connection.send_eof")
         if self._sending:
             raise _busy("send_eof")
         self._open_channel()
@@ -333,6 +342,7 @@ class Connection(EventSide):
         Always a checkpoint. If cancelled, the connection is closed all the same; it is
         reset if something queued was not sent.
         """
+        check_ending_caller(self._block.home, "connection.aclose")
         try:
             if self._channel is not None:
                 if self._unsent:
@@ -342,7 +352,7 @@ class Connection(EventSide):
         except (ConnectionBrokenError, SocketClosedError):
             pass  # it is gone: nothing is left to be sent, or to be read
         finally:
-            self.close()
+            self._close()
         await trio.lowlevel.checkpoint()
 
     @property
@@ -357,7 +367,7 @@ class Connection(EventSide):
             return True
         if (self._annex is not None and self._annex.unsent) or self._has_unread():
             return False
-        self.close()
+        self._close()
         return True
 
     def disconnect(self, *, abortive: bool = False, data: Octets = b"") -> None:
@@ -388,7 +398,7 @@ class Connection(EventSide):
                 )
             self.abort()
         else:
-            self._check_usable("disconnect")
+            self._check_usable("connection.disconnect")
             self._disconnect(_octets(data))
 
     async def _linger_until_read(self) -> None:  # noqa: ASYNC910 - `aclose` ends in one
@@ -421,7 +431,7 @@ class Connection(EventSide):
 
         Source: SO_WSK_EVENT_CALLBACK.
         """
-        self._check_usable("enable_events")
+        self._check_usable("connection.enable_events")
         self._enable(mask, dispatch)
 
     async def disable_event(self, event: EventMask) -> None:
@@ -445,7 +455,7 @@ class Connection(EventSide):
         Raises:
           InvalidParameterError: not exactly one event.
         """
-        self._check_usable("disable_event_nowait")
+        self._check_usable("connection.disable_event_nowait")
         return self._disable(event)
 
     def resume_receive(self) -> None:
@@ -454,6 +464,7 @@ class Connection(EventSide):
         What was left comes first. Does nothing if nothing was refused.
         (WSK: a zero-length WskReceive.)
         """
+        check_caller(self._block.home, "connection.resume_receive")
         self._resume()
 
     def send_nowait(self, data: Octets) -> int:
@@ -466,10 +477,7 @@ class Connection(EventSide):
 
         Raises: as for `send_all`. Nothing is sent then.
         """
-        try:
-            current_task()
-        except RuntimeError:
-            raise called_outside("connection.send_nowait") from None
+        check_caller(self._block.home, "connection.send_nowait")
         if type(data) is not bytes:
             data = _octets(data)
         if self._annex is None and not self._sending and not self._block.ended:
@@ -496,7 +504,7 @@ class Connection(EventSide):
 
         Raises: as for `send_all`. Nothing is sent then.
         """
-        self._check_usable("queue_send")
+        self._check_usable("connection.queue_send")
         return self._send_with_irp(_octets(data), context, on_completion)
 
     @property
@@ -509,7 +517,7 @@ class Connection(EventSide):
         return self._request.ideal_send_backlog(self._open_channel())
 
     def _check_usable(self, call: str) -> None:
-        in_trio(f"connection.{call}")  # another thread would race with the pump
+        check_caller(self._block.home, call)
         self._open_channel()
 
     # --- Helpers -----------------------------------------------------------------------

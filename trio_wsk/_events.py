@@ -29,6 +29,7 @@ import trio
 from . import _records as records
 from ._arguments import are_events, shown
 from ._block import FAILED, LINGER_SECONDS
+from ._callers import check_ending_caller
 from ._dispatch import ConnectionDispatch, Taken
 from ._end_reason import EndReason
 from ._errors import (
@@ -493,6 +494,7 @@ class EventSide(Wire):
     ) -> Irp[int]:
         """Send what goes at once, queue the rest; the Irp completes when all has gone."""
         irp = Irp[int](
+            home=self._block.home,
             withdraw=self._withdraw,
             finished=self._completed,
             context=context,
@@ -670,8 +672,8 @@ class EventSide(Wire):
         if self._annex is not None and self._annex.routines_due:
             self._annex.fin_wanted = True  # nothing is sent any more
             self._block.post(self._close_in_turn)
-        elif self._channel is not None:
-            self.close()
+        else:
+            self._close()
 
     def close(self) -> None:
         """Close the connection at once, without waiting: `aclose` for plain functions.
@@ -680,8 +682,12 @@ class EventSide(Wire):
         take part of it for all of it: queued data, or that of a `send_all` that was cut short,
         if nothing was sent since. Idempotent.
         """
+        check_ending_caller(self._block.home, "connection.close")
+        self._close()
+
+    def _close(self) -> None:
         if self._is_cut_short:
-            self.abort()
+            self._abort(EndReason.ABORTED)
         elif self._channel is not None:
             self._let_go(EndReason.CLOSED).close()
 
@@ -690,6 +696,7 @@ class EventSide(Wire):
 
         Source: WskDisconnect with WSK_FLAG_ABORTIVE; RFC 9293 3.10.5 (ABORT).
         """
+        check_ending_caller(self._block.home, "connection.abort")
         self._abort(EndReason.ABORTED)
 
     def _abort(self, reason: EndReason, error: BaseException | None = None) -> None:

@@ -18,7 +18,7 @@ import outcome
 import trio
 
 from ._arguments import check_plain_function
-from ._callers import in_trio
+from ._callers import check_caller
 from ._errors import OperationCancelledError, WskError
 from ._status import Status
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from outcome import Outcome
+
+    from ._callers import Home
 
 __all__ = ["Irp"]
 
@@ -44,6 +46,7 @@ class Irp(Generic[T]):
     __slots__ = (
         "_error",
         "_finished",
+        "_home",
         "_information",
         "_on_completion",
         "_status",
@@ -55,6 +58,7 @@ class Irp(Generic[T]):
     def __init__(
         self,
         *,
+        home: Home,
         withdraw: Callable[[Irp[T]], bool],
         finished: Callable[[Irp[T]], None],
         context: object = None,
@@ -63,6 +67,7 @@ class Irp(Generic[T]):
         """For who implements an operation.
 
         Args:
+          home: The Trio run that the operation is of.
           withdraw: Takes the operation out of its queue; False if it is not there any more.
           finished: Sees to it that the completion routine is called later, on no caller's stack.
           context: The caller's own, handed through.
@@ -70,6 +75,7 @@ class Irp(Generic[T]):
         """
         if on_completion is not None:
             check_plain_function("on_completion", on_completion)
+        self._home = home
         self._withdraw = withdraw
         self._finished = finished
         self._status = Status.PENDING
@@ -121,6 +127,7 @@ class Irp(Generic[T]):
         Any number of tasks may wait. Always a checkpoint. If cancelled, the operation
         stays queued: to take it back, call `cancel`.
         """
+        check_caller(self._home, "irp.wait")
         if self._status is not Status.PENDING:
             await trio.lowlevel.checkpoint()
         else:
@@ -147,7 +154,7 @@ class Irp(Generic[T]):
         Raises:
           RuntimeError: called from outside the Trio run.
         """
-        in_trio("irp.cancel")
+        check_caller(self._home, "irp.cancel")
         if self._status is not Status.PENDING or not self._withdraw(self):
             return False
         return self._fail(OperationCancelledError("the operation was cancelled by Irp.cancel()"))

@@ -22,7 +22,7 @@ from . import _records as records
 from ._acceptors import Acceptor, IrpAcceptor, TaskAcceptor
 from ._arguments import are_events, checked_count, shown
 from ._block import FAILED, Block, unwrapped
-from ._callers import in_trio
+from ._callers import check_caller, check_in_trio
 from ._conditional_accept import ConditionalAccept, PendingInspections
 from ._conditions import DEFAULT_MAX_PENDING, conditions_of
 from ._connection import Connection
@@ -200,7 +200,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: PFN_WSK_INSPECT_COMPLETE.
         """
-        in_trio("listening.inspect_complete")
+        check_caller(self._block.home, "listening.inspect_complete")
         if self._conditional is None:
             return Status.NOT_FOUND
         return self._conditional.complete(inspect_id, answer)
@@ -231,6 +231,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Source: PFN_WSK_ACCEPT.
         """
         _check_connection_dispatch("accept", dispatch)
+        check_caller(self._block.home, "listening.accept")
         await trio.lowlevel.checkpoint_if_cancelled()
         acceptor = TaskAcceptor(context, dispatch)
         self._enqueue(acceptor)
@@ -249,7 +250,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
           WouldBlockError: none is there, or others are queued for it.
           SocketClosedError, ForcedClosedError, InvalidParameterError: as for `accept`.
         """
-        in_trio("listening.accept_nowait")
+        check_caller(self._block.home, "listening.accept_nowait")
         _check_connection_dispatch("accept_nowait", dispatch)
         acceptor = TaskAcceptor(context, dispatch)
         self._enqueue(acceptor)
@@ -288,10 +289,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: PFN_WSK_ACCEPT.
         """
-        in_trio("listening.queue_accept")
+        check_caller(self._block.home, "listening.queue_accept")
         _check_connection_dispatch("queue_accept", dispatch)
         acceptor = IrpAcceptor(context, dispatch)
         acceptor.irp = Irp(
+            home=self._block.home,
             withdraw=lambda _: self._delivery.withdraw(acceptor),
             finished=self._completed,
             context=context,
@@ -364,7 +366,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: SO_WSK_EVENT_CALLBACK.
         """
-        in_trio("listening.enable_events")
+        check_caller(self._block.home, "listening.enable_events")
         self._check_listening()
         if not are_events(mask, CONNECTION_EVENTS | ACCEPT):
             raise InvalidParameterError(
@@ -407,7 +409,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             connections inherit are disabled on each connection.
           InvalidDeviceStateError: the socket is a server's, which lives on this event: pause it.
         """
-        in_trio("listening.disable_event_nowait")
+        check_caller(self._block.home, "listening.disable_event_nowait")
         if event != EventMask.ACCEPT:
             raise InvalidParameterError(
                 f"only {EventMask.ACCEPT!r} can be disabled on a listening socket, not {event!r};"
@@ -473,11 +475,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         What was parked before can still be accepted. Peers see connections that are
         established and silent, and at last, on Linux, connection attempts that time out.
         """
-        self._set_mode("pause", Mode.PAUSE)
+        self._set_mode("listening.pause", Mode.PAUSE)
 
     def resume(self) -> None:
         """Back to normal after `pause` or `refuse`."""
-        self._set_mode("resume", Mode.DELIVER)
+        self._set_mode("listening.resume", Mode.DELIVER)
 
     def refuse(self) -> None:
         """Reset every new connection, until `resume`.
@@ -487,10 +489,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: SO_PAUSE_ACCEPT.
         """
-        self._set_mode("refuse", Mode.REFUSE)
+        self._set_mode("listening.refuse", Mode.REFUSE)
 
     def _set_mode(self, call: str, mode: Mode) -> None:
-        in_trio(f"listening.{call}")
+        check_caller(self._block.home, call)
         self._check_listening()
         if self._intake.finished is not None:
             raise SocketClosedError(f"{call}() of a listening socket whose server drains")
@@ -597,6 +599,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: PFN_WSK_CLOSE_SOCKET.
         """
+        check_caller(self._block.home, "listening.aclose")
         self._close()
         if self._conditional is not None:
             await self._conditional.settle()
@@ -782,6 +785,7 @@ async def open_listening_socket(
         inspect_point=inspect_point,
     )
     try:
+        check_in_trio("open_listening_socket()")
         dispatch = _checked_dispatch(dispatch)
         listening = ListeningSocket(
             chosen,

@@ -24,7 +24,7 @@ import trio
 from . import _records as records
 from ._arguments import check_async_function, check_flag, checked_count, checked_seconds
 from ._block import unwrapped
-from ._callers import in_trio, runs_in
+from ._callers import check_caller, check_in_trio, runs_in
 from ._connection import Connection
 from ._dispatch import ListenDispatch
 from ._end_reason import EndReason
@@ -182,6 +182,7 @@ class Server:
 
         Always a checkpoint. If cancelled, what is still open is reset.
         """
+        check_caller(self._block.home, "server.drain")
         grace = self._grace if grace is None else _checked_grace(grace)
         if runs_in(self._handlers) or runs_in(self.listening._nursery):
             raise InvalidDeviceStateError(
@@ -258,7 +259,7 @@ class Server:
         Raises:
           RuntimeError: called from outside the Trio run.
         """
-        in_trio("server.abort")
+        check_caller(self._block.home, "server.abort")
         self.listening._close()
         self._reset_all()
         self._over.set()
@@ -448,7 +449,7 @@ class _Handlers(ReusedTasks[Connection]):
                 left_open = cancel_status(task) is not status
                 self._server._handler_raised(connection, error, left_open=left_open)
             finally:
-                connection.abort()
+                connection._abort(EndReason.ABORTED)
                 self._server._connection_ended(connection)
             if not self._may_wait(status):
                 break
@@ -556,6 +557,7 @@ async def _run(
         # What is read ahead of a permit would be a connection beyond the limit.
         options = {**options, "max_parked": 0}
     with _ours(options):
+        check_in_trio("a server")
         opening = open_listening_socket(port, dispatch=dispatch, **options)
     error: BaseException | None = None
     try:
