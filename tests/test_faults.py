@@ -41,7 +41,7 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from trio_wsk import ConnectionRequest
+    from trio_wsk import ConnectionRequest, Server
     from trio_wsk.transports import Channel
 
     Stream = trio.SSLStream[Connection]
@@ -819,3 +819,86 @@ async def test_what_a_routine_raises_goes_on_when_all_are_called(
                 listening.queue_accept(on_completion=routine)
 
     assert 3 * [Status.CANCELLED] == called
+
+
+# --- Callbacks that fail --------------------------------------------------------------------------
+
+
+def crash(*_: object) -> Any:
+    """Fail, whoever calls."""
+    raise ZeroDivisionError
+
+
+def nonsense(*_: object) -> Any:
+    """Answer what means nothing."""
+    return "nonsense"
+
+
+async def provoke(server: Server, kind: str) -> None:
+    """Have one callback of a server called, and wait for its connection's end."""
+    async with client_of(server) as client:
+        if kind == "abort":
+            await until(lambda: server.statistics().listening.pending)
+            reset(client)
+            await until(lambda: server.statistics().listening.aborted)
+            return
+        if kind == "drain":
+            await until(lambda: server.statistics().open_connections)
+            await server.drain(grace=PATIENCE)
+        elif kind != "inspect":
+            await client.send_all(b"x")
+        if kind in ("disconnect", "closed"):
+            await client.send_eof()
+        assert kind == "closed" or "reset" == await fate_of(client)
+        await until(lambda: kind == "inspect" or server.statistics().served)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fail"),
+    [
+        ("accept", crash),
+        ("accept", nonsense),
+        ("receive", crash),
+        ("receive", nonsense),
+        ("disconnect", crash),
+        ("on_completion", crash),
+        ("drain", crash),
+        ("closed", crash),
+        ("inspect", crash),
+        ("inspect", nonsense),
+        ("abort", crash),
+    ],
+)
+async def test_callbacks_that_fail_are_counted(
+    kind: str, fail: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is counted by its name, and all of them beside the handlers that have crashed."""
+
+    def accept(connection: Connection) -> Any:
+        if kind == "accept":
+            return fail()
+        if kind == "on_completion":
+            connection.queue_send(b"x", on_completion=fail)
+        return ConnectionDispatch(
+            receive=fail if kind == "receive" else lambda *_: None,
+            disconnect=fail if kind == "disconnect" else None,
+            closed=fail if kind == "closed" else None,
+        )
+
+    def pend(_: ConnectionRequest) -> InspectAction:
+        return InspectAction.PEND if kind == "abort" else InspectAction.ACCEPT
+
+    dispatch = ListenDispatch(
+        accept=accept,
+        inspect=fail if kind == "inspect" else pend,
+        abort=fail if kind == "abort" else None,
+        drain=fail if kind == "drain" else None,
+    )
+    async with open_server(dispatch, 0, host=HOST, grace=0) as server:
+        await provoke(server, kind)
+        await until(lambda: server.statistics().callback_failures)
+        counted = server.statistics()
+
+    assert {kind: 1} == counted.listening.callback_failures
+    assert (1, 0) == (counted.callback_failures, counted.handler_failures)
+    assert 1 == len(caplog.records)

@@ -258,7 +258,8 @@ class Block:
 
     @trio.lowlevel.enable_ki_protection
     def report_callback(self, name: str, concerns: Concern | None, error: BaseException) -> None:
-        """Tell the observers that a callback raised or returned nonsense."""
+        """Count that a callback raised or returned nonsense, and tell the observers."""
+        self.listening._counters.callback_failures[name] += 1
         if concerns is not None:
             concerns._callback_failed(error)
         if records.CallbackFailed in self.observers.wanting:

@@ -134,14 +134,16 @@ class Server:
 
     def statistics(self) -> ServerStatistics:
         """Return what was counted since the server was opened, and what is true now."""
+        listening = self.listening.statistics()
         return ServerStatistics(
-            listening=self.listening.statistics(),
+            listening=listening,
             open_connections=self._open,
             open_most=self._open_most,
             served=self._served,
             handler_failures=self._handler_failures,
             peers_left=self._peers_left,
             handshake_failures=MappingProxyType(dict(self._handshake_failures)),
+            callback_failures=sum(listening.callback_failures.values()),
         )
 
     # --- Ending ------------------------------------------------------------------------

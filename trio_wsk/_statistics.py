@@ -62,6 +62,13 @@ class ListeningStatistics:
     """Peers that were reset, because they could not be turned away as the verdict said."""
     straggling: int
     """Inspectors that were cancelled and are still running."""
+    callback_failures: Mapping[str, int]
+    """Calls of callbacks that raised or answered nonsense, by the callback's name.
+
+    Those of the listening socket (``accept``, ``inspect``, ``abort``, …), of its connections
+    (``receive``, ``disconnect``, …), and completion routines (``on_completion``). A connection
+    whose callback fails is reset.
+    """
     queued_accepts: int
     """Accepts that wait now for a connection."""
     accept_errors: Mapping[str, int]
@@ -99,6 +106,11 @@ class ServerStatistics:
 
     ``timeout``, ``peer-left`` or ``protocol``.
     """
+    callback_failures: int
+    """Calls of callbacks that failed: all of ``listening.callback_failures``.
+
+    Those of an event-driven connection have ended it, with a reset.
+    """
 
 
 @attrs.frozen(kw_only=True)
@@ -120,6 +132,7 @@ class ListeningCounters:
         "accept_errors",
         "accepted",
         "approved",
+        "callback_failures",
         "close_fallbacks",
         "dropped",
         "inspected",
@@ -136,6 +149,7 @@ class ListeningCounters:
         self.to_event = 0
         self.dropped: Counter[str] = Counter()
         self.accept_errors: Counter[str] = Counter()
+        self.callback_failures: Counter[str] = Counter()
         self.accept_backoffs = 0
         self.shed = 0
         self.inspected = 0
@@ -180,6 +194,7 @@ class ListeningCounters:
             aborted=MappingProxyType(dict(self.aborted)),
             close_fallbacks=self.close_fallbacks,
             straggling=straggling,
+            callback_failures=MappingProxyType(dict(self.callback_failures)),
             queued_accepts=queued_accepts,
             accept_errors=MappingProxyType(dict(self.accept_errors)),
             accept_backoffs=self.accept_backoffs,
