@@ -29,7 +29,7 @@ from trio_wsk import (
 )
 from trio_wsk._intake import BATCH
 from trio_wsk.testing import MemoryNetwork
-from trio_wsk.transports import NoDescriptorsError
+from trio_wsk.transports import NoDescriptorsError, TransportFailedError
 
 from .namespaces import in_own_namespace, set_sysctl
 from .support import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from trio_wsk import ConnectionRequest
+    from trio_wsk import ConnectionRequest, Server
 
 pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
 
@@ -194,6 +194,53 @@ async def test_reset_means_reset_at_that_moment(way: str, held_by: str) -> None:
     assert [] == told.of("HandlerFailed") + told.of("PeerLeft")
     assert (0, 0) == (server.statistics().handler_failures, server.statistics().peers_left)
     assert [DrainReport(finished=0, reset=1)] * (way == "drain") == reports
+
+
+@pytest.mark.parametrize("way", ["cancelled", "crashed", "failed"])
+async def test_reset_does_not_wait_for_who_holds_on(way: str) -> None:
+    """
+    So, too, when the server is cancelled, when a handler's error ends it, and when its listening
+    socket fails: whom a shield keeps from ending has his peer reset all the same.
+    """
+    may_end = trio.Event()
+    transport = FaultyTransport.tcp(0, host=HOST)
+    assert isinstance(transport, FaultyTransport)
+
+    async def handler(connection: Connection) -> None:
+        if await connection.receive_some() == b"crash":
+            raise ZeroDivisionError
+        with trio.CancelScope(shield=True):
+            await may_end.wait()
+
+    async def serve(*, task_status: trio.TaskStatus[Server]) -> None:
+        with pytest.raises((ZeroDivisionError, OSError)) if way != "cancelled" else scope:
+            async with open_server(
+                handler, transport=transport, on_handler_error="raise", observers=[Silent()]
+            ) as server:
+                task_status.started(server)
+                await trio.sleep_forever()
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve)
+        client, other = client_of(server), client_of(server)
+        await client.send_all(b"hold on")
+        await until(lambda: server.statistics().open_connections == 2)
+        await trio.testing.wait_all_tasks_blocked()
+        if way == "cancelled":
+            scope.cancel()
+        elif way == "crashed":
+            await other.send_all(b"crash")
+        else:
+            transport.faults.append(TransportFailedError(OSError(22, "Invalid argument")))
+            client_of(server).socket.close()
+
+        assert "reset" == await fate_of(client)
+        assert server.statistics().open_connections
+
+        may_end.set()
+        for each in (client, other):
+            await each.aclose()
 
 
 async def test_connection_that_its_handler_has_closed_was_not_reset() -> None:

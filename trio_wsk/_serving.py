@@ -404,6 +404,7 @@ class Server:
                 rest = crash if rest is None else error
         try:
             if rest is not None:
+                self.abort()  # it ends the server, which other handlers may hold up
                 raise rest
         finally:
             del error, crash, rest  # or they would hold this frame, which holds them
