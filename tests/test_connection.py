@@ -24,7 +24,7 @@ from tests.pairs import (
     receive_all,
     receive_exactly,
 )
-from tests.support import PATIENCE, connect, fate_of, open_descriptors, reset
+from tests.support import PATIENCE, connect, fate_of, open_descriptors, reset, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
@@ -574,9 +574,11 @@ async def test_lingering_close_is_bounded_by_octets_and_not_by_pieces() -> None:
             await client.send_all(b"x")
             await wait_all_tasks_blocked()
 
-        assert 1 == server.statistics().open_connections
+        assert 1 == server.statistics().lingering
+        assert 0 == server.statistics().open_connections
 
         await client.aclose()
+        await until(lambda: not server.statistics().lingering)
 
 
 async def test_lingering_close_ends_when_a_peer_sends_without_end() -> None:

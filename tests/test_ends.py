@@ -10,19 +10,26 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.pairs import await_event, descriptor_of, open_event_pair, open_pair, receive_all
-from tests.support import connect, fate_of, reset, until
+from tests.support import PATIENCE, connect, fate_of, open_descriptors, reset, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
     ConnectionDispatch,
     EventMask,
     ListenDispatch,
+    SocketClosedError,
+    _farewell,
+    open_listening_socket,
     open_server,
 )
+from trio_wsk._block import TAKING_SECONDS
 from trio_wsk._events import ABORTIVE, GRACEFUL
+from trio_wsk._farewell import SILENT_SECONDS, TOTAL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trio.testing import MockClock
 
 pytestmark = pytest.mark.usefixtures("readiness")
 
@@ -248,3 +255,291 @@ async def test_send_of_which_nothing_went_is_not_cut_short() -> None:
         nursery.start_soon(connection.aclose)
 
         assert "fin" == await fate_of(client)
+
+
+# --- Lingering after a handler ---------------------------------------------------------
+
+
+async def refuse(connection: Connection) -> None:
+    """Answer the first octet as an HTTP server answers what is too large, and return."""
+    await connection.receive_some(1)
+    await connection.send_all(b"413 too large")
+
+
+async def upload(client: trio.SocketStream, size: int) -> bytes:
+    """Send it all, and only then read the answer: to the end."""
+    await client.send_all(bytes(size))
+    return await receive_all(client)
+
+
+async def test_peer_that_still_uploads_gets_its_answer() -> None:
+    """
+    A handler that answers and returns while its peer is still sending doesn't make that fail:
+    it sends to its end, and reads the answer. Nothing of it needs to be there at the moment when
+    the handler returns.
+    """
+    answers: list[bytes] = []
+
+    async def visit() -> None:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"x")
+        await wait_all_tasks_blocked()  # the handler has returned
+        answers.append(await upload(client, 1 << 24))
+        await client.aclose()
+
+    async with open_server(refuse, 0, host="127.0.0.1") as server:
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(visit)
+        await until(lambda: not server.statistics().lingering)
+
+        assert [b"413 too large"] * 5 == answers
+
+
+async def test_lingering_holds_no_permit() -> None:
+    """While a peer goes on sending, the next one is served."""
+    async with open_server(refuse, 0, host="127.0.0.1", max_connections=1) as server:
+        clients = [await connect(server.local_addresses[0]) for _ in range(3)]
+        for count, client in enumerate(clients, 1):
+            await client.send_all(b"x")
+            await until(lambda count=count: server.statistics().served == count)  # type: ignore[misc]
+        counted = server.statistics()
+
+        assert (0, 3) == (counted.open_connections, counted.lingering)
+
+        for client in clients:
+            assert b"413 too large" == await upload(client, 100)
+            await client.aclose()
+
+
+@pytest.mark.parametrize("end", ["return", "aclose", "public socket"])
+async def test_connection_that_lingers_is_closed(end: str) -> None:
+    """Lingering is the kernel's and the pump's: who had the connection has it no more."""
+    taken: list[Connection] = []
+
+    async def handler(connection: Connection) -> None:
+        taken.append(connection)
+        await connection.receive_some()
+        if end == "aclose":
+            await connection.aclose()
+            assert connection.closed
+        elif end == "public socket":
+            taken_socket.append(connection.socket)
+
+    taken_socket: list[trio.socket.SocketType] = []
+    async with open_server(handler, 0, host="127.0.0.1") as server:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"x")
+        await until(lambda: server.statistics().lingering)
+
+        assert taken[0].closed
+        assert all(each.fileno() < 0 for each in taken_socket)
+
+        await client.send_all(bytes(100_000))
+
+        assert b"" == await client.receive_some()
+
+        await client.aclose()
+        await until(lambda: not server.statistics().lingering)
+
+
+async def test_task_that_receives_while_its_handler_closes_is_told(readiness: str) -> None:
+    """Another task that waits on the connection learns that this side has closed it."""
+    async with trio.open_nursery() as nursery:
+
+        async def receive(connection: Connection) -> None:
+            with pytest.raises(SocketClosedError):
+                await connection.receive_some()
+
+        async def handler(connection: Connection) -> None:
+            nursery.start_soon(receive, connection)
+            await wait_all_tasks_blocked()
+
+        async with open_server(handler, 0, host="127.0.0.1") as server:
+            client = await connect(server.local_addresses[0])
+            await until(lambda: server.statistics().lingering)
+            await client.aclose()
+
+
+async def test_silent_peer_is_not_waited_for_after_a_handler(mock_clock: MockClock) -> None:
+    """A peer that keeps its connection open holds a descriptor for `SILENT_SECONDS`."""
+    async with open_server(refuse, 0, host="127.0.0.1") as server:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"x")
+        await wait_all_tasks_blocked()
+
+        assert 1 == server.statistics().lingering
+
+        mock_clock.jump(SILENT_SECONDS)
+        await wait_all_tasks_blocked()
+
+        assert 0 == server.statistics().lingering
+        assert b"413 too large" == await receive_all(client)
+
+        await client.aclose()
+
+
+async def test_peer_that_sends_for_ever_has_its_time_after_a_handler(mock_clock: MockClock) -> None:
+    """A peer that sends an octet every four seconds is left when `TOTAL_SECONDS` are over."""
+    async with open_server(refuse, 0, host="127.0.0.1") as server:
+        client = await connect(server.local_addresses[0])
+        for _ in range(int(TOTAL_SECONDS / 4)):
+            await client.send_all(b"x")
+            await wait_all_tasks_blocked()
+
+            assert 1 == server.statistics().lingering
+
+            mock_clock.jump(4)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(4)
+        await wait_all_tasks_blocked()
+
+        assert 0 == server.statistics().lingering
+
+        await client.aclose()
+
+
+async def test_no_more_linger_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond `PARTING_MOST`, the peer that has had the longest is closed."""
+    monkeypatch.setattr(_farewell, "PARTING_MOST", 2)
+    async with open_server(refuse, 0, host="127.0.0.1") as server:
+        clients = [await connect(server.local_addresses[0]) for _ in range(4)]
+        for count, client in enumerate(clients, 1):
+            await client.send_all(b"x")
+            await until(lambda count=count: server.statistics().served == count)  # type: ignore[misc]
+
+        assert 2 == server.statistics().lingering
+
+        for client in clients:
+            await client.aclose()
+
+
+async def test_drain_waits_for_who_still_sends() -> None:
+    """A drain within its grace lets a peer that is still uploading read its answer."""
+    async with open_server(refuse, 0, host="127.0.0.1") as server, trio.open_nursery() as nursery:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"x")
+        await wait_all_tasks_blocked()
+        await client.send_all(b"more")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(server.drain)
+        await wait_all_tasks_blocked()
+
+        assert b"413 too large" == await upload(client, 1 << 24)
+
+        await client.aclose()
+
+
+async def test_drain_does_not_wait_for_who_is_silent() -> None:
+    """A peer that has its answer and keeps its connection holds no drain up, and sees FIN."""
+    async with open_server(refuse, 0, host="127.0.0.1") as server:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"x")
+        await until(lambda: server.statistics().lingering)
+        with trio.fail_after(PATIENCE):
+            await server.drain(grace=10 * PATIENCE)
+
+        assert b"413 too large" == await receive_all(client)
+
+        await client.aclose()
+
+
+async def test_peers_that_linger_end_in_every_way_and_leave_nothing() -> None:
+    """Finished, reset, or still there when the server ends: no descriptor is left."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(connection.receive_some)  # opens what the run keeps
+        await wait_all_tasks_blocked()
+        await client.send_all(b"x")
+    before = open_descriptors()
+    async with open_server(refuse, 0, host="127.0.0.1") as server:
+        clients = [await connect(server.local_addresses[0]) for _ in range(3)]
+        for client in clients:
+            await client.send_all(b"x")
+        await until(lambda: server.statistics().lingering == len(clients))
+        await clients[0].aclose()
+        reset(clients[1])
+        await until(lambda: server.statistics().lingering == 1)
+    await clients[2].aclose()
+
+    assert before == open_descriptors()
+
+
+# --- Bounds ----------------------------------------------------------------------------
+
+
+async def test_handler_that_leaves_something_unsent_to_a_peer_that_does_not_read(
+    autojump_clock: MockClock,
+) -> None:
+    """What a handler has queued is waited for as long as the peer takes some, and no longer."""
+
+    async def handler(connection: Connection) -> None:
+        connection.send_nowait(bytes(1 << 24))
+
+    async with open_server(handler, 0, host="127.0.0.1", max_connections=1) as server:
+        began = trio.current_time()
+        client = await connect(server.local_addresses[0])
+        with trio.fail_after(3 * TAKING_SECONDS):
+            while not server.statistics().served:  # noqa: ASYNC110 - nobody announces it
+                await trio.sleep(1)
+
+        assert TAKING_SECONDS <= trio.current_time() - began
+        assert "reset" == await fate_of(client)
+
+        await client.aclose()
+
+
+@pytest.mark.parametrize("has_events", [True, False])
+async def test_disconnect_from_a_peer_that_does_not_read_has_an_end(
+    has_events: bool,  # noqa: FBT001 - a parameter
+    mock_clock: MockClock,
+) -> None:
+    """What is queued before FIN is waited for as long as the peer takes some, and no longer."""
+    async with (
+        open_listening_socket(0, host="127.0.0.1") as listening,
+        await connect(listening.local_addresses[0]) as client,
+        await listening.accept() as connection,
+    ):
+        if has_events:
+            connection.enable_events(EventMask.RECEIVE, ConnectionDispatch(receive=nothing))
+        connection.send_nowait(bytes(1 << 26))
+        connection.disconnect()
+        await wait_all_tasks_blocked()
+        await client.receive_some(1 << 20)
+        for _ in range(3):  # a slow reader goes on
+            mock_clock.jump(TAKING_SECONDS - 1)
+            for _ in range(8):
+                await client.receive_some(1 << 20)
+                await wait_all_tasks_blocked()
+            mock_clock.jump(1)
+            await wait_all_tasks_blocked()
+
+            assert not connection.closed
+
+        mock_clock.jump(TAKING_SECONDS)
+        await wait_all_tasks_blocked()
+
+        assert connection.closed
+        assert "reset" == await fate_of(client)
+
+
+async def test_peer_that_sends_for_ever_after_our_fin_has_its_time(mock_clock: MockClock) -> None:
+    """An octet every four seconds holds a connection with events for `TOTAL_SECONDS`."""
+    async with (
+        open_listening_socket(0, host="127.0.0.1") as listening,
+        await connect(listening.local_addresses[0]) as client,
+        await listening.accept() as connection,
+    ):
+        connection.enable_events(EventMask.RECEIVE, ConnectionDispatch(receive=nothing))
+        connection.disconnect()
+        for _ in range(int(TOTAL_SECONDS / 4)):
+            await client.send_all(b"x")
+            await wait_all_tasks_blocked()
+            mock_clock.jump(4)
+            await wait_all_tasks_blocked()
+
+            assert not connection.closed
+
+        mock_clock.jump(4)
+        await wait_all_tasks_blocked()
+
+        assert connection.closed

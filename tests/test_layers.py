@@ -25,7 +25,15 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 PURE = {"_inspection", "_records", "_verdict"}
 # `testing` plays the machine and its peers, and holds transports against their contract.
 # `_tls` asks OpenSSL, in memory; its errors are no machine's.
-CATCHES_OS_ERRORS = {"_handoff", "_readiness", "_tls", "_wire", "testing", "transports"}
+CATCHES_OS_ERRORS = {
+    "_farewell",
+    "_handoff",
+    "_readiness",
+    "_tls",
+    "_wire",
+    "testing",
+    "transports",
+}
 OPENS_NURSERIES = {"_listening", "_serving", "_workers", "testing"}
 
 IMPURE_IMPORTS = {"_socket", "_ssl", "select", "socket", "ssl", "time", "trio"}

@@ -373,20 +373,6 @@ async def test_unread_input_does_not_cost_the_answer() -> None:
         await until(lambda: server.statistics().served)
 
 
-async def test_lingering_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that reads nothing and never ends can't hold a handler's slot for ever."""
-    monkeypatch.setattr(_serving, "LINGER_TIMEOUT", 0.05)
-
-    async def handler(connection: Connection) -> None:
-        await connection.receive_some(1)
-
-    async with serving(handler) as (server, _):
-        client = client_of(server)
-        await client.send_all(b"more than one")
-        await until(lambda: server.statistics().served)
-        await client.aclose()
-
-
 # --- Limits -----------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from ._callers import Home
 from ._deadlines import Deadlines
 from ._end_reason import EndReason
 from ._errors import ConnectionBrokenError
+from ._farewell import SILENT_SECONDS, TOTAL_SECONDS, Farewells
 from .observers import Observers
 
 if TYPE_CHECKING:
@@ -44,9 +45,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FAILED", "LINGER_SECONDS", "Block", "unwrapped"]
 
-LINGER_SECONDS: Final = 5.0
+LINGER_SECONDS: Final = SILENT_SECONDS
 """How long a peer may be silent after our FIN before the connection is reset, in seconds
-on Trio's clock: nginx's default for the same thing (``lingering_timeout``)."""
+on Trio's clock."""
+
+TAKING_SECONDS: Final = 30.0
+"""How long a peer has to take `TAKING_OCTETS` of what is unsent when its connection is to end, and
+then for the next; half of nginx's ``send_timeout``. So the end is bounded by how much is unsent."""
+
+TAKING_OCTETS: Final = 1 << 14
+"""What the kernel takes at once as a rule (TCP_NOTSENT_LOWAT): who takes less in that time has not
+read at all, or slower than a modem."""
 
 WORK_PER_TURN: Final = 64
 """How much posted work the pump does before other tasks have their turn."""
@@ -91,9 +100,17 @@ class Block:
         self.lingering: Deadlines[EventSide] = Deadlines(
             self.call_at, LINGER_SECONDS, methodcaller("_abort", EndReason.TIMED_OUT)
         )
-        """The connections that have sent FIN and wait for the peer's."""
-        self.close_linger: float = 0.0
-        """How long ``aclose()`` waits for peers to read our last answer, in seconds."""
+        """The connections that have sent FIN and wait for the peer's, which says nothing."""
+        self.lingering_in_all: Deadlines[EventSide] = Deadlines(
+            self.call_at, TOTAL_SECONDS, methodcaller("_abort", EndReason.TIMED_OUT)
+        )
+        """The same connections, whatever their peers say."""
+        self.taking: Deadlines[EventSide] = Deadlines(
+            self.call_at, TAKING_SECONDS, methodcaller("_check_taking")
+        )
+        """Those that want to send FIN and can't yet: their peers have to take what is before it."""
+        self.farewells: Farewells | None = None
+        """Where channels linger that are closed; if there is nothing, unread input resets."""
         self.is_served: bool = False
         """A server's: its observers hear of each connection's end."""
         self.ended: bool = False
@@ -179,6 +196,8 @@ class Block:
         try:
             _do_all([partial(each._abort, EndReason.BLOCK_ENDED) for each in self.event_driven])
         finally:
+            if self.farewells is not None:
+                self.farewells.close()
             # From here on nothing can be queued, so that routines which go on for ever end.
             self.ended = True
             try:

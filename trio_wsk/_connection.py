@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from ._arguments import check_flag, whole_number
+from ._block import TAKING_SECONDS
 from ._callers import check_caller, check_ending_caller
+from ._end_reason import EndReason
 from ._errors import (
     ConnectionBrokenError,
     InvalidParameterError,
     SocketBusyError,
     SocketClosedError,
 )
-from ._events import EventSide
+from ._events import EventSide, takes
+from ._farewell import FINISHED
 from ._readiness import READ, WRITE
 from ._wire import ACTIVE, FIN_SENT, IDLE, RECEIVE_SIZE, WAITING
 
@@ -42,9 +45,6 @@ if TYPE_CHECKING:
     Octets = bytes | bytearray | memoryview
 
 __all__ = ["Connection"]
-
-LINGER_OCTETS = 1 << 20
-"""How much unread input a lingering close throws away at most, in octets."""
 
 
 @final
@@ -336,7 +336,9 @@ class Connection(EventSide):
         """Close the connection, after what was queued has been sent.
 
         The peer sees FIN; it sees a reset if input was left unread (RFC 1122 4.2.2.13:
-        it must learn that data was lost). Idempotent; other tasks' calls on this
+        it must learn that data was lost), but not from a handler of `serve`, where what it
+        still sends is thrown away, after this has returned. It is reset, too, if it has not
+        taken what was queued, for 30 seconds. Idempotent; other tasks' calls on this
         connection raise `SocketClosedError`.
 
         Always a checkpoint. If cancelled, the connection is closed all the same; it is
@@ -344,15 +346,10 @@ class Connection(EventSide):
         """
         check_ending_caller(self._block.home, "connection.aclose")
         try:
-            if self._channel is not None:
-                if self._unsent:
-                    await self._wait_sent()
-                if self._block.close_linger and self._has_unread():
-                    await self._linger_until_read()
-        except (ConnectionBrokenError, SocketClosedError):
-            pass  # it is gone: nothing is left to be sent, or to be read
+            if self._channel is not None and self._unsent:
+                await self._wait_taken()
         finally:
-            self._close()
+            self._part()
         await trio.lowlevel.checkpoint()
 
     @property
@@ -361,13 +358,40 @@ class Connection(EventSide):
         is_finished = self._annex is not None and self._annex.fin_wanted
         return self._channel is not None and not self._marks & FIN_SENT and not is_finished
 
-    def _close_unless_unread(self) -> bool:
-        """Close at once if that loses nothing; False if `aclose` has to wait for something."""
-        if self._channel is None:
-            return True
-        if (self._annex is not None and self._annex.unsent) or self._has_unread():
+    async def _wait_taken(self) -> None:  # noqa: ASYNC910 - as `_wait_sent`
+        """Wait until everything that is queued has been sent; reset if the peer doesn't take it."""
+        annex = self._annexed()
+        while annex.unsent:
+            before = annex.unsent
+            with trio.move_on_after(TAKING_SECONDS) as scope:
+                await self._wait_sent()
+            if scope.cancelled_caught and annex.unsent and not takes(before, annex.unsent):
+                self._abort(EndReason.TIMED_OUT)
+
+    def _part(self) -> None:
+        """Close without waiting; a peer that has not finished is let do so in nobody's time."""
+        farewells = self._block.farewells
+        channel = self._channel
+        if farewells is None or self._is_cut_short or self._peer_ended or self._block.ended:
+            self._close()
+        elif channel is not None:
+            # What a task has left unread is thrown away, too: it must not turn FIN into a reset.
+            what_next = farewells.discard(channel)[1]
+            if what_next != FINISHED and self._finish_sending():
+                watch, self._watch = self._watch, None  # it goes with the channel
+                if watch is not None:
+                    watch.release()
+                self._let_go(EndReason.CLOSED)
+                private = self._request.private_channel(channel)
+                farewells.part(private, self._request, watch, self._block.readiness, what_next)
+            else:
+                self._close()
+
+    def _finish_sending(self) -> bool:
+        try:
+            self._shut_down_sending()
+        except (ConnectionBrokenError, SocketClosedError):
             return False
-        self._close()
         return True
 
     def disconnect(self, *, abortive: bool = False, data: Octets = b"") -> None:
@@ -375,8 +399,9 @@ class Connection(EventSide):
 
         Everything queued is sent, then ``data``, in the same segment as FIN where it
         fits. Receiving goes on. A connection that has events is closed by itself when
-        the peer has finished too, or has been silent for five seconds; one that is
-        awaited is yours to close.
+        the peer has finished too; it is reset if that has been silent for five seconds, or has
+        gone on for 30. One that is awaited is yours to close. Either is reset if the peer has
+        not taken what is queued, for 30 seconds.
 
         Args:
           abortive: Reset instead, at once. Excludes ``data``.
@@ -400,18 +425,6 @@ class Connection(EventSide):
         else:
             self._check_usable("connection.disconnect")
             self._disconnect(_octets(data))
-
-    async def _linger_until_read(self) -> None:  # noqa: ASYNC910 - `aclose` ends in one
-        """Send FIN and throw unread input away, so that closing doesn't reset.
-
-        A close with unread input makes the kernel send a reset, and a reset makes the
-        peer's kernel throw away what it has not read yet: our last answer.
-        """
-        with trio.move_on_after(self._block.close_linger):
-            self._shut_down_sending()
-            left = LINGER_OCTETS
-            while left > 0 and (data := await self.receive_some()):
-                left -= len(data)
 
     # --- Events ------------------------------------------------------------------------
 

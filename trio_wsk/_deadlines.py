@@ -44,6 +44,10 @@ class Deadlines(Generic[T]):
         """How many there are."""
         return len(self._ends)
 
+    def __contains__(self, thing: T) -> bool:
+        """Whether it has a deadline."""
+        return thing in self._ends
+
     def start(self, thing: T) -> None:
         """Give it all its time, from now on; also if it has had some."""
         end = trio.current_time() + self._seconds

@@ -28,7 +28,7 @@ import trio
 
 from . import _records as records
 from ._arguments import are_events, shown
-from ._block import FAILED, LINGER_SECONDS
+from ._block import FAILED, LINGER_SECONDS, TAKING_OCTETS
 from ._callers import check_ending_caller
 from ._dispatch import ConnectionDispatch, Taken
 from ._end_reason import EndReason
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
     Octets = bytes | bytearray | memoryview
 
-__all__ = ["CONNECTION_EVENTS", "LINGER_SECONDS", "EventSide"]
+__all__ = ["CONNECTION_EVENTS", "LINGER_SECONDS", "EventSide", "takes"]
 
 GRACEFUL: Final = False
 """The peer has sent FIN."""
@@ -571,6 +571,7 @@ class EventSide(Wire):
             annex.sent_waiters.set()
             annex.sent_waiters = None
         if annex.fin_wanted:
+            self._block.taking.forget(self)
             self._send_fin()
         self._may_leave_block()
 
@@ -639,10 +640,27 @@ class EventSide(Wire):
         if sent < len(data):
             self._annexed().fin_wanted = True
             self._enqueue(bytes(memoryview(data)[sent:]), None, len(data) - sent)
+            self._bound_taking()
         elif is_first:
             self._send_fin()
         else:
             self._annexed().fin_wanted = True
+            self._bound_taking()
+
+    def _bound_taking(self) -> None:
+        """Have the peer take what is unsent, in good time."""
+        annex = self._annexed()
+        if annex.unsent:
+            annex.unsent_then = annex.unsent
+            self._block.taking.start(self)
+
+    def _check_taking(self) -> None:
+        """In the pump: see whether the peer has taken enough since, or all."""
+        annex = self._annexed()
+        if annex.unsent and not takes(annex.unsent_then, annex.unsent):
+            self._abort(EndReason.TIMED_OUT)
+        else:
+            self._bound_taking()
 
     def _send_fin(self) -> None:
         """Send FIN; a connection that is over is closed, which sends it as well."""
@@ -657,6 +675,7 @@ class EventSide(Wire):
         if self._enabled and not self._marks & LINGERING:
             self._marks |= LINGERING
             self._block.lingering.start(self)
+            self._block.lingering_in_all.start(self)
             self._schedule(READ)
 
     def _close_if_over(self) -> None:
@@ -726,8 +745,10 @@ class EventSide(Wire):
         block.event_driven.discard(self)
         if self._marks & LINGERING:
             block.lingering.forget(self)
+            block.lingering_in_all.forget(self)
         annex = self._annex
         if annex is not None:
+            block.taking.forget(self)
             if annex.socket is not None:
                 # Wakes tasks that wait through the public socket, and closes the channel,
                 # which is the same descriptor.
@@ -877,6 +898,11 @@ _SLOTS: Final = {
     DISCONNECT: "disconnect",
     SEND_BACKLOG: "send_backlog",
 }
+
+
+def takes(before: int, now: int) -> bool:
+    """Whether a peer has taken enough of what was unsent in `TAKING_SECONDS`."""
+    return now <= before - TAKING_OCTETS
 
 
 def _slot(mask: int) -> str:

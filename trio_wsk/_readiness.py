@@ -162,6 +162,14 @@ class Watch:
             if home is not None and home.edge_triggered:
                 self.drained = True
 
+    def release(self) -> None:
+        """Have who waits look again: the channel gets another owner, with this watch."""
+        self.sink = None
+        if self.direct:
+            trio.lowlevel.notify_closing(self.fd)
+        self.drained = False
+        self.on_edges(READ | WRITE)
+
     def close(self) -> None:
         """Report nothing more; the tasks that wait look again and find the channel closed.
 

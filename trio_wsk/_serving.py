@@ -34,6 +34,7 @@ from ._errors import (
     SocketBusyError,
     SocketClosedError,
 )
+from ._farewell import Farewells
 from ._faults import is_cancelled, split_error, why_no_handshake, without_peers_end
 from ._intake import BATCH
 from ._listening import ListeningSocket, open_listening_socket
@@ -74,10 +75,6 @@ _FOR_EVENTS: Final = (DEFAULT_HANDSHAKE_TIMEOUT, False, "report")
 
 CLOSE_NOTIFY_TIMEOUT: Final = 5.0
 """Seconds for saying good-bye over TLS, after the handler has returned."""
-
-LINGER_TIMEOUT: Final = 2.0
-"""Seconds for the peer to read our last answer, if it sent more than the handler read.
-Half of nginx's ``lingering_timeout``: a handler's slot is held meanwhile."""
 
 
 class Server:
@@ -139,6 +136,7 @@ class Server:
             listening=listening,
             open_connections=self._open,
             open_most=self._open_most,
+            lingering=len(self._block.farewells or ()),
             served=self._served,
             handler_failures=self._handler_failures,
             peers_left=self._peers_left,
@@ -211,6 +209,8 @@ class Server:
             await self.listening._wait_finished()
             await self.listening.aclose()
             await self._wait_none_open()
+            if self._block.farewells is not None:
+                await self._block.farewells.wait_none_sends()
         self.listening._close()
         self._reset_all()
         await self.listening.aclose()
@@ -296,7 +296,7 @@ class Server:
         else:
             handler = self._handler if self._ssl_context is None else self._handle_tls
             self._tasks = _Handlers(self, handlers, handler)
-            self._block.close_linger = LINGER_TIMEOUT
+            self._block.farewells = Farewells(self._block.call_at, self._block.post)
             listening._serve(self._admit_to_handler, self._max_connections, anywhere=True)
 
     def _opened(self) -> None:
@@ -445,8 +445,9 @@ class _Handlers(ReusedTasks[Connection]):
         while True:
             try:
                 await self._handler(connection)
-                if not connection._close_unless_unread():
-                    await connection.aclose()
+                if connection._unsent:
+                    await connection._wait_taken()
+                connection._part()
             except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
                 forget_first_frame(error)
                 left_open = cancel_status(task) is not status
@@ -831,9 +832,9 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     task may be used again for a later connection, unless something is left in it, or somebody still
     refers to it: a lock that the handler has not released is broken, as by the end of any task.
 
-    Resource handling: when the handler returns, its connection is closed. Input that it
-    left unread doesn't cost the peer the answer: then the connection lingers, FIN first,
-    until the peer has finished or a short time has passed.
+    Resource handling: when the handler returns, its connection is closed. That its peer is still
+    sending doesn't cost that the answer: FIN is sent, and what comes is thrown away until the
+    peer has finished or a bounded time has passed. No task and no permit are held meanwhile.
 
     Error handling: that a connection's own peer goes away, or breaks TLS, is no crash, also
     inside an exception group. Cancellation, `KeyboardInterrupt` and `SystemExit` go on; a

@@ -95,6 +95,9 @@ class ServerStatistics:
     """Connections that are open now: their handler runs, or they are event-driven."""
     open_most: int
     """The most that were open at once."""
+    lingering: int
+    """Connections that are not open any more, and whose peers have not finished: each holds a
+    descriptor, and no permit."""
     served: int
     """Connections that were open, and have ended."""
     handler_failures: int

@@ -328,6 +328,14 @@ class TransportRequest(ABC):
         """
         raise AttributeError("this transport's connections are no sockets")
 
+    def private_channel(self, channel: Channel) -> Channel:
+        """Take a channel back out of its public socket, if it has one, which is closed then.
+
+        Returns:
+          The channel to go on with.
+        """
+        return channel
+
 
 def _always() -> bool:
     return True

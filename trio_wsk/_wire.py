@@ -120,6 +120,7 @@ class Annex:
         "sent_waiters",
         "socket",
         "unsent",
+        "unsent_then",
     )
 
     def __init__(self) -> None:
@@ -138,6 +139,8 @@ class Annex:
         self.queue: deque[Unsent] | None = None
         self.unsent = 0
         """Octets that are queued for sending."""
+        self.unsent_then = 0
+        """How many they were when the peer's time to take some began."""
         self.fin_wanted = False
         """FIN follows what is queued."""
         self.routines_due = 0
@@ -276,17 +279,6 @@ class Wire(trio.abc.HalfCloseableStream):
             return None
         except OSError as error:
             raise self._translated(error) from error
-
-    def _has_unread(self) -> bool:
-        """Whether there is unread input, which would turn our FIN into a reset."""
-        if self._channel is None or self._receiving or self._marks & FIN_RECEIVED:
-            return False
-        try:
-            return bool(self._channel.recv(1, socket.MSG_PEEK))
-        except OSError:
-            # Nothing is there, or the peer has gone: not worth an error with words in it,
-            # which took a fifth of the time of a short connection.
-            return False
 
     def _send_now(self, data: Octets, flags: int = 0) -> int:
         """Have the kernel take what it can; 0 if it can't take anything now."""

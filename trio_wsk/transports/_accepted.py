@@ -346,6 +346,15 @@ class PortableRequest(TransportRequest):
         self._channel = public
         return public, trio.socket.from_stdlib_socket(public)
 
+    def private_channel(self, channel: Channel) -> _socket.socket:
+        """Move the descriptor out of a public `socket.socket`."""
+        if not isinstance(channel, socket.socket):
+            return cast("_socket.socket", channel)
+        bound = self._bound
+        self._channel = _socket.socket(bound.family, bound.kind, bound.proto, channel.detach())
+        self._channel.settimeout(0)
+        return self._channel
+
 
 def _arrange_reset(channel: _socket.socket) -> None:
     try:
