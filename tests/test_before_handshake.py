@@ -743,20 +743,69 @@ async def test_client_that_was_missed_wrongly_comes_back() -> None:
 
 @each_cable
 @in_own_namespace
-async def test_client_that_starts_anew_is_a_new_request(network: str) -> None:
-    """A SYN of the same port with another number: the old request is over, the new one asked."""
+async def test_client_that_starts_anew_is_heard_when_it_is_missed(network: str) -> None:
+    """A SYN of the same port with another number is a new request when the old one is over."""
     async with opened(network, PEND) as stage:
         peer = stage.network.peer(1111)
         stage.send(peer, SYN, 1000)
         await stage.when(lambda: len(stage.asked) == 1)
+        aborted = await stage.aborted()
         stage.send(peer, SYN, 5000)
         await stage.when(lambda: len(stage.asked) == 2)
-        aborted = await stage.aborted()
 
         assert AbortReason.SILENT is aborted.reason
         assert stage.asked[0].inspect_id == aborted.inspect_id
         assert stage.asked[1].inspect_id in stage.listening.pending_inspections
         assert ["client SYN"] * 2 == stage.story()
+
+
+@each_network
+@in_own_namespace
+async def test_forged_number_does_not_end_what_a_client_has_asked_for(network: str) -> None:
+    """
+    SYNs of the same port with other numbers are dropped while the client may be there: nobody is
+    asked again, and the client has its verdict.
+    """
+    async with opened(network, PEND) as stage:
+        client, request = await stage.held()
+        forged = [stage.number_of(client) + 1000 * number for number in range(1, 4)]
+        for number in forged:
+            stage.send(client.address, SYN, number)
+        await stage.until(
+            lambda segments: len([each for each in segments if each.flags == "SYN"]) >= 4,
+            "forged SYNs",
+        )
+        await wait_all_tasks_blocked()
+
+        assert [request] == stage.asked
+        assert [] == stage.told_abort
+        assert Status.SUCCESS == stage.complete(request, ACCEPT)
+
+        await client.connected()
+        (await stage.listening.accept()).close()
+
+
+@each_cable
+@in_own_namespace
+async def test_number_that_was_let_in_opens_nothing_again(network: str) -> None:
+    """
+    Who was let in, and banned since, doesn't get in by the same port and number: such a SYN is
+    dropped, and it renews nothing.
+    """
+    async with opened(network, ACCEPT) as stage:
+        peer = stage.network.peer(1111)
+        stage.send(peer, SYN, 1000)
+        (_, answer) = await stage.expect("client SYN", "server SYN,ACK")
+        stage.send(peer, ACK, 1001, acknowledgement=answer.sequence_number + 1)
+        (await stage.listening.accept()).abort()
+        await stage.expect("client SYN", "server SYN,ACK", "client ACK", "server RST,ACK")
+        for _ in range(3):
+            stage.send(peer, SYN, 1000)
+        await stage.until(lambda segments: len(segments) == 7, "SYNs again")
+        await wait_all_tasks_blocked()
+
+        assert ["client SYN", "server SYN,ACK", "client ACK", "server RST,ACK"] == stage.story()
+        assert 1 == len(stage.asked)
 
 
 @each_network

@@ -88,7 +88,6 @@ def test_first_syn_is_held() -> None:
     request = answer.request
 
     assert Act.HOLD is answer.act
-    assert None is answer.over
     assert request is not None
     assert (KEY, ISN, PACKET, Stage.HELD) == (
         request.key,
@@ -108,7 +107,7 @@ def test_repeats_are_absorbed_while_undecided() -> None:
     answers = [table.syn(KEY, ISN, REPEAT + i, 1.0 + i) for i in range(3)]
 
     assert {Act.DROP} == {answer.act for answer in answers}
-    assert {None} == {answer.request or answer.over for answer in answers}
+    assert {None} == {answer.request for answer in answers}
     assert 1 == table.undecided
     assert Act.ACCEPT is table.approve(request, 3.5)
     assert PACKET == request.packet_id
@@ -117,7 +116,6 @@ def test_repeats_are_absorbed_while_undecided() -> None:
 @pytest.mark.parametrize(
     ("verb", "act", "repeated"),
     [
-        ("approve", Act.ACCEPT, Act.ACCEPT),
         ("reject", Act.REJECT, Act.REJECT),
         ("silence", Act.DROP, Act.DROP),
     ],
@@ -131,8 +129,6 @@ def test_repeat_after_a_verdict_has_the_same_again(verb: str, act: Act, repeated
     request = asked(table)
 
     assert act is getattr(table, verb)(request, 0.5)
-    if verb == "approve":
-        assert request is table.correlate(KEY, ISN, 0.5)
     assert 0 == table.undecided
 
     for now in (1.0, 3.0, 3.0 + REMEMBERED_FOR - 0.1):
@@ -148,39 +144,45 @@ def test_repeat_of_what_is_not_established_yet_is_let_through() -> None:
     assert [Act.ACCEPT, Act.ACCEPT] == [again(table, 1.0), again(table, 3.0)]
 
 
-def test_another_number_is_another_request() -> None:
+def test_repeat_of_what_is_established_is_dropped() -> None:
     """
-    A client that asks for the same connection with another sequence number has given the first
-    request up: that one is over, its packet dropped, and the new one in its place.
+    Its answer has come, so it is late, or somebody's who knows the number; it opens nothing. After
+    a while it is a new request, however often it has come meanwhile.
     """
-    table = table_of(max_undecided=1)
-    first = asked(table)
-    answer = table.syn(KEY, OTHER_ISN, 7, 1.0)
+    table = table_of()
+    table.correlate(approved(table).key, ISN, 0.5)
 
-    assert Act.HOLD is answer.act
-    assert answer.over is not None
-    assert (first, PeerEnd.SILENT, Act.DROP) == (
-        answer.over.request,
-        answer.over.end,
-        answer.over.act,
-    )
-    assert Stage.GONE is first.stage
-    assert 1 == table.undecided
-    assert None is table.approve(first, 1.0)
-    assert answer.request is not None
-    assert Act.ACCEPT is table.approve(answer.request, 1.0)
+    for now in (1.0, 3.0, 0.5 + REMEMBERED_FOR - 0.1):
+        assert Act.DROP is again(table, now)
+    assert Act.HOLD is again(table, 0.5 + REMEMBERED_FOR)
+
+
+def test_another_number_waits_until_the_first_has_gone() -> None:
+    """
+    Anybody who knows a client's port can write a SYN with another number: it doesn't end what the
+    client has asked for. A client that has started anew is heard when its old request is missed.
+    """
+    table = table_of()
+    first = asked(table)
+
+    assert Act.DROP is again(table, 1.0, isn=OTHER_ISN)
+    assert Stage.HELD is first.stage
+    assert Act.DROP is again(table, 2.0)
+    assert Act.DROP is again(table, 3.0, isn=OTHER_ISN)
+    assert [first] == [over.request for over in table.due(7.0).over]
+    assert Act.HOLD is again(table, 7.0, isn=OTHER_ISN)
 
 
 def test_late_repeat_does_not_end_a_newer_request() -> None:
     """
-    A SYN of an older connection that was long on its way has the old verdict again, and the newer
+    A SYN of an older connection that was long on its way is dropped, and the newer
     request between the same addresses is left alone.
     """
     table = table_of()
     table.correlate(approved(table).key, ISN, 0.1)
     newer = asked(table, isn=OTHER_ISN, now=2.0)
 
-    assert Act.ACCEPT is again(table, 2.1)
+    assert Act.DROP is again(table, 2.1)
     assert Stage.HELD is newer.stage
 
 
@@ -521,7 +523,7 @@ def test_closing_rejects_what_is_held() -> None:
     assert None is table.reject(held, 0.1)
     assert Act.REJECT is again(table, 0.2)
     assert Act.REJECT is again(table, 0.2, key_number(4))
-    assert Act.ACCEPT is again(table, 0.2, key_number(3))
+    assert Act.DROP is again(table, 0.2, key_number(3))
     assert 0 == table.undecided
 
 
@@ -609,10 +611,9 @@ def test_flood_has_bounded_memory(verb: str | None) -> None:
 def test_flood_of_forged_numbers_costs_no_memory() -> None:
     """A flood of SYNs between the same addresses has one request at a time, whoever sent them."""
     table = table_of(max_remembered=10)
+    asked(table)
     for number in range(FLOOD):
-        answer = table.syn(KEY, number, number, number / 1000)
-
-        assert Act.HOLD is answer.act
+        assert Act.DROP is again(table, number / 1000, isn=OTHER_ISN + number)
         assert 1 == table.undecided
         assert kept(table).alarms <= 64 + 2 + 1
 
@@ -661,7 +662,7 @@ class Told:
 
 LIVE: Final = frozenset({Stage.HELD, Stage.APPROVED})
 SAME_AGAIN: Final = {
-    Stage.ESTABLISHED: Act.ACCEPT,
+    Stage.ESTABLISHED: Act.DROP,
     Stage.REJECTED: Act.REJECT,
     Stage.SILENCED: Act.DROP,
 }
@@ -743,20 +744,18 @@ class Requests(RuleBasedStateMachine):
         self.packets += 1
         answer = self.table.syn(key, isn, self.packets, self.now)
         live, verdict = self.live(key), self.verdict(key, isn)
-        expected, over = Act.HOLD, None
+        expected = Act.HOLD
         if live is not None and live.isn == isn:
             live.syns.append(self.now)
             expected = Act.ACCEPT if live.stage is Stage.APPROVED else Act.DROP
         elif verdict in SAME_AGAIN:
             expected = SAME_AGAIN[verdict]
-            self.remember(key, isn, verdict)
-        elif live is not None and live.stage is Stage.APPROVED:
-            expected = Act.DROP
-            live.look_at = max(self.now, live.looked_at + 0.2)
+            if verdict is not Stage.ESTABLISHED:
+                self.remember(key, isn, verdict)
         elif live is not None:
-            over = live
-
-            assert Act.DROP is self.goes(live)
+            expected = Act.DROP
+            if live.stage is Stage.APPROVED:
+                live.look_at = max(self.now, live.looked_at + 0.2)
         elif self.is_closed:
             expected = Act.REJECT
         elif len(self.having(Stage.HELD)) == self.MAX_UNDECIDED:
@@ -765,15 +764,6 @@ class Requests(RuleBasedStateMachine):
 
         assert expected is answer.act
         assert (expected is Act.HOLD) is (answer.request is not None)
-        if over is None:
-            assert None is answer.over
-        else:
-            assert answer.over is not None
-            assert (over.request, PeerEnd.SILENT, Act.DROP) == (
-                answer.over.request,
-                answer.over.end,
-                answer.over.act,
-            )
         if answer.request is not None:
             assert (key, isn, self.packets) == (
                 answer.request.key,

@@ -12,7 +12,11 @@ A peer that hears nothing sends its SYN again and again, which is a nuisance and
 life there is. The first SYN of a request is held until there is a verdict; repeats, known by
 connection and sequence number, are dropped meanwhile, and counted as a heartbeat. After
 the verdict a repeat means that the answer was lost: it gets the same one again, as long as that
-is remembered.
+is remembered. When the connection is there, the answer was not lost, and a repeat is dropped.
+
+A SYN with another number for a connection that is asked for already comes from a client that has
+started anew, or from anybody who knows the addresses. Whoever asked first has the place as long as
+he may be there: else a forged SYN would end his inspection, and his own next one the forged one's.
 
 Three rules for this file. Nothing here knows a socket, a clock or a task: time and facts are
 arguments, and what is returned says what has to be done with a packet and whom to tell. Anybody
@@ -194,8 +198,6 @@ class Answer(Generic[OwnerT]):
     """What has to be done with this packet."""
     request: Request[OwnerT] | None = None
     """The new request, if it is one (`Act.HOLD`)."""
-    over: Over[OwnerT] | None = None
-    """The older request whose place it has taken."""
 
 
 @final
@@ -216,7 +218,9 @@ _DROP: Final[Answer[Any]] = Answer(Act.DROP)
 _ANSWER_AGAIN: Final = {
     Stage.HELD: _DROP,
     Stage.APPROVED: _ACCEPT,
-    Stage.ESTABLISHED: _ACCEPT,
+    # A late one, or a forged one; let through, it might open a connection anew that nobody is asked
+    # about. The memory of it ends in its time, whoever asks.
+    Stage.ESTABLISHED: _DROP,
     Stage.REJECTED: _REJECT,
     Stage.SILENCED: _DROP,
 }
@@ -276,28 +280,21 @@ class RequestTable(Generic[OwnerT]):
             return _ANSWER_AGAIN[live.stage]
         stage = self._recall(key, isn, now)
         if stage in _ANSWER_AGAIN:
-            self._remember(key, isn, stage, now)
+            if stage is not Stage.ESTABLISHED:
+                self._remember(key, isn, stage, now)
             return _ANSWER_AGAIN[stage]
         if live is not None:
-            return self._another_syn(live, isn, packet_id, now)
+            if live.stage is Stage.APPROVED:
+                # Has its client started anew? The kernel knows: what the client doesn't want any
+                # more it loses, and then the next SYN is welcome.
+                self._alarms.set(live, max(now, live._last + LOOKS[0]))
+            return _DROP
         if self._is_closed:
             return _REJECT
         if not has_room or self.undecided >= self._max_undecided:
             self.overflowed += 1
             return _DROP
         return Answer(Act.HOLD, self._hold(key, isn, packet_id, now))
-
-    def _another_syn(
-        self, live: Request[OwnerT], isn: int, packet_id: int, now: float
-    ) -> Answer[OwnerT]:
-        """A client asks for a connection that it asks for already, with another number."""
-        if live.stage is Stage.HELD:  # it has given that up, and started anew
-            over = self._gone(live, PeerEnd.SILENT, now)
-            return Answer(Act.HOLD, self._hold(live.key, isn, packet_id, now), over)
-        # So it has here, or this SYN is forged, and a handshake goes on. The kernel knows: what
-        # the client doesn't want any more it loses, and then the next SYN is welcome.
-        self._alarms.set(live, max(now, live._last + LOOKS[0]))
-        return _DROP
 
     def rst(self, key: Key, sequence_number: int, now: float) -> Over[OwnerT] | None:
         """A reset has come. It counts only with the sequence number that follows the SYN's.

@@ -369,8 +369,6 @@ class LinuxTransport(SocketTransport):
             now,
             has_room=len(self._arrived) < self._backlog,
         )
-        if answer.over is not None:
-            self._is_over(answer.over)
         if answer.act is Act.HOLD:
             assert answer.request is not None
             self._held += 1
