@@ -1549,6 +1549,7 @@ async def test_transport_counts_what_it_holds(network: str) -> None:
             "overflowed",
             "limited",
             "resets_unheard",
+            "truncated",
             "strangers",
             "strangers_reset",
             "queue_lost",

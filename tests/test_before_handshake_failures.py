@@ -55,7 +55,16 @@ from .gated import ACK, LOOPBACK, PATIENCE, RST, SYN, SYN_SENT, queues, state_of
 from .inspecting import ACCEPT, PEND, REJECT, inspecting
 from .namespaces import HERE, cabled_namespaces, in_own_namespace
 from .support import open_descriptors, until
-from .wire import MUTE, Capture, counted, mute, send_segment, syn_cookies
+from .wire import (
+    MUTE,
+    Capture,
+    counted,
+    exchange,
+    mute,
+    send_in_fragments,
+    send_segment,
+    syn_cookies,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -420,6 +429,47 @@ async def test_host_firewall_comes_first(priority: int, age: str) -> None:
 
 
 # ----------------------------------------------------------------------------- SYN cookies
+
+
+@in_own_namespace
+async def test_first_fragment_without_all_headers_gets_no_answer() -> None:
+    """
+    An IPv6 SYN whose first fragment ends among the extension headers is no SYN yet when it could
+    be held, and would be one when the kernel has put it together: it is dropped and counted.
+    """
+    with cabled_namespaces() as (_, there):
+        mute(MUTE[1])
+        async with gated(PEND, host=HERE[1]) as desk:
+            (address,) = desk.listening.local_addresses
+            with Capture("veth0", address.port) as capture, there.entered():
+                send_in_fragments(Address.tcp(MUTE[1], 1000), address, 1000)
+                await until(lambda: desk.statistics().transport["truncated"])
+                send_segment(Address.tcp(MUTE[1], 1001), address, SYN, 1000)
+                await desk.when(lambda: desk.asked)
+                await wait_all_tasks_blocked()
+
+                assert [1001] == [request.remote_address.port for request in desk.asked]
+                assert ["client SYN"] == [
+                    line for line in exchange(capture.segments()) if "SYN" in line
+                ]
+
+
+@in_own_namespace
+async def test_fragments_with_all_headers_pass() -> None:
+    """Datagrams in fragments, to the same address and port, go on their way."""
+    with cabled_namespaces() as (_, there):
+        async with gated(PEND, host=HERE[1]) as desk:
+            (address,) = desk.listening.local_addresses
+            with (
+                closing(socket.socket(address.family, socket.SOCK_DGRAM)) as receiver,
+                closing(there.socket(address.family, socket.SOCK_DGRAM)) as sender,
+            ):
+                receiver.bind(address.sockaddr)
+                receiver.settimeout(PATIENCE)
+                sender.sendto(bytes(5000), address.sockaddr)
+
+                assert 5000 == len(receiver.recv(9000))
+                assert 0 == desk.statistics().transport["truncated"]
 
 
 @both_families

@@ -369,6 +369,12 @@ def tcp_options(
     return found + b"\1" * (-len(found) % 4)
 
 
+_FRAGMENT: Final = 44
+_DESTINATION_OPTIONS: Final = 60
+_OPTIONS: Final = struct.Struct("!BBBBI")
+"""What comes next, eight octets of length, and padding."""
+
+
 def packet_of(
     source: Address,
     target: Address,
@@ -431,6 +437,21 @@ def send_segment(
     packet = packet_of(source, target, flags, sequence, **more)
     with socket.socket(target.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         raw.sendto(packet, _route(target))
+
+
+def send_in_fragments(source: Address, target: Address, sequence: int) -> None:
+    """Send an IPv6 SYN in two fragments, the first of which ends among the extension headers.
+
+    Source: RFC 8200, sections 4.5 and 4.6.
+    """
+    whole = packet_of(source, target, SYN, sequence)
+    addresses, segment = whole[8:40], whole[40:]
+    again, tcp = (_OPTIONS.pack(kind, 0, 1, 4, 0) for kind in (_DESTINATION_OPTIONS, 6))
+    with socket.socket(target.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for offset, part in ((1, again), (8, tcp + segment)):  # in octets; and "more" in the first
+            header = struct.pack("!IHBB", 6 << 28, 8 + len(part), _FRAGMENT, 64)
+            fragment = struct.pack("!BxHI", _DESTINATION_OPTIONS, offset, sequence)
+            raw.sendto(header + addresses + fragment + part, _route(target))
 
 
 def _route(target: Address) -> Any:

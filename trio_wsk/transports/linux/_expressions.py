@@ -32,6 +32,8 @@ __all__ = [
     "count",
     "exceeds",
     "expression",
+    "first_fragment_to",
+    "has_all_headers",
     "is_marked",
     "is_tcp",
     "jump",
@@ -56,6 +58,8 @@ RST: Final = 0x04
 ACK: Final = 0x10
 
 _TCP: Final = 6
+_FRAGMENT: Final = 44
+"""The fragment header of IPv6, as what announces it has it."""
 _IPV4_VERSION: Final = 4
 
 _VERDICT_REGISTER: Final = 0
@@ -91,14 +95,40 @@ def segment_to(place: Address, *, of_flags: int, flags: int) -> Iterator[bytes]:
 
     An unspecified address stands for all of its family.
     """
-    host = place.host
-    assert host is not None  # addresses of TCP have hosts
     yield from is_tcp()
     yield _load(_TRANSPORT_HEADER, 2, 2)
     yield _compare(place.port.to_bytes(2, "big"))
     yield _load(_TRANSPORT_HEADER, 13, 1)
     yield _and(bytes([of_flags]))
     yield _compare(bytes([flags]))
+    yield from _is_to(place)
+
+
+def first_fragment_to(place: Address) -> Iterator[bytes]:
+    """Go on for the first fragments of IPv6 packets to an address; others are none.
+
+    Source: RFC 8200, section 4.5.
+    """
+    yield expression(
+        "exthdr",
+        be32(1, _REGISTER),
+        attribute(2, bytes([_FRAGMENT])),
+        be32(3, 2),  # the offset, and three bits that are something else
+        be32(4, 2),
+    )
+    yield _and(b"\xff\xf8")
+    yield _compare(bytes(2))
+    yield from _is_to(place)
+
+
+def has_all_headers() -> bytes:
+    """Go on for packets in which is found what comes behind the extension headers of IPv6."""
+    return expression("meta", be32(1, _REGISTER), be32(2, _META_PROTOCOL))
+
+
+def _is_to(place: Address) -> Iterator[bytes]:
+    host = place.host
+    assert host is not None  # addresses of TCP have hosts
     if not host.is_unspecified:
         destination = host.packed
         offset = 16 if host.version == _IPV4_VERSION else 24

@@ -16,11 +16,16 @@ One `Gatehouse` has one for each address family, with a `Gate` for each listenin
         chain gate_1 {                                   # for each address A and port P
             meta l4proto tcp, tcp dport P, tcp flags & (fin|syn|rst|ack) == syn,
                 ip daddr A, jump inspect_1
+            frag frag-off 0, ip6 daddr A, jump fragments_1                      # IPv6
             the same with tcp flags & (syn|rst) == rst, jump resets_1          # if asked for
         }
         chain resets_1 {                                                       # so, too
             limit rate over 1000/second burst 1000 packets counter return
             log group G
+        }
+        chain fragments_1 {                                                    # IPv6
+            meta l4proto 0-255 return
+            counter drop
         }
         chain verdict_1 {
             meta mark & REJECT_MARK != 0, and the same as in gate_1, reject with tcp reset
@@ -44,7 +49,9 @@ Nothing here matches on connection tracking, which would switch it on for the wh
 
 A link-local address matches on every link that has it; the packet says which one it came by. Of
 an IPv6 packet in fragments, which are put together only later, the first fragment is queued: the
-kernel sees to it that all of TCP's header is in there.
+kernel sees to it that all of TCP's header is in there. It does not if that fragment ends among the
+extension headers; then nobody can tell that it is TCP, and it is dropped, as RFC 7112 (section 5)
+asks of hosts.
 
 Where the kernel lacks the native ``queue`` expression, the target of iptables does the same
 through nft_compat. Both were tried: the native one on Debian 12 and 13 (Linux 6.1 and 6.12), the
@@ -71,6 +78,8 @@ from ._expressions import (
     clear_mark,
     count,
     exceeds,
+    first_fragment_to,
+    has_all_headers,
     is_marked,
     is_tcp,
     jump,
@@ -177,6 +186,8 @@ class GateCounters(NamedTuple):
     """SYNs that were dropped because of ``most_per_second``."""
     resets_unheard: int
     """Resets that were not copied, because there were more than `RESETS_PER_SECOND`."""
+    truncated: int
+    """First fragments that were dropped because they did not have all headers."""
 
 
 class Gatehouse:
@@ -317,14 +328,16 @@ class Gatehouse:
 
     def count(self, gate: Gate) -> GateCounters:
         """Do what `Gate.counters` says."""
-        queued = limited = unheard = 0
+        queued = limited = unheard = truncated = 0
         for family in gate.families:
             passed, exceeded = self._count_in_chain(family, f"inspect_{gate.serial}")
             queued += passed
             limited += exceeded
             if self._reset_group is not None:
                 unheard += self._count_in_chain(family, f"resets_{gate.serial}")[1]
-        return GateCounters(queued, limited, unheard)
+            if family == _IPV6:
+                truncated += self._count_in_chain(family, f"fragments_{gate.serial}")[0]
+        return GateCounters(queued, limited, unheard, truncated)
 
     def _count_in_chain(self, family: int, chain: str) -> tuple[int, int]:
         """Return what a chain's rules have counted, those without a limit and those with one."""
@@ -474,23 +487,32 @@ class _Table:
     ) -> list[Step]:
         """Make a gate's chains, which nothing jumps to yet."""
         inspect, gate, refuse = f"inspect_{serial}", f"gate_{serial}", f"verdict_{serial}"
-        resets = f"resets_{serial}"
+        resets, fragments = f"resets_{serial}", f"fragments_{serial}"
         steps = [self.chain(inspect), self.chain(gate), self.chain(refuse)]
         if most_per_second is not None:
             steps.append(self.limit(inspect, most_per_second))
         steps.append(self.hold(inspect, hold))
         if reset_group is not None:
             steps += (self.chain(resets), *self.log_some(resets, reset_group))
+        if self._family == _IPV6:
+            steps += (self.chain(fragments), *self.drop_truncated(fragments))
         for place in places:
             syn = [*segment_to(place, of_flags=FIN | SYN | RST | ACK, flags=SYN)]
             steps += (self.jump(gate, inspect, *syn), self.reject(refuse, *syn))
             if reset_group is not None:
                 reset = segment_to(place, of_flags=SYN | RST, flags=RST)
                 steps.append(self.jump(gate, resets, *reset))
+            if self._family == _IPV6:
+                steps.append(self.jump(gate, fragments, *first_fragment_to(place)))
         return steps
 
     def delete_gate(self, serial: int, *, has_resets: bool) -> list[Step]:
         """Take a gate's chains away, which nothing jumps to any more."""
+        chains = ["gate", "verdict", "inspect"]
+        if has_resets:
+            chains.append("resets")
+        if self._family == _IPV6:
+            chains.append("fragments")
         return [
             Step(
                 "delete a gate",
@@ -499,7 +521,7 @@ class _Table:
                 self._family,
                 self._name + text(3, f"{chain}_{serial}"),
             )
-            for chain in ("gate", "verdict", "inspect", *(["resets"] if has_resets else []))
+            for chain in chains
         ]
 
     def chain(self, name: str, priority: int | None = None) -> Step:
@@ -523,6 +545,13 @@ class _Table:
     def hold(self, chain: str, way: bytes) -> Step:
         """Add a rule that queues."""
         return self._rule(_HOLD, chain, (*clear_mark(REJECT_MARK), count(), way), _NO_QUEUE)
+
+    def drop_truncated(self, chain: str) -> list[Step]:
+        """Add rules that drop what has not all headers."""
+        return [
+            self._rule("let whole headers through", chain, (has_all_headers(), verdict(RETURN))),
+            self._rule("drop others", chain, (count(), verdict(DROP))),
+        ]
 
     def jump(self, chain: str, to: str, *condition: bytes) -> Step:
         """Add a rule that goes through another chain."""

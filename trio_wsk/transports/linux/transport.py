@@ -110,6 +110,9 @@ class LinuxTransport(SocketTransport):
     ``resets_unheard``
       Resets beyond a thousand per second, for each address family, of which the kernel has told
       nothing: a client that resets while its SYN is held is then missed some seconds later.
+    ``truncated``
+      First fragments of IPv6 packets to our addresses that ended before all headers were there: the
+      kernel drops them, whatever they were of (RFC 7112).
     ``strangers``, ``strangers_reset``
       Connections that were asked about after their handshake, and those that were reset unasked:
       too many at once, or their request had been turned away.
@@ -595,7 +598,11 @@ class LinuxTransport(SocketTransport):
             except NetlinkError:
                 pass  # the kernel doesn't tell
             else:
-                counted |= {"limited": gate.limited, "resets_unheard": gate.resets_unheard}
+                counted |= {
+                    "limited": gate.limited,
+                    "resets_unheard": gate.resets_unheard,
+                    "truncated": gate.truncated,
+                }
             counted["queue_lost"] = gatekeeper.lost()
         return counted
 
