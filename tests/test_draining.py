@@ -598,6 +598,50 @@ async def test_queue_is_inspected_behind_those_who_stay() -> None:
             assert b"x" == await said_to(client)
 
 
+@pytest.mark.parametrize("point", InspectPoint)
+@pytest.mark.parametrize("way", ["plain", "async"])
+async def test_queue_is_served_whenever_it_is_inspected(
+    way: str, point: InspectPoint, autojump_clock: trio.testing.MockClock
+) -> None:
+    """
+    ``max_connections`` is reached by one who stays, and others have sent SYNs or have connected:
+    they are let in and served beyond the limit, at both inspect points.
+    """
+
+    async def inspect(_: ConnectionRequest) -> InspectAction:
+        await trio.sleep(1)
+        return InspectAction.ACCEPT
+
+    network = MemoryNetwork(latency=0.1)
+    async with open_server(
+        serve_one,
+        transport=network.host("192.0.2.1").transport(80),
+        max_connections=1,
+        inspect=inspect if way == "async" else lambda _: InspectAction.ACCEPT,
+        inspect_point=point,
+        observers=[Silent()],
+    ) as server:
+        streams = [network.host("192.0.2.2").open_connection(("192.0.2.1", 80)) for _ in range(6)]
+        await trio.sleep(5)
+
+        assert 1 == server.statistics().open_connections
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(server.drain, grace=10))
+
+            for stream in streams[1:]:
+                await stream.send_all(b"x")
+
+                assert b"x" == await said_to(stream)
+
+            assert 1 == server.statistics().open_connections
+
+            await streams[0].aclose()
+
+    assert 6 == server.statistics().served
+    assert {} == server.statistics().listening.aborted
+
+
 @pytest.mark.parametrize("policy", ["backoff", "raise"])
 async def test_drain_outlives_a_shortage_of_descriptors(policy: str) -> None:
     """Taking more than there may be otherwise can need a descriptor too many: then it waits."""
