@@ -25,6 +25,7 @@ from trio_wsk import (
     InspectPoint,
     ListenDispatch,
     Status,
+    Verdict,
     open_server,
 )
 from trio_wsk._intake import BATCH
@@ -813,3 +814,36 @@ async def test_queue_of_a_shared_port_goes_where_the_kernel_gives_it(migrates: i
 
     assert (5 if migrates else 0) == second.statistics().served
     assert (1 if migrates else 6) == first.statistics().served
+
+
+# --- Last words -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 6, 7, 9, 10])  # in which the message is lost at first
+async def test_who_is_turned_away_has_time_to_hear_why(
+    seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """
+    Whoever is turned away with a message, as the last thing that happens in a drain, gets it on a
+    bad line, too: what is lost is sent again.
+    """
+    network = MemoryNetwork(latency=0.1, loss=0.3, seed=seed)
+    async with open_server(
+        serve_one,
+        transport=network.host("192.0.2.1").transport(80),
+        inspect=lambda _: InspectAction.PEND,
+        observers=[Silent()],
+        inspect_timeout=100,
+    ) as server:
+        stream = await network.host("192.0.2.2").connect(("192.0.2.1", 80))
+        while not server.listening.pending_inspections:  # noqa: ASYNC110 - on a virtual clock
+            await trio.sleep(0.1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(server.drain, grace=100))
+            await trio.testing.wait_all_tasks_blocked()
+            (inspect_id,) = server.listening.pending_inspections
+            server.listening.inspect_complete(
+                inspect_id, Verdict(InspectAction.REJECT, close=b"421 closing")
+            )
+
+            assert b"421 closing" == await said_to(stream)

@@ -4,10 +4,10 @@
 started, peers watched, deadlines kept, the transport told, abort callbacks called. An approved
 request goes on to delivery, which the listening socket does.
 
-Nothing here awaits but `ConditionalAccept.peek` and `ConditionalAccept.settle`; async inspectors
-run in `_inspector_tasks`. Nothing here calls user code but in the pump: whatever happens on another
-stack (a transport that noticed something, a caller's `inspect_complete`) changes state, cancels,
-and posts.
+Nothing here awaits but `ConditionalAccept.peek`, `ConditionalAccept.settle` and
+`ConditionalAccept.wait_read`; async inspectors run in `_inspector_tasks`. Nothing here calls user
+code but in the pump: whatever happens on another stack (a transport that noticed something, a
+caller's `inspect_complete`) changes state, cancels, and posts.
 
 Where a request is, is in one of four places: asked about (its inspector is being called),
 undecided (it has no verdict), approved (it has not been taken), or forgotten. Only one at a time
@@ -658,6 +658,10 @@ class ConditionalAccept:
                 is_shaking_hands = request.inspect_point is InspectPoint.BEFORE_HANDSHAKE
                 if is_shaking_hands and request._state is not State.ESTABLISHED:
                     self._lose(request, Event.CLOSE, AbortReason.CLOSED)
+
+    async def wait_read(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
+        """Wait until those who were turned away with a message have read it, or had their time."""
+        await self._last_words.wait_read()
 
     async def settle(self) -> None:  # noqa: ASYNC910 - `aclose` has other checkpoints
         """After `close`: wait for inspectors to end, for a bounded time."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from ._connection import Connection
 from ._deadlines import Deadlines
 from ._dispatch import ConnectionDispatch
@@ -40,6 +42,7 @@ class LastWords:
         self._block = block
         self._connections: OrderedDict[Connection, None] = OrderedDict()
         self._deadlines = Deadlines(block.call_at, LINGER_SECONDS, Connection.abort)
+        self._all_read: trio.Event | None = None
 
     def say(self, request: TransportRequest, message: bytes) -> None:
         """Answer a request with a message and FIN. Never raises."""
@@ -61,6 +64,16 @@ class LastWords:
         else:
             connection._start_events(0, ConnectionDispatch())
 
+    async def wait_read(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
+        """Wait until nobody reads any more: some seconds at most."""
+        while self._connections:
+            if self._all_read is None:
+                self._all_read = trio.Event()
+            await self._all_read.wait()
+
     def _connection_ended(self, connection: Connection) -> None:
         del self._connections[connection]
         self._deadlines.forget(connection)
+        if not self._connections and self._all_read is not None:
+            self._all_read.set()
+            self._all_read = None

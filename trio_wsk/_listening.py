@@ -655,10 +655,15 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             self._intake.finish()
 
     async def _wait_finished(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
-        """For a server, after `_finish`: wait until nobody is left who may become a connection."""
+        """For a server, after `_finish`: wait until nobody is left who may become a connection.
+
+        And until those who are turned away have read why.
+        """
         finished = self._intake.finished
         if finished is not None:
             await finished.wait()
+        if self._conditional is not None:
+            await self._conditional.wait_read()
 
     def _serve(
         self, admit: Callable[[Connection], bool], max_connections: float, *, anywhere: bool
