@@ -27,6 +27,7 @@ from ._errors import (
 )
 from ._events import EventSide, takes
 from ._farewell import FINISHED
+from ._public_socket import PublicSocket
 from ._readiness import READ, WRITE
 from ._wire import ACTIVE, FIN_SENT, IDLE, RECEIVE_SIZE, WAITING
 
@@ -135,7 +136,8 @@ class Connection(EventSide):
         annex = self._annexed()
         if annex.socket is None:
             watch = self._watched()  # which knows the descriptor when its owner has closed it
-            self._channel, annex.socket = self._request.public_socket(channel)
+            self._channel, inner = self._request.public_socket(channel)
+            annex.socket = PublicSocket(inner, self)
             # Whoever waits looks again, and waits where the socket's owner can end it.
             watch.on_edges(READ | WRITE)
         return annex.socket
@@ -386,6 +388,15 @@ class Connection(EventSide):
                 farewells.part(private, self._request, watch, self._block.readiness, what_next)
             else:
                 self._close()
+
+    def _close_by_socket(self) -> None:
+        check_ending_caller(self._block.home, "connection.socket.close")
+        self._part()
+
+    def _detach_by_socket(self) -> None:
+        check_ending_caller(self._block.home, "connection.socket.detach")
+        if self._channel is not None:
+            self._let_go(EndReason.CLOSED)
 
     def _finish_sending(self) -> bool:
         try:

@@ -226,3 +226,7 @@ class LinuxRequest(TransportRequest):
     def public_socket(self, channel: Channel) -> tuple[Channel, trio.socket.SocketType]:
         """Move the descriptor into a `socket.socket`, and wrap that for Trio."""
         return self._established.public_socket(channel)
+
+    def private_channel(self, channel: Channel) -> Channel:
+        """Move the descriptor out of its public socket."""
+        return self._established.private_channel(channel)
