@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trio_wsk import Server, Status
 from trio_wsk.transports import PortableTransport
@@ -101,6 +103,18 @@ async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(PATIENCE):
         while not condition():  # noqa: ASYNC110 - nobody announces it
             await trio.sleep(0.001)
+
+
+async def shown(*descriptors: int) -> None:
+    """
+    Wait until the kernel has something for each of these, and all tasks have had their turns:
+    what nobody has taken by then is nobody's to take.
+    """
+    poll = select.poll()
+    for each in descriptors:
+        poll.register(each, select.POLLIN)
+    await until(lambda: len(poll.poll(0)) == len(descriptors))
+    await wait_all_tasks_blocked()
 
 
 async def fate_of(client: trio.SocketStream) -> str:

@@ -742,15 +742,24 @@ async def test_peers_that_read_their_message_are_bounded(monkeypatch: pytest.Mon
         await send_until_reset(clients[0])
 
 
-async def test_peers_that_read_their_message_do_not_hold_the_block() -> None:
-    """Leaving it resets them: they had their chance."""
+async def test_peers_that_read_their_message_do_not_hold_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Leaving it resets them, whatever time they would have had: they had their chance."""
+    monkeypatch.setattr(_last_words, "LINGER_SECONDS", 10 * PATIENCE)
     with trio.fail_after(PATIENCE):
         async with inspecting(Verdict(REJECT, close=b"go away\n")) as desk:
-            await desk.ask()
-            await desk.when(lambda: desk.told(RequestRejected))
-        counted = desk.statistics()
+            client, _ = await desk.ask()
 
-    assert {"rejected": 1} == dict(counted.rejected)
+            assert b"go away\n" == await read_to_end(client)
+
+            still_there = trio.SocketStream(client.socket.dup())  # the desk closes its clients
+            await still_there.send_all(b"but")
+        await send_until_reset(still_there)
+
+    assert {"rejected": 1} == dict(desk.statistics().rejected)
+
+    await still_there.aclose()
 
 
 @pytest.mark.skipif(not can_be_silent(), reason="silence takes a privilege (CAP_NET_ADMIN)")
@@ -2899,6 +2908,7 @@ async def test_permits_are_room_for_so_many_requests_and_no_more(
             else {"aborted": {}, "dropped": {"overflowed": 2}}
         )
         await until(lambda: gone == {name: dict(getattr(counted(), name)) for name in gone})
+        await until(lambda: len(server.listening.pending_inspections) == 2)  # those are told, too
 
         assert 2 == counted().pending == counted().pending_most
         assert stay == [

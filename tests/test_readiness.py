@@ -745,15 +745,36 @@ async def test_trios_waits_report_once_for_each_arming() -> None:
 
 
 async def test_task_waits_beside_a_report_of_the_same_edge() -> None:
-    """A task may wait for what is armed already; Trio itself would call that busy."""
+    """
+    A task may wait for what is armed already; Trio itself would call that busy. It is served, and
+    comes before the sink.
+    """
     with socket_pair() as (ours, theirs):
-        watch = Watch(ours.fileno())
+        ear = Ear()
+        watch = Watch(ours.fileno(), ear)
+        is_told = trio.Event()
+
+        async def wait() -> None:
+            await wait_in_task(readiness, watch, READ)
+            is_told.set()
+
         async with driven(edge_triggered=False) as readiness, trio.open_nursery() as nursery:
             readiness.arm(watch, READ)
             await wait_all_tasks_blocked()
-            nursery.start_soon(wait_in_task, readiness, watch, READ)
+            nursery.start_soon(wait)
             await wait_all_tasks_blocked()
+
+            assert not is_told.is_set()
+            assert [] == ear.heard
+
             theirs.send(b"x")
+            with trio.fail_after(PATIENCE):
+                await is_told.wait()
+            await wait_all_tasks_blocked()
+
+            assert [] == ear.heard
+
+            watch.close()
 
 
 async def test_task_that_waits_by_itself_needs_no_task_of_the_block() -> None:

@@ -84,18 +84,3 @@ def test_every_row_of_the_handshake_is_shown_in_memory_too() -> None:
 
     assert ["7.1", "7.3"] == [row.number for row in of_the_handshake]
     assert all(row.memory and row.before for row in of_the_handshake)
-
-
-def test_table_prints_where_each_row_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line each, to be read with ``pytest -s``."""
-    for row in SECTION_SIX:
-        places = {
-            "memory": row.memory,
-            "real sockets": row.real,
-            "before the handshake": row.before,
-            "Windows alone": row.windows,
-        }
-        shown = ", ".join(place for place, what in places.items() if what)
-        print(f"{row.number:>5}  {shown}")  # noqa: T201 - that is what it is for
-
-    assert len(SECTION_SIX) == len(capsys.readouterr().out.splitlines())
