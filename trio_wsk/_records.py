@@ -257,7 +257,7 @@ class HandshakeFailed(Record):
 
 @attrs.frozen(kw_only=True)
 class DrainStarted(Record):
-    """The server closed its listening socket and told its connections to finish."""
+    """The server takes nobody but who waits already, and has told its connections to finish."""
 
     open_connections: int
     """How many were open."""
