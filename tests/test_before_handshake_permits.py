@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_wsk import AbortReason, Connection
@@ -14,7 +16,7 @@ from .before_handshake import each_cable, each_network, opened, serving
 from .gated import SYN
 from .inspecting import ACCEPT, PEND
 from .namespaces import in_own_namespace
-from .support import open_descriptors, until
+from .support import PATIENCE, open_descriptors, until
 
 if TYPE_CHECKING:
     from .before_handshake import Stage
@@ -177,3 +179,24 @@ async def test_oldest_that_never_answers_makes_room(
         assert {AbortReason.EVICTED.value: 3} == dict(stage.statistics().aborted)
         assert [request.inspect_id for request in stage.asked[:3]] == stage.told_abort
         connection.close()
+
+
+@each_network
+@in_own_namespace
+async def test_drain_serves_whom_no_permit_was_left_for(network: str) -> None:
+    """They were let in, and wait in the kernel: a drain takes them, over the limit if need be."""
+    async with serving(network, greet, PEND, max_connections=1) as (stage, server):
+        clients = [(await stage.held())[0] for _ in range(3)]
+        for request, client in zip(stage.asked, clients, strict=True):
+            stage.complete(request, ACCEPT)
+            await client.connected()
+        await until(lambda: server.statistics().open_connections == 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(server.drain, grace=PATIENCE))
+            for client in clients:
+                assert b"hello" == await client.stream.receive_some()
+            for client in clients:
+                client.close()
+
+        assert 3 == server.statistics().served
+        assert {} == dict(stage.statistics().aborted)
