@@ -207,28 +207,31 @@ class ConditionalAccept:
 
     def has_room(self) -> bool:
         """Whether one more request may be asked for; it may find that an older one goes for it."""
+        delivery = self._delivery
         undecided = len(self._undecided) + (self._asked is not None)
-        room = self._has_place(undecided if self._holds_permits else 0)
+        room = delivery.parked < delivery.max_parked or self._has_place(
+            undecided if self._holds_permits else 0
+        )
         if undecided >= self._max_pending and self._pending_wait:
             room = False
         if self._inspectors.straggling >= self._max_pending:
             room = False
-        self._is_full = self._is_full or not room
+        if not room:
+            self._is_full = True
         return room
 
     def _has_place(self, coming: int) -> bool:
         """Whether there is a place for one more connection, behind so many that may come first."""
         delivery = self._delivery
-        if not delivery.max_parked:
-            left = delivery.demand - delivery.parked
-            if coming < left:
-                return True
-            # Who waits for an accept gets it. A permit comes back when a connection ends, and that
-            # may take for ever: so ``overflow`` decides who has those that are left.
-            return left > 0 and delivery.event_takes and not self._pending_wait
-        if delivery.parked >= delivery.max_parked and not delivery.wanted:
-            return self._overflow.parked != "wait"
-        return True
+        if delivery.max_parked:
+            is_parked = delivery.parked < delivery.max_parked or self._overflow.parked != "wait"
+            return is_parked or delivery.wanted
+        left = delivery.demand - delivery.parked
+        if coming < left:
+            return True
+        # Who waits for an accept gets it. A permit comes back when a connection ends, and that may
+        # take for ever: so ``overflow`` decides who has those that are left.
+        return left > 0 and delivery.event_takes and not self._pending_wait
 
     def _takes(self) -> bool:
         """For a transport: whether the connection of an approved request would be taken now."""
