@@ -1489,8 +1489,9 @@ async def test_drain_waits_for_handshakes_within_the_grace(
         assert [request.inspect_id for request in stage.asked[answers:]] == stage.told_abort
 
 
+@pytest.mark.parametrize("how", ["drain", "abort", "aclose"])
 @in_own_namespace
-async def test_drain_leaves_to_the_next_process_who_is_not_connected() -> None:
+async def test_end_leaves_to_the_next_process_who_is_not_connected(how: str) -> None:
     """
     Of a socket that others hold, too: who is held is aborted as closed, and not refused; when he
     asks again the kernel answers, as it does newcomers, and the next process has the connections.
@@ -1503,9 +1504,15 @@ async def test_drain_leaves_to_the_next_process_who_is_not_connected() -> None:
         adopted: dict[str, Any] = {"port": None, "host": None, "sockets": [made.dup()]}
         async with serving(where, echo, PEND, **adopted) as (stage, it):
             held = [(await stage.held())[0] for _ in range(2)]
-            report = await it.drain(grace=10)
+            if how == "drain":
+                report = await it.drain(grace=10)
 
-            assert trio_wsk.DrainReport(finished=0, reset=0) == report
+                assert trio_wsk.DrainReport(finished=0, reset=0) == report
+            elif how == "abort":
+                it.abort()
+            else:
+                await it.listening.aclose()
+
             assert {"closed": 2} == it.statistics().listening.aborted
             assert [True, True] == [client.is_waiting for client in held]
 

@@ -507,6 +507,15 @@ def test_key_is_the_one_of_the_packets(local: str, remote: str, expected: Key) -
 # --- Closing ---------------------------------------------------------------------------------
 
 
+def test_closing_leaves_newcomers_to_whoever_has_the_socket() -> None:
+    """Where somebody else answers the next SYN, each that still comes is dropped."""
+    table = table_of()
+    held = asked(table)
+
+    assert [held] == table.close(Act.DROP)
+    assert Act.DROP is table.syn(OTHER_KEY, ISN, 7, 0.1).act
+
+
 def test_closing_rejects_what_is_held() -> None:
     """
     When the listening socket closes, the packets that are held are to be rejected, nothing is

@@ -614,6 +614,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return
         self._state = state
         self._intake.close()
+        self._transport.leave()  # first: who may ask others again is not refused by us
         if self._conditional is not None:
             is_failed = state is _FAILED
             self._conditional.close(AbortReason.FAILED if is_failed else AbortReason.CLOSED)

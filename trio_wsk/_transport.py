@@ -459,7 +459,7 @@ class Transport(ABC):
         return ()
 
     def leave(self) -> bool:
-        """Leave what is queued to others, if others take it: a drain begins.
+        """Leave what is queued to others, if others take it: a drain begins, or the end.
 
         They are processes that share the queue, or have it after us.
 

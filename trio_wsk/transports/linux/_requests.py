@@ -248,7 +248,7 @@ class RequestTable(Generic[OwnerT]):
         self._live: dict[Key, Request[OwnerT]] = {}  # HELD or APPROVED
         self._remembered: OrderedDict[Key, tuple[int, Stage, float]] = OrderedDict()
         self._alarms: _Alarms[OwnerT] = _Alarms()
-        self._is_closed = False
+        self._when_closed: Answer[OwnerT] | None = None
         self.undecided = 0
         """How many are held."""
         self.overflowed = 0
@@ -289,8 +289,8 @@ class RequestTable(Generic[OwnerT]):
                 # more it loses, and then the next SYN is welcome.
                 self._alarms.set(live, max(now, live._last + LOOKS[0]))
             return _DROP
-        if self._is_closed:
-            return _REJECT
+        if self._when_closed is not None:
+            return self._when_closed
         if not has_room or self.undecided >= self._max_undecided:
             self.overflowed += 1
             return _DROP
@@ -357,14 +357,17 @@ class RequestTable(Generic[OwnerT]):
         self._remember(request.key, request.isn, stage, now)
         return act if is_held else None
 
-    def close(self) -> list[Request[OwnerT]]:
-        """The listening socket closes: from now on each SYN is answered with RST.
+    def close(self, act: Act = Act.REJECT) -> list[Request[OwnerT]]:
+        """The listening socket closes: from now on each newcomer's SYN is answered like this.
+
+        Args:
+          act: `Act.REJECT`; or `Act.DROP`, if somebody else has the socket and answers the next.
 
         Returns:
-          The requests whose packets have to be rejected. Those that were approved the kernel
-          resets with the listening socket.
+          The requests whose packets have to be answered so. Those that were approved the kernel
+          resets with the listening socket, if nobody else has it.
         """
-        self._is_closed = True
+        self._when_closed = Answer(act)
         held = [request for request in self._live.values() if request.stage is Stage.HELD]
         for request in list(self._live.values()):
             self._end(request, Stage.REJECTED)

@@ -316,8 +316,9 @@ class LinuxTransport(SocketTransport):
     def leave(self) -> bool:
         """Leave the queue to whoever shares the sockets, or has them after us.
 
-        SYNs that are held are dropped: their clients ask again, and others answer. Who is in the
-        handshake is theirs when it is over. What was accepted and not asked about stays here.
+        SYNs that are held are dropped, as are those that still come: their clients ask again, and
+        others answer. Who is in the handshake is theirs when it is over. What was accepted and not
+        asked about stays here.
         """
         self._is_leaving = self._place.is_shared
         has_left = super().leave()
@@ -335,9 +336,9 @@ class LinuxTransport(SocketTransport):
             for bound in self._bound:
                 gatekeeper.unwatch(bound.socket.fileno())
             gatekeeper.hold_back()
-            for entry in self._table.close():
+            act = Act.DROP if self._is_leaving else Act.REJECT
+            for entry in self._table.close(act):
                 assert entry.owner is not None
-                act = Act.DROP if self._is_leaving else Act.REJECT
                 gatekeeper.answer(entry.packet_id, entry.owner._mark, act)
             gatekeeper.read_ahead()
             self._arrived.clear()
