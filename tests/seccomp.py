@@ -1,6 +1,6 @@
 """A filter of system calls, as service managers and containers put one before a process.
 
-It can't be taken off again, so only a process of its own puts one on.
+It can't be taken off again, so only a process, or a thread, of its own puts one on.
 
 Source: seccomp(2), ``linux/seccomp.h``, ``linux/filter.h``; systemd.exec(5).
 """
@@ -34,7 +34,7 @@ def knows_this_machine() -> bool:
 
 
 def refuse(call: str, error: int, *, first_argument: int | None = None) -> None:
-    """From now on have the kernel answer a system call with an error, in this process.
+    """From now on have the kernel answer a system call with an error, in this thread.
 
     Args:
       call: Its name.

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import platform
 import socket
-import struct
 import sys
 import threading
 from contextlib import closing
@@ -22,6 +19,7 @@ from trio_wsk._transport import FAULTS_IN_A_ROW, NoDescriptorsError, PeerFaultEr
 from trio_wsk.observers import AcceptBackoffEnded, AcceptBackoffStarted
 
 from .namespaces import in_own_namespace
+from .seccomp import knows_this_machine, refuse
 from .support import FaultyTransport, connect_now, until
 
 if TYPE_CHECKING:
@@ -32,37 +30,10 @@ HOST = "127.0.0.1"
 QUIET_SECONDS = 5.0
 """On the clock that jumps when nobody has anything to do: who spins never gets there."""
 
-_ACCEPT4 = {"x86_64": 288, "aarch64": 242}
-_LOAD, _IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ, BPF_RET
-_ALLOW, _ERROR = 0x7FFF0000, 0x00050000
-_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2
-
 only_linux = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() not in _ACCEPT4,
+    sys.platform != "linux" or not knows_this_machine(),
     reason="a filter of system calls is Linux's, and has to know their numbers",
 )
-
-
-def forbid_accept() -> None:
-    """Have accept4(2) fail with EPERM, in this thread and for good.
-
-    Source: seccomp(2), SECCOMP_SET_MODE_FILTER.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    instructions = ctypes.create_string_buffer(
-        b"".join(
-            struct.pack("=HBBI", *each)
-            for each in (
-                (_LOAD, 0, 0, 0),
-                (_IF_EQUAL, 0, 1, _ACCEPT4[platform.machine()]),
-                (_RETURN, 0, 0, _ERROR | errno.EPERM),
-                (_RETURN, 0, 0, _ALLOW),
-            )
-        )
-    )
-    program = ctypes.create_string_buffer(struct.pack("HP", 4, ctypes.addressof(instructions)))
-    if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(_SECCOMP, _FILTER, program, 0, 0):
-        pytest.skip(f"system calls can't be filtered here: {errno.errorcode[ctypes.get_errno()]}")
 
 
 def without_accept(body: Callable[[], Any]) -> None:
@@ -71,7 +42,7 @@ def without_accept(body: Callable[[], Any]) -> None:
 
     def run() -> None:
         try:
-            forbid_accept()
+            refuse("accept4", errno.EPERM)
             trio.run(body, clock=MockClock(autojump_threshold=0.02))
         except BaseException as error:  # noqa: BLE001 - for the thread that waits
             outcome.append(error)
