@@ -29,6 +29,7 @@ from trio_wsk import (
     serve_events,
 )
 
+from .pairs import open_pair
 from .support import PATIENCE, connect, connect_now, read_to_end, until
 
 if TYPE_CHECKING:
@@ -232,6 +233,21 @@ async def test_call_from_elsewhere_is_refused_and_changes_nothing(
                 await trio.to_thread.run_sync(where, call)
 
             assert not stage.connection.closed, name
+
+
+@pytest.mark.parametrize("where", [in_no_run, in_asyncio, in_another_run])
+@pytest.mark.parametrize("end", ["close", "detach"])
+async def test_public_socket_is_not_closed_from_elsewhere(
+    where: Callable[[Callable[[], object]], None], end: str
+) -> None:
+    """It is the connection's descriptor, and so is its guard."""
+    async with open_pair() as (connection, client):
+        call = getattr(connection.socket, end)
+        with pytest.raises(RuntimeError, match=rf"connection\.socket\.{end}"):
+            await trio.to_thread.run_sync(where, call)
+        await connection.send_all(b"still here")
+
+        assert b"still here" == await client.receive_some()
 
 
 async def test_every_call_is_guarded_or_only_reads() -> None:
