@@ -74,6 +74,7 @@ class TaskAcceptor(Acceptor):
         it may be cancelled: either nothing was taken, or it is returned.
         """
         if self.error is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
             raise self.error
 
         def _abort(_: object) -> trio.lowlevel.Abort:

@@ -388,6 +388,10 @@ class ConditionalAccept:
             self._asked = None
         else:
             del self._undecided[number]
+        if request in self._peeked_at:
+            # Who peeks at it looks again, and hears of the verdict.
+            transport_request.unwatch_end()
+            transport_request.watch_end(self._block.readiness, self)
         self._approved[number] = request
         self._counters.approved += 1
         if records.RequestApproved in self._block.observers.wanting:
@@ -598,6 +602,7 @@ class ConditionalAccept:
             raise InvalidParameterError(f"peek takes a count from 1 to {PEEK_LIMIT}, not {count!r}")
         check_caller(self._block.home, "request.peek")
         if request in self._peeked_at:
+            await trio.lowlevel.checkpoint()
             raise SocketBusyError("peek() while another task is peeking at this request")
         self._peeked_at.add(request)
         try:
@@ -608,7 +613,7 @@ class ConditionalAccept:
             while data is None:
                 await request._transport_request.wait_for_more()
                 data = self._peek_now(request, count)
-        except ConnectionBrokenError:
+        except (ConnectionBrokenError, InvalidDeviceStateError):
             # In `cancel_scope` it ends here, cancelled.
             await trio.lowlevel.checkpoint()  # noqa: ASYNC120 - that is what the caller is to see
             raise

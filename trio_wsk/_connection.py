@@ -125,7 +125,7 @@ class Connection(EventSide):
         """The connection's Trio socket, for options and for libraries that insist on one.
 
         ``trio.SocketStream(connection.socket)`` works, too. Connection and socket are one
-        descriptor: closing either closes both.
+        descriptor: closing either closes both, and FIN that one has sent the other has.
 
         Raises:
           SocketClosedError: the connection is closed.
@@ -138,6 +138,7 @@ class Connection(EventSide):
             watch = self._watched()  # which knows the descriptor when its owner has closed it
             self._channel, inner = self._request.public_socket(channel)
             annex.socket = PublicSocket(inner, self)
+            self._share_fin(annex.socket)
             # Whoever waits looks again, and waits where the socket's owner can end it.
             watch.on_edges(READ | WRITE)
         return annex.socket
@@ -162,6 +163,7 @@ class Connection(EventSide):
         if get_ident() != self._block.home.thread:
             check_caller(self._block.home, "connection.receive_some")
         if self._receiving:
+            await trio.lowlevel.checkpoint()
             raise _busy("receive_some")
         self._receiving = True
         try:
@@ -176,11 +178,15 @@ class Connection(EventSide):
             while data is None:
                 await self._wait(READ)
                 data = self._receive_now(size)
-            return data  # noqa: ASYNC910 - received and let others run, or waited
+        except (ConnectionBrokenError, SocketClosedError):
+            # Who goes on after each error must not stop the run.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         finally:
             self._receiving = False
             if self._enabled:
                 self._task_received()
+        return data  # noqa: ASYNC910 - received and let others run, or waited
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """Receive into ``buffer``, as much as is there and fits.
@@ -195,15 +201,20 @@ class Connection(EventSide):
             view = memoryview(buffer).cast("B")
         except TypeError:
             raise _not_writable(buffer) from None
-        if view.readonly:
-            raise _not_writable(buffer)
-        if not view.nbytes:
-            raise InvalidParameterError(
-                f"receive_into({buffer!r}): a buffer without room; write bytearray(65536)"
-            )
+        with view:  # a traceback that outlives this call does not hold the buffer
+            if view.readonly:
+                raise _not_writable(buffer)
+            if not view.nbytes:
+                raise InvalidParameterError(
+                    f"receive_into({buffer!r}): a buffer without room; write bytearray(65536)"
+                )
+            return await self._receive_into(view)
+
+    async def _receive_into(self, view: memoryview) -> int:
         if get_ident() != self._block.home.thread:
             check_caller(self._block.home, "connection.receive_into")
         if self._receiving:
+            await trio.lowlevel.checkpoint()
             raise _busy("receive_into")
         self._receiving = True
         try:
@@ -217,11 +228,14 @@ class Connection(EventSide):
             while count is None:
                 await self._wait(READ)
                 count = self._receive_into_now(view)
-            return count  # noqa: ASYNC910 - as in `receive_some`
+        except (ConnectionBrokenError, SocketClosedError):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         finally:
             self._receiving = False
             if self._enabled:
                 self._task_received()
+        return count  # noqa: ASYNC910 - as in `receive_some`
 
     # --- Sending -----------------------------------------------------------------------
 
@@ -243,14 +257,16 @@ class Connection(EventSide):
         if get_ident() != self._block.home.thread:
             check_caller(self._block.home, "connection.send_all")
         if self._sending:
+            await trio.lowlevel.checkpoint()
             raise _busy("send_all")
-        if self._channel is None or self._marks & FIN_SENT:
-            self._open_for_sending()  # says which
+        view = None
         if type(data) is not bytes:
-            data = _octets(data)
+            data = view = _octets(data)
         self._sending = WAITING
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
+            if self._channel is None or self._annex is not None or self._marks & FIN_SENT:
+                self._open_for_sending()  # or why not
             if self._annex is not None and self._annex.unsent:
                 await self._wait_turn()
             self._sending = ACTIVE
@@ -258,8 +274,14 @@ class Connection(EventSide):
             if sent == len(data):
                 await trio.lowlevel.cancel_shielded_checkpoint()
             else:
-                await self._send_rest(memoryview(data), sent)
+                with memoryview(data) as octets:
+                    await self._send_rest(octets, sent)
+        except (ConnectionBrokenError, SocketClosedError):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         finally:
+            if view is not None:
+                view.release()
             self._sending = IDLE
             if self._annex is not None:
                 self._task_sent()
@@ -273,7 +295,8 @@ class Connection(EventSide):
                 if blocked:
                     await self._wait(WRITE)
                     waited = True
-                taken = self._send_now(view[sent:])
+                with view[sent:] as rest:
+                    taken = self._send_now(rest)
                 blocked = taken == 0
                 sent += taken
         except BaseException:
@@ -290,16 +313,21 @@ class Connection(EventSide):
         """
         check_caller(self._block.home, "connection.wait_send_all_might_not_block")
         if self._sending:
+            await trio.lowlevel.checkpoint()
             raise _busy("wait_send_all_might_not_block")
-        self._open_for_sending()
         self._sending = WAITING
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._open_for_sending()
             if self._unsent:
                 await self._wait_sent()
                 self._open_for_sending()  # it may have ended meanwhile
             self._sending = ACTIVE
             await self._wait(WRITE, passed=True)
             self._open_for_sending()
+        except (ConnectionBrokenError, SocketClosedError):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         finally:
             self._sending = IDLE
             if self._annex is not None:
@@ -319,11 +347,12 @@ class Connection(EventSide):
         """
         check_caller(self._block.home, "connection.send_eof")
         if self._sending:
+            await trio.lowlevel.checkpoint()
             raise _busy("send_eof")
-        self._open_channel()
         self._sending = WAITING
         try:
             await trio.lowlevel.checkpoint()
+            self._open_channel()
             if self._unsent:
                 await self._wait_sent()
             self._shut_down_sending()
@@ -358,7 +387,7 @@ class Connection(EventSide):
     def _may_send(self) -> bool:
         """Whether this side has neither closed nor finished sending."""
         is_finished = self._annex is not None and self._annex.fin_wanted
-        return self._channel is not None and not self._marks & FIN_SENT and not is_finished
+        return self._channel is not None and not self._fin_sent and not is_finished
 
     async def _wait_taken(self) -> None:  # noqa: ASYNC910 - as `_wait_sent`
         """Wait until everything that is queued has been sent; reset if the peer doesn't take it."""
@@ -435,7 +464,8 @@ class Connection(EventSide):
             self.abort()
         else:
             self._check_usable("connection.disconnect")
-            self._disconnect(_octets(data))
+            with _octets(data) as octets:
+                self._disconnect(octets)
 
     # --- Events ------------------------------------------------------------------------
 
@@ -502,15 +532,20 @@ class Connection(EventSide):
         Raises: as for `send_all`. Nothing is sent then.
         """
         check_caller(self._block.home, "connection.send_nowait")
+        view = None
         if type(data) is not bytes:
-            data = _octets(data)
-        if self._annex is None and not self._sending and not self._block.ended:
-            sent = self._send_now(data)  # nothing can stand in line before it
-        else:
-            self._open_channel()
-            sent = self._send_first(data)
-        if sent < len(data):
-            self._enqueue(bytes(memoryview(data)[sent:]), None, len(data) - sent)
+            data = view = _octets(data)
+        try:
+            if self._annex is None and not self._sending and not self._block.ended:
+                sent = self._send_now(data)  # nothing can stand in line before it
+            else:
+                self._open_channel()
+                sent = self._send_first(data)
+            if sent < len(data):
+                self._enqueue(bytes(memoryview(data)[sent:]), None, len(data) - sent)
+        finally:
+            if view is not None:
+                view.release()
         return 0 if self._annex is None else self._annex.unsent
 
     def queue_send(
@@ -529,7 +564,8 @@ class Connection(EventSide):
         Raises: as for `send_all`. Nothing is sent then.
         """
         self._check_usable("connection.queue_send")
-        return self._send_with_irp(_octets(data), context, on_completion)
+        with _octets(data) as octets:
+            return self._send_with_irp(octets, context, on_completion)
 
     @property
     def ideal_send_backlog(self) -> int:
@@ -561,10 +597,12 @@ def _not_writable(buffer: object) -> TypeError:
     )
 
 
-def _octets(data: Octets) -> Octets:
-    """Make len() count octets."""
-    if type(data) is bytes:
-        return data
+def _octets(data: Octets) -> memoryview:
+    """Return a view whose len() counts octets; release it on every path.
+
+    A traceback that outlives the call would else hold the caller's buffer: a ``bytearray`` that is
+    looked at can't be emptied.
+    """
     try:
         return memoryview(data).cast("B")
     except TypeError:  # Python's word for it, and Trio's

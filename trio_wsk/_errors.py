@@ -120,7 +120,8 @@ class SocketClosedError(WskError, trio.ClosedResourceError):
 class ConnectionBrokenError(WskError, trio.BrokenResourceError):
     """The peer, or the network between, ended the connection while we were using it.
 
-    The peer's: peers go away, and no code of yours prevents it. What you closed yourself
+    The peer's: peers go away, and no code of yours prevents it. The operating system's error is
+    the ``__cause__``, which is not pickled. What you closed yourself
     gives `SocketClosedError`. A peer that has finished sending is no error at all: receiving
     gives ``b""``.
 

@@ -18,6 +18,7 @@ The order that is kept:
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections import deque
 from contextlib import suppress
@@ -49,7 +50,6 @@ from ._wire import (
     END_TOLD,
     ENDING,
     FIN_RECEIVED,
-    FIN_SENT,
     IN_DOUBT,
     LINGERING,
     LOST,
@@ -128,7 +128,7 @@ class EventSide(Wire):
             return
         self._dispatch = dispatch
         self._enabled |= mask | _THE_BLOCKS
-        if self._marks & FIN_SENT:  # the accept callback has said good-bye
+        if self._fin_sent:  # the accept callback has said good-bye
             self._wait_for_peer()
         if self._watch is not None:  # the accept callback has asked for the socket, perhaps
             self._listen_to_watch(self._watch)
@@ -443,7 +443,7 @@ class EventSide(Wire):
     def _check_not_reset(self, edges: int) -> None:
         """If these edges can come with a reset, see whether there was one."""
         if edges and self._request.was_reset():
-            raise self._translated(ConnectionResetError(errno.ECONNRESET, "reset by peer"))
+            raise self._translated(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     def _end_unreceived(self) -> None:
         """The peer of a connection without a receive callback has sent FIN."""
@@ -625,7 +625,7 @@ class EventSide(Wire):
         """Send what is queued, then ``data``, then FIN."""
         annex = self._annex
         is_wanted = annex is not None and annex.fin_wanted
-        if is_wanted or self._marks & FIN_SENT:
+        if is_wanted or self._fin_sent:
             if data:
                 raise SocketClosedError(
                     f"this side has finished sending to {self.remote_address}, so it"
@@ -680,7 +680,7 @@ class EventSide(Wire):
 
     def _close_if_over(self) -> None:
         """Both sides have ended: nothing is left to happen."""
-        if self._marks & FIN_SENT and self._marks & FIN_RECEIVED:
+        if self._fin_sent and self._marks & FIN_RECEIVED:
             self._close_in_turn()
 
     def _close_in_turn(self) -> None:

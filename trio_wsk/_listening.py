@@ -234,7 +234,12 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         check_caller(self._block.home, "listening.accept")
         await trio.lowlevel.checkpoint_if_cancelled()
         acceptor = TaskAcceptor(context, dispatch)
-        self._enqueue(acceptor)
+        try:
+            self._enqueue(acceptor)
+        except (SocketClosedError, ForcedClosedError):
+            # Who goes on after each error must not stop the run.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         if acceptor.connection is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return acceptor.connection

@@ -264,9 +264,15 @@ class Wire(trio.abc.HalfCloseableStream):
         return data
 
     def _end_of_input(self) -> None:
-        """The kernel has nothing more: after FIN, or after an error that it tells only once."""
+        """The kernel has nothing more: after FIN, or after an error that it tells only once.
+
+        EPIPE is what the first send fails with when the peer has reset after its FIN (Linux,
+        tcp_reset), or a Unix peer has closed: then nothing is missing.
+        """
         broken = self._broken
-        if broken is not None:
+        is_whole = self._marks & FIN_RECEIVED or broken is None or broken.errno == errno.EPIPE
+        if not is_whole:
+            assert broken is not None
             raise self._translated(broken)
         self._marks |= FIN_RECEIVED
 
@@ -283,8 +289,8 @@ class Wire(trio.abc.HalfCloseableStream):
     def _send_now(self, data: Octets, flags: int = 0) -> int:
         """Have the kernel take what it can; 0 if it can't take anything now."""
         channel = self._channel
-        if channel is None or self._marks & FIN_SENT:
-            channel = self._open_for_sending()  # says which
+        if channel is None or self._annex is not None or self._marks & FIN_SENT:
+            channel = self._open_for_sending()  # or why not
         broken = self._broken if self._annex is not None else None
         if broken is not None:
             raise self._translated(broken)
@@ -298,13 +304,22 @@ class Wire(trio.abc.HalfCloseableStream):
         return sent
 
     def _shut_down_sending(self) -> None:
-        if not self._marks & FIN_SENT:
+        if not self._fin_sent:
             channel = self._open_channel()
+            public = None if self._annex is None else self._annex.socket
             try:
-                channel.shutdown(socket.SHUT_WR)
+                (public or channel).shutdown(socket.SHUT_WR)
             except OSError as error:
                 raise self._translated(error) from error
             self._marks |= FIN_SENT
+
+    def _share_fin(self, public: trio.socket.SocketType) -> None:
+        """Have the public socket know of FIN that was sent before there was one."""
+        if self._marks & FIN_SENT:
+            try:
+                public.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the peer has finished, too (ENOTCONN)
 
     # --- What is known -----------------------------------------------------------------
 
@@ -323,6 +338,14 @@ class Wire(trio.abc.HalfCloseableStream):
         """Whether something was not sent to its end, and nothing else since."""
         annex = self._annex
         return annex is not None and (bool(annex.unsent) or annex.cut_at == self._octets_out)
+
+    @property
+    def _fin_sent(self) -> bool:
+        """Whether we have sent FIN, here or through the public socket."""
+        public = None if self._annex is None else self._annex.socket
+        if public is not None and public.did_shutdown_SHUT_WR:
+            self._marks |= FIN_SENT
+        return bool(self._marks & FIN_SENT)
 
     @property
     def _unsent(self) -> int:
@@ -382,7 +405,7 @@ class Wire(trio.abc.HalfCloseableStream):
         return self._channel
 
     def _open_for_sending(self) -> Channel:
-        if self._marks & FIN_SENT:
+        if self._fin_sent:
             raise SocketClosedError(
                 f"this side has finished sending to {self.remote_address} (send_eof or disconnect)"
             )
@@ -406,13 +429,15 @@ class Wire(trio.abc.HalfCloseableStream):
             return self._closed_elsewhere()
         annex = self._annexed()
         if annex.broken is None:
-            annex.broken = OSError(error.errno, error.strerror)  # without its traceback
+            annex.broken = OSError(*error.args)  # without its traceback
             self._has_broken()
-        return ConnectionBrokenError(
-            f"the connection with {self.remote_address} is broken: {error.strerror or error}",
+        broken = ConnectionBrokenError(
+            f"the connection with {self.remote_address} is broken: {error}",
             status=status_of(error),
             connection=self,
         )
+        broken.__cause__ = OSError(*error.args)
+        return broken
 
 
 _CLOSED_ELSEWHERE = frozenset({errno.EBADF, errno.ENOTSOCK})

@@ -790,9 +790,9 @@ class Endpoint:
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
         """Receive into ``buffer``; return how many octets, 0 after the peer's FIN."""
-        view = memoryview(buffer).cast("B")
-        data = self.recv(nbytes or view.nbytes, flags)
-        view[: len(data)] = data
+        with memoryview(buffer).cast("B") as view:
+            data = self.recv(nbytes or view.nbytes, flags)
+            view[: len(data)] = data
         return len(data)
 
     def send(self, data: Octets, flags: int = 0, /) -> int:  # noqa: ARG002 - MSG_MORE is a hint

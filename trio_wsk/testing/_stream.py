@@ -119,9 +119,13 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             while data is None:
                 await self._wait(READ)
                 data = self._receive_now(size)
-            return data
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # Who goes on after each error must not stop the run.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         finally:
             self._is_receiving = False
+        return data
 
     def _receive_now(self, size: int) -> bytes | None:
         self._check_not_closed()
@@ -148,24 +152,30 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._begin_sending("send_all")
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            view = data if type(data) is bytes else memoryview(data).cast("B")
-            sent = self._send_now(view)
-            if sent == len(view):
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return
-            view = memoryview(view)
-            while sent < len(view):
-                taken = self._send_now(view[sent:])
-                sent += taken
-                if not taken:
-                    await self._wait(WRITE)
+            with memoryview(data).cast("B") as view:
+                await self._send_all(view)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         finally:
             self._is_sending = False
+
+    async def _send_all(self, view: memoryview) -> None:  # noqa: ASYNC910 - one of the two
+        sent = self._send_now(view)
+        if sent == len(view):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while sent < len(view):
+            with view[sent:] as rest:
+                taken = self._send_now(rest)
+            sent += taken
+            if not taken:
+                await self._wait(WRITE)
 
     def _send_now(self, data: Octets) -> int:
         self._check_can_send()
         taken = self._endpoint.put(data)
-        self._endpoint.wire.flush()
+        if taken:  # else what comes now would be no news to who waits next
+            self._endpoint.wire.flush()
         return taken
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -175,8 +185,13 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         """
         self._begin_sending("wait_send_all_might_not_block")
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._check_not_closed()
             await self._wait(WRITE, passed=True)
             self._check_can_send()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
         finally:
             self._is_sending = False
 
@@ -194,10 +209,9 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         """
         if self._is_sending:
             raise trio.BusyResourceError("another task is sending to this stream")
-        self._check_not_closed()
         self._is_sending = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await trio.lowlevel.checkpoint()
             while self._endpoint.phase is Phase.SYN_SENT:
                 await self._wait(WRITE)
             self._check_not_closed()
@@ -205,14 +219,12 @@ class MemoryStream(trio.abc.HalfCloseableStream):
                 self._check_not_broken()
                 self._endpoint.finish_sending()
                 self._endpoint.wire.flush()
-            await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._is_sending = False
 
     def _begin_sending(self, call: str) -> None:
         if self._is_sending:
             raise trio.BusyResourceError(f"{call}() while another task is sending to this stream")
-        self._check_not_closed()
         self._is_sending = True
 
     # --- Ending ------------------------------------------------------------------------
@@ -289,7 +301,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             number = endpoint.error or errno.EPIPE
             error = OSError(number, os.strerror(number))
             raise trio.BrokenResourceError(
-                f"the connection with {endpoint.remote_address} is broken: {error.strerror}"
+                f"the connection with {endpoint.remote_address} is broken: {error}"
             ) from error
 
 
