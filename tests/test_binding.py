@@ -326,6 +326,23 @@ async def test_search_for_a_common_port_is_bounded(monkeypatch: pytest.MonkeyPat
         assert before == open_descriptors()
 
 
+async def test_other_errors_are_no_reason_to_search_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another port would not mend, as an address that nobody here has, is an error at once."""
+    attempts = []
+
+    def bind(sockaddr: Any) -> Any:
+        attempts.append(sockaddr[0])
+        return sockaddr
+
+    wrap_socket(monkeypatch, bind=bind)
+
+    with pytest.raises(BindError) as caught:
+        await PortableTransport.tcp(0, host=[OURS_ALONE, "192.0.2.1"]).bind()
+
+    assert errno.EADDRNOTAVAIL == caught.value.errno
+    assert [OURS_ALONE, "192.0.2.1"] == attempts
+
+
 @pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL], ids=errno.errorcode.get)
 @pytest.mark.parametrize("host", [None, "localhost"])
 async def test_machine_without_ipv6_listens_on_ipv4(

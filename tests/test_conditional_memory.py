@@ -1256,6 +1256,28 @@ async def test_peek_after_the_handshake(autojump_clock: MockClock) -> None:
 # --- Limits -----------------------------------------------------------------------------------
 
 
+async def test_handshakes_under_way_count_as_pending(autojump_clock: MockClock) -> None:
+    """Who was let through and is in the handshake yet is pending, beside who has no verdict."""
+    scene = Scene(latency=1.0)
+    async with open_listening_socket(
+        transport=scene.transport(), dispatch=scene.dispatch(), inspect_point=BEFORE
+    ) as scene.listening:
+        first = scene.open()
+        await trio.sleep(1.1)  # its SYN has come
+        (request,) = scene.requests
+
+        assert Status.SUCCESS is scene.listening.inspect_complete(request.inspect_id, ACCEPT)
+
+        second = scene.open()
+        await trio.sleep(1.1)  # the second SYN has come, and the first one's ACK has not
+        counted = scene.listening.statistics()
+
+        assert 2 == counted.inspected == counted.pending == counted.pending_most
+
+        first.reset()
+        second.reset()
+
+
 async def test_syns_beyond_max_pending_wait(autojump_clock: MockClock) -> None:
     """
     Before the handshake, with ``overflow="wait"`` and a backlog of one: one is inspected, one
