@@ -186,7 +186,7 @@ class LoggingObserver:
 
     Lines of one kind come at most once in ``repeat_seconds``; the next one says how many
     were held back. Everything else that happens is in ``statistics()``. What the logger itself
-    fails to write goes to standard error (`logging.lastResort`).
+    fails to write goes to standard error (``logging.lastResort``).
 
     Args:
       logger: Where to; the logger ``trio_wsk`` by default.
