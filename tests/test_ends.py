@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import select
 import socket
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.pairs import await_event, descriptor_of, open_event_pair, open_pair, receive_all
+from tests.pairs import (
+    await_event,
+    descriptor_of,
+    open_event_pair,
+    open_pair,
+    receive_all,
+    receive_exactly,
+)
 from tests.support import PATIENCE, connect, fate_of, open_descriptors, reset, until
 from trio_wsk import (
     Connection,
@@ -18,8 +26,10 @@ from trio_wsk import (
     ConnectionDispatch,
     EndReason,
     EventMask,
+    Irp,
     ListenDispatch,
     SocketClosedError,
+    Status,
     _farewell,
     open_listening_socket,
     open_server,
@@ -29,7 +39,7 @@ from trio_wsk._events import ABORTIVE, GRACEFUL
 from trio_wsk._farewell import SILENT_SECONDS, TOTAL_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio.testing import MockClock
 
@@ -696,3 +706,148 @@ async def test_public_socket_does_what_trios_does() -> None:
         sock.shutdown(socket.SHUT_WR)
 
         assert sock.did_shutdown_SHUT_WR
+
+
+# --- What is queued when the block ends ------------------------------------------------
+
+
+@asynccontextmanager
+async def outliving(
+    use: Callable[[Connection], object],
+) -> AsyncIterator[tuple[Connection, trio.SocketStream]]:
+    """Have an awaited connection used in its block, which then ends."""
+    async with open_listening_socket(0, host="127.0.0.1") as listening:
+        client = await connect(listening.local_addresses[0])
+        connection = await listening.accept()
+        use(connection)
+        await wait_all_tasks_blocked()
+    try:
+        yield connection, client
+    finally:
+        connection.close()
+        client.socket.close()
+
+
+async def test_what_is_queued_outlives_the_block() -> None:
+    """
+    An awaited connection with something queued is not reset when its block ends: the rest is
+    sent, in order and before what a task sends after it; its Irp completes, and FIN follows.
+    """
+    size = 1 << 24
+    irps: list[Irp[int]] = []
+    sent: list[int] = []
+
+    def use(connection: Connection) -> None:
+        connection.send_nowait(bytes(size))
+        irps.append(connection.queue_send(b"irp"))
+
+    async with outliving(use) as (connection, client), trio.open_nursery() as nursery:
+
+        async def go_on() -> None:
+            await connection.send_all(b"task")
+            sent.append((await irps[0].wait()).unwrap())
+            await connection.aclose()
+
+        nursery.start_soon(go_on)
+        await wait_all_tasks_blocked()
+
+        assert bytes(size) + b"irp" + b"task" == await receive_all(client)
+
+    assert [3] == sent
+
+
+async def test_what_is_queued_is_sent_though_its_owner_only_receives() -> None:
+    """Nobody has to do anything for it."""
+    async with outliving(lambda connection: connection.send_nowait(bytes(1 << 24))) as (
+        connection,
+        client,
+    ):
+        await receive_exactly(client, 1 << 24)
+        await client.send_all(b"answer")
+
+        assert b"answer" == await connection.receive_some()
+
+
+async def test_a_queue_behind_a_task_is_sent_after_the_block() -> None:
+    """A task that was sending when the block ended is followed by what was queued behind it."""
+    async with trio.open_nursery() as nursery:
+        async with open_listening_socket(0, host="127.0.0.1") as listening:
+            client = await connect(listening.local_addresses[0])
+            connection = await listening.accept()
+            nursery.start_soon(connection.send_all, bytes(1 << 24))
+            await wait_all_tasks_blocked()
+            connection.send_nowait(b"behind")
+            await wait_all_tasks_blocked()
+
+        assert bytes(1 << 24) + b"behind" == await receive_exactly(client, (1 << 24) + 6)
+
+    await connection.aclose()
+    await client.aclose()
+
+
+async def test_disconnect_before_the_block_ends_sends_all_and_fin() -> None:
+    """What is queued, last data and FIN come, though the block has ended meanwhile."""
+
+    def use(connection: Connection) -> None:
+        connection.send_nowait(bytes(1 << 24))
+        connection.disconnect(data=b"bye")
+
+    async with outliving(use) as (_, client):
+        assert bytes(1 << 24) + b"bye" == await receive_all(client)
+
+
+async def test_peer_that_resets_or_does_not_read_holds_nothing_after_the_block(
+    mock_clock: MockClock,
+) -> None:
+    """What is queued after the block is dropped with its peer; before FIN it has its time."""
+    async with outliving(lambda connection: connection.send_nowait(bytes(1 << 24))) as (
+        connection,
+        client,
+    ):
+        await wait_all_tasks_blocked()
+        reset(client)
+        await wait_all_tasks_blocked()
+        with pytest.raises(ConnectionBrokenError):
+            await connection.send_all(b"x")
+
+    def use(connection: Connection) -> None:
+        connection.send_nowait(bytes(1 << 24))
+        connection.disconnect()
+
+    async with outliving(use) as (connection, client):
+        for _ in range(3):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(TAKING_SECONDS)
+        await wait_all_tasks_blocked()
+
+        assert connection.closed
+        assert "reset" == await fate_of(client)
+
+
+async def test_somebody_who_waits_for_the_socket_does_not_keep_the_queue() -> None:
+    """A task of the owner's may wait for the public socket; what is queued goes on after it."""
+    async with (
+        outliving(lambda connection: connection.send_nowait(bytes(1 << 24))) as (
+            connection,
+            client,
+        ),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(connection.socket.wait_writable)
+        await wait_all_tasks_blocked()
+        await receive_exactly(client, 1 << 24)
+
+
+async def test_completion_routine_that_is_due_makes_a_connection_the_blocks() -> None:
+    """Nobody would be there to call it: the connection ends with its block, and it is called."""
+    completed: list[Status] = []
+
+    def use(connection: Connection) -> None:
+        connection.queue_send(
+            bytes(1 << 24), on_completion=lambda irp: completed.append(irp.status)
+        )
+
+    async with outliving(use) as (connection, client):
+        assert [Status.CANCELLED] == completed
+        assert connection.closed
+        assert "reset" == await fate_of(client)

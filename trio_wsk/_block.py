@@ -190,11 +190,15 @@ class Block:
     def finish(self) -> None:
         """Reset what is still event-driven, and do the work that is left.
 
+        What only has something queued goes on without the block.
+
         For after the pump has ended, cancelled perhaps: a completion routine is called
         on every path. Ctrl-C waits until all is done.
         """
+        outliving = [each for each in self.event_driven if each._outlives_block]
+        ending = self.event_driven.difference(outliving)
         try:
-            _do_all([partial(each._abort, EndReason.BLOCK_ENDED) for each in self.event_driven])
+            _do_all([partial(each._abort, EndReason.BLOCK_ENDED) for each in ending])
         finally:
             if self.farewells is not None:
                 self.farewells.close()
@@ -205,6 +209,8 @@ class Block:
             finally:
                 if self._pump_started:
                     self.readiness.close()
+                for each in outliving:
+                    each._leave_block()
 
     def _work_off(self) -> None:
         """Do what is posted now, and not what that posts: a routine may do so for ever."""

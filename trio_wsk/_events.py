@@ -29,7 +29,7 @@ import trio
 
 from . import _records as records
 from ._arguments import are_events, shown
-from ._block import FAILED, LINGER_SECONDS, TAKING_OCTETS
+from ._block import FAILED, LINGER_SECONDS, TAKING_OCTETS, TAKING_SECONDS
 from ._callers import check_ending_caller
 from ._dispatch import ConnectionDispatch, Taken
 from ._end_reason import EndReason
@@ -41,7 +41,7 @@ from ._errors import (
     SocketClosedError,
 )
 from ._irp import Irp
-from ._readiness import ENDED, READ, URGENT, WRITE, EpollReadiness
+from ._readiness import ENDED, LOOK_SECONDS, READ, URGENT, WRITE, EpollReadiness
 from ._records import ConnectionEnded
 from ._status import DISCONNECT, RECEIVE, SEND_BACKLOG, EventMask, Status
 from ._verdict import InspectId
@@ -181,6 +181,43 @@ class EventSide(Wire):
         """
         if not self._enabled and not self._unsent and self._owner is None:
             self._block.event_driven.discard(self)
+
+    @property
+    def _outlives_block(self) -> bool:
+        """Whether only what is queued needs the pump, and nobody to call back when it is sent."""
+        annex = self._annex
+        return (
+            not self._enabled
+            and self._owner is None
+            and annex is not None
+            and not annex.routines_due
+            and not any(each.irp and each.irp.on_completion for each in annex.queue or ())
+        )
+
+    def _leave_block(self) -> None:
+        """The block has ended: what is queued is sent by a task of the run's."""
+        self._block.event_driven.discard(self)
+        if self._watch is not None:
+            self._watch.sink = None
+        trio.lowlevel.spawn_system_task(
+            self._send_queue, name="trio_wsk: send queue of a connection that outlives its block"
+        )
+
+    async def _send_queue(self) -> None:  # noqa: ASYNC910 - a task of its own
+        """Send what is queued, while no task stands in line that does it."""
+        try:
+            while self._channel is not None and self._unsent and self._sending != ACTIVE:
+                with trio.move_on_after(TAKING_SECONDS) as scope:
+                    await self._wait(WRITE, passed=True)
+                if scope.cancelled_caught and self._annexed().fin_wanted:
+                    self._abort(EndReason.TIMED_OUT)
+                else:
+                    self._flush()
+        except (ConnectionBrokenError, SocketClosedError):
+            self._drop_queue()  # whoever awaits this connection finds out by himself
+        except trio.BusyResourceError:  # somebody waits for the public socket
+            await trio.sleep(LOOK_SECONDS)
+            self._leave_block()
 
     def _disable(self, event: EventMask) -> Status:
         """Disable one event."""
@@ -350,8 +387,9 @@ class EventSide(Wire):
 
     def _hear_of_room(self) -> None:
         """Hear when the kernel takes more to send."""
-        watch = self._watched()
-        self._arm(watch.home or self._block.readiness, watch, WRITE)
+        if not self._block.ended:  # else a task waits for that
+            watch = self._watched()
+            self._arm(watch.home or self._block.readiness, watch, WRITE)
 
     def _watched(self) -> Watch:
         if self._watch is not None:
@@ -389,6 +427,8 @@ class EventSide(Wire):
         if not self._block.ended:
             if annex.queue is not None or annex.fin_wanted:
                 self._schedule(WRITE)
+        elif annex.unsent:
+            self._leave_block()
         elif annex.fin_wanted:
             with suppress(ConnectionBrokenError):
                 self._send_fin()
