@@ -166,16 +166,23 @@ class Intake:
         if self._transport.has_more():
             self.on_edge()
 
-    def take_for_caller(self) -> None:
+    def take_for_caller(self, *, waits: bool) -> None:
         """Somebody has queued an accept: look at once, on their stack, for what is there.
 
         Callbacks run in the pump only, so not if there is an inspector.
+
+        Args:
+          waits: Whether they wait for what is to come. If not, the system is asked, at the
+            price of an accept(2) that finds nothing.
         """
         if self._conditional is not None:
             self._conditional.has_room_again()
-        elif self.mode is DELIVER and not self._backing_off and self._transport.has_more():
-            self._take_batch(indicate=False)
-            self._come_back_for_more()
+        elif self.mode is DELIVER and not self._backing_off:
+            if not waits:
+                self._transport.look()
+            if self._transport.has_more():
+                self._take_batch(indicate=False)
+                self._come_back_for_more()
 
     def _take_batch(self, *, indicate: bool) -> None:
         """Take up to `BATCH` requests from the transport, and each to its place.

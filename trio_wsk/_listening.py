@@ -251,6 +251,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     ) -> Connection:
         """Return a connection that is there already.
 
+        The system is asked, so that who waits in its backlog is found, at the price of an
+        accept(2) for each call. With an inspector only what it has let through is there.
+
         Raises:
           WouldBlockError: none is there, or others are queued for it.
           SocketClosedError, ForcedClosedError, InvalidParameterError: as for `accept`.
@@ -258,7 +261,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         check_caller(self._block.home, "listening.accept_nowait")
         _check_connection_dispatch("accept_nowait", dispatch)
         acceptor = TaskAcceptor(context, dispatch)
-        self._enqueue(acceptor)
+        self._enqueue(acceptor, waits=False)
         if acceptor.connection is None:
             self._delivery.withdraw(acceptor)
             if acceptor.error is not None:
@@ -307,7 +310,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._enqueue(acceptor)
         return acceptor.irp
 
-    def _enqueue(self, acceptor: Acceptor) -> None:
+    def _enqueue(self, acceptor: Acceptor, *, waits: bool = True) -> None:
         """Serve the acceptor from what is there, or queue it."""
         self._check_listening()
         while True:
@@ -317,7 +320,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             if self._is_alive(request):
                 self._hand_over(acceptor, request)
                 return
-        self._intake.take_for_caller()
+        self._intake.take_for_caller(waits=waits)
 
     def _is_alive(self, request: TransportRequest) -> bool:
         """See whether a parked request is still worth having; drop it if not."""

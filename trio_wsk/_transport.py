@@ -433,6 +433,13 @@ class Transport(ABC):
     def has_more(self) -> bool:
         """Whether `next_request` is worth asking without an edge."""
 
+    def look(self) -> None:  # noqa: B027 - most transports know at once who has come
+        """Find who has come, also where no edge has told of it yet: somebody wants to know now.
+
+        Afterwards `has_more` and `next_request` know of every connection that the system has
+        by then, if requests appear after the handshake. Never waits, and tells no edge.
+        """
+
     def keep_spare(self) -> bool:
         """Set a descriptor aside for `shed`; False if there is none to be had."""
         return False

@@ -267,6 +267,13 @@ def keep_only_the_newest(self: Any) -> Any:
     return self.wrapped(request)
 
 
+def reset_the_next(self: Any) -> None:
+    """Reset the request that is the next."""
+    request = self.real.next_request()
+    if request is not None:
+        request.reset()
+
+
 def approve_at_once(self: Any) -> Any:
     """Answer before anybody has decided."""
     request = self.real.next_request()
@@ -481,6 +488,16 @@ MUTANTS = [
         check="has_more_agrees",
         says="has_more() is false although edge was called",
         transport={"has_more": lambda self: False},
+    ),
+    Mutant(
+        check="look_finds_who_has_connected",
+        says="after look() has_more() stays false",
+        transport={"look": reset_the_next},
+    ),
+    Mutant(
+        check="look_finds_who_has_connected",
+        says="after look() there is no request",
+        transport={"look": reset_the_next, "has_more": lambda self: True},
     ),
     # Requests.
     Mutant(

@@ -38,6 +38,7 @@ __all__ = [
     "inspect_point_is_chosen_or_refused",
     "leave_says_what_it_does",
     "listen_comes_after_bind",
+    "look_finds_who_has_connected",
     "no_request_before_listen",
     "numbers_never_repeat",
     "requests_come_in_order",
@@ -185,6 +186,26 @@ async def has_more_agrees(stage: Stage) -> None:
     stage.take(peer, request)
     assert stage.next_request() is None, "one peer has connected, and two requests came"
     assert not stage.transport.has_more(), "has_more() is true after next_request() returned None"
+
+
+@check(after_handshake)
+async def look_finds_who_has_connected(stage: Stage) -> None:
+    """After look(), whoever has connected is there, once."""
+
+    def found() -> bool:
+        stage.transport.look()
+        return stage.transport.has_more()
+
+    await stage.listen()
+    stage.drain()
+    peer = await stage.peer()
+    await peer.connected()
+    await stage.until(found, "a peer has connected, and after look() has_more() stays false")
+    request = stage.next_request()
+    assert request is not None, "a peer has connected, and after look() there is no request"
+    stage.take(peer, request)
+    stage.transport.look()
+    assert stage.next_request() is None, "one peer has connected, and after look() two came"
 
 
 @check()

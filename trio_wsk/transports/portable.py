@@ -221,6 +221,12 @@ class PortableTransport(SocketTransport):
         """Whether a socket has not said yet that it has no more."""
         return bool(self._ready)
 
+    def look(self) -> None:
+        """Have each socket asked: the kernel knows of connections before epoll is asked of them."""
+        for source in self._sources:
+            if not source.is_ready:
+                self._has_become_ready(source)
+
     def keep_spare(self) -> bool:
         """Set a descriptor aside for `shed`; False if there is none to be had."""
         self._keeps_spare = True
