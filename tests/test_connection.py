@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +33,7 @@ from trio_wsk import (
     EventMask,
     InvalidDeviceStateError,
     InvalidParameterError,
+    NoSocketError,
     SocketBusyError,
     SocketClosedError,
     Status,
@@ -629,6 +631,85 @@ async def test_socket_shares_the_one_descriptor(place: dict[str, Any]) -> None:
     with pytest.raises(SocketClosedError):
         _ = connection.socket
     await client.aclose()
+
+
+async def test_closed_connection_has_no_socket() -> None:
+    """After the end `.socket` is not there, to those who ask politely as well."""
+    async with open_pair() as (connection, _):
+        assert hasattr(connection, "socket")
+
+        await connection.aclose()
+
+        assert not hasattr(connection, "socket")
+        assert None is getattr(connection, "socket", None)
+        with pytest.raises(NoSocketError, match="this side has closed the connection") as caught:
+            _ = connection.socket
+        assert isinstance(caught.value.__cause__, SocketClosedError)
+
+
+async def test_connection_can_be_weakly_referenced() -> None:
+    """Who keeps something beside a connection need not keep the connection."""
+    async with open_pair() as (connection, _):
+        beside = weakref.WeakKeyDictionary({connection: "beside"})
+
+        assert "beside" == beside[connection]
+        assert connection is weakref.ref(connection)()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_fin_that_the_connection_has_sent_is_the_streams_too(when: str) -> None:
+    """
+    After ``connection.send_eof()``, whether it was taken before or after that, a
+    `trio.SocketStream` of the socket says that sending is over, and receives what comes.
+    """
+    async with open_pair() as (connection, client):
+        if when == "before":
+            _ = connection.socket
+        await connection.send_eof()
+        stream = trio.SocketStream(connection.socket)
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.send_all(b"x")
+        await stream.send_eof()
+
+        assert b"" == await client.receive_some()
+
+        await client.send_all(b"answer")
+        await client.send_eof()
+
+        assert b"answer" == await receive_all(stream)
+
+
+async def test_fin_that_the_stream_has_sent_is_the_connections_too() -> None:
+    """
+    After ``send_eof()`` of a `trio.SocketStream` of the socket the connection says that this side
+    has finished, is not broken, and receives what comes up to the peer's FIN.
+    """
+    async with open_pair() as (connection, client):
+        await trio.SocketStream(connection.socket).send_eof()
+        calls: list[Callable[[], Any]] = [
+            lambda: connection.send_all(b"x"),
+            connection.wait_send_all_might_not_block,
+        ]
+        for call in calls:
+            with pytest.raises(SocketClosedError, match="has finished sending"):
+                await call()
+        plain_calls: list[Callable[[], Any]] = [
+            lambda: connection.send_nowait(b"x"),
+            lambda: connection.queue_send(b"x"),
+            lambda: connection.disconnect(data=b"x"),
+        ]
+        for plain in plain_calls:
+            with pytest.raises(SocketClosedError, match="has finished sending"):
+                plain()
+        await connection.send_eof()
+        connection.disconnect()
+
+        assert b"" == await client.receive_some()
+
+        await client.send_all(b"answer")
+        await client.send_eof()
+
+        assert b"answer" == await receive_all(connection)
 
 
 async def test_socket_stream_works_on_the_socket() -> None:

@@ -120,6 +120,7 @@ def test_error_is_what_its_row_says(name: str) -> None:
         "ValueError": ValueError,
         "RuntimeError": RuntimeError,
         "OSError": OSError,
+        "AttributeError": AttributeError,
         "—": WskError,
     }.get(other) or getattr(trio, other.removeprefix("trio."))
 

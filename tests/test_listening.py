@@ -91,6 +91,11 @@ async def clients_of(listening: ListeningSocket, count: int) -> list[trio.Socket
     return [connect_now(listening.local_addresses[0]) for _ in range(count)]
 
 
+def names_of(sockets: list[trio.socket.SocketType]) -> list[Any]:
+    """Say where sockets are bound."""
+    return [sock.getsockname() for sock in sockets]
+
+
 def names(streams: list[trio.SocketStream]) -> list[Any]:
     """Say who the clients are, as their servers see them."""
     return [stream.socket.getsockname() for stream in streams]
@@ -1006,6 +1011,66 @@ async def test_error_in_the_middle_of_a_batch_comes_after_it() -> None:
             await trio.sleep(PATIENCE)
     assert {"failed": 1} == listening.statistics().dropped
     balance(listening)
+
+
+@pytest.mark.parametrize("place", ["ports", "path"])
+async def test_closing_a_public_socket_closes_the_listening_socket(
+    place: str, tmp_path: Path
+) -> None:
+    """
+    Who closes one of ``listening.sockets`` closes all: the task in accept() is told, a queued Irp
+    is cancelled, what is tried afterwards is refused, and the block ends in peace.
+    """
+    places: dict[str, dict[str, Any]] = {
+        "ports": {"port": 0, "host": ["127.0.0.1", "127.0.0.2"]},
+        "path": {"path": tmp_path / "app.sock"},
+    }
+
+    async def accept(listening: ListeningSocket) -> None:
+        with pytest.raises(trio_wsk.SocketClosedError):
+            await listening.accept()
+
+    with trio.fail_after(PATIENCE):
+        async with open_listening_socket(**places[place]) as listening:
+            irp = listening.queue_accept()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(accept, listening)
+                await trio.testing.wait_all_tasks_blocked()
+                listening.sockets[-1].close()
+
+            await irp.wait()
+
+            assert Status.CANCELLED is irp.status
+
+            for call in (listening.accept_nowait, listening.queue_accept):
+                with pytest.raises(trio_wsk.SocketClosedError):
+                    call()
+            for address in listening.local_addresses:
+                with pytest.raises(OSError):  # noqa: PT011 - which one depends on the family
+                    connect_now(address)
+
+
+async def test_closed_public_socket_is_no_failure_to_who_asks_at_once() -> None:
+    """In the instant in which it was closed, accept_nowait() says that it is closed."""
+    async with open_listening_socket(0, host=HOST) as listening:
+        listening.socket.close()
+        with pytest.raises(trio_wsk.SocketClosedError):
+            listening.accept_nowait()
+
+
+async def test_public_sockets_are_those_of_the_addresses() -> None:
+    """``listening.sockets`` has one for each address, in their order; afterwards there are none."""
+    async with open_listening_socket(0, host=["127.0.0.1", "127.0.0.2"]) as listening:
+        sockets = listening.sockets
+
+        assert [each.sockaddr for each in listening.local_addresses] == names_of(sockets)
+        assert sockets[0] is listening.socket
+        assert sockets == listening.sockets
+
+    assert [] == listening.sockets
+    assert not hasattr(listening, "socket")
+    with pytest.raises(trio_wsk.NoSocketError, match="closed, and so has no socket"):
+        _ = listening.socket
 
 
 async def test_descriptor_closed_behind_our_back_is_a_failure() -> None:

@@ -22,6 +22,7 @@ from ._end_reason import EndReason
 from ._errors import (
     ConnectionBrokenError,
     InvalidParameterError,
+    NoSocketError,
     SocketBusyError,
     SocketClosedError,
 )
@@ -61,7 +62,7 @@ class Connection(EventSide):
     that is due, belongs to the block and is reset when it ends.
     """
 
-    __slots__ = ("context",)
+    __slots__ = ("__weakref__", "context")
 
     def __init__(
         self, channel: Channel, request: TransportRequest, block: Block, context: object = None
@@ -129,11 +130,15 @@ class Connection(EventSide):
         descriptor: closing either closes both, and FIN that one has sent the other has.
 
         Raises:
-          SocketClosedError: the connection is closed.
+          NoSocketError: the connection is closed, so that there is none any more. It is an
+            AttributeError as well: ``getattr(connection, "socket", None)`` is None then.
           AttributeError: the transport's connections are no sockets.
         """
         check_caller(self._block.home, "connection.socket")
-        channel = self._open_channel()
+        channel = self._channel
+        if channel is None:
+            reason = self._closed_here()
+            raise NoSocketError(f"{reason}, and so has no socket any more") from reason
         annex = self._annexed()
         if annex.socket is None:
             watch = self._watched()  # which knows the descriptor when its owner has closed it

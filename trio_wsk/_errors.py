@@ -9,6 +9,7 @@
     │   ├── InvalidDeviceStateError   + RuntimeError              right call, wrong time
     │   ├── SocketBusyError           + trio.BusyResourceError    another task is at it
     │   └── SocketClosedError         + trio.ClosedResourceError  closed on our side
+    │       └── NoSocketError         + AttributeError            so it has no .socket
     │
     ├── the peer's
     │   └── ConnectionBrokenError     + trio.BrokenResourceError  the peer ended it
@@ -43,6 +44,7 @@ __all__ = [
     "InspectPointError",
     "InvalidDeviceStateError",
     "InvalidParameterError",
+    "NoSocketError",
     "OperationCancelledError",
     "SocketBusyError",
     "SocketClosedError",
@@ -112,6 +114,15 @@ class SocketClosedError(WskError, trio.ClosedResourceError):
     """
 
     status = Status.CANCELLED
+
+
+class NoSocketError(SocketClosedError, AttributeError):
+    """There is no ``.socket`` any more: the connection, or the listening socket, is closed.
+
+    Yours. It is an AttributeError as well, so that ``hasattr`` and ``getattr`` with a default
+    take it for what it says. Its ``__cause__`` says why it is closed: a `SocketClosedError`, a
+    `ConnectionBrokenError` or a `ForcedClosedError`.
+    """
 
 
 # ------------------------------------------------------------------------------ the peer's

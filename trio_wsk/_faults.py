@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ._errors import ConnectionBrokenError
+from ._errors import ConnectionBrokenError, NoSocketError
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -85,7 +85,7 @@ def is_peer_gone(connection: Connection, error: BaseException) -> bool:
 
     A layer above (TLS, a protocol library) says so in its own words, raised from ours.
     """
-    if not isinstance(error, (trio.BrokenResourceError, OSError)):
+    if not isinstance(error, (trio.BrokenResourceError, OSError, NoSocketError)):
         return False
     return any(
         _is_of(connection, each)

@@ -33,12 +33,14 @@ from ._errors import (
     ForcedClosedError,
     InvalidDeviceStateError,
     InvalidParameterError,
+    NoSocketError,
     SocketClosedError,
     WouldBlockError,
 )
 from ._events import CONNECTION_EVENTS
 from ._intake import BATCH, NO_DESCRIPTORS_POLICIES, REFUSE, Intake, Mode, NoDescriptorsPolicy
 from ._irp import Irp
+from ._public_socket import PublicSocket
 from ._statistics import ListeningCounters, ListeningStatistics
 from ._status import ACCEPT, EventMask, Status
 from ._transport import Transport
@@ -122,6 +124,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self._counters = ListeningCounters()
         self._state = _LISTENING
         self._failure: OSError | None = None
+        self._public: list[PublicSocket] = []
         self._connection_events = 0
         self._intake = Intake(self, on_no_descriptors)
         self._admit: Callable[[Connection], bool] | None = None
@@ -142,20 +145,42 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     @property
     def socket(self) -> trio.socket.SocketType:
-        """The first listening socket itself, for those who look at it; not yours to close.
-
-        Of a Unix socket, ``getsockname()`` gives the temporary name that it was bound to
-        before it was renamed; `local_addresses` has its path.
+        """The first of `sockets`.
 
         Raises:
+          NoSocketError: this listening socket is closed, or has failed. It is an
+            AttributeError as well: ``getattr(listening, "socket", None)`` is None then.
           AttributeError: the transport has no sockets.
-          SocketClosedError, ForcedClosedError: as for `accept`.
         """
-        sockets = self._transport.public_sockets()
-        self._check_listening()
+        if self._state is not _LISTENING:
+            reason = self._why_not()
+            raise NoSocketError(f"{reason}, and so has no socket any more") from reason
+        sockets = self.sockets
         if not sockets:
             raise AttributeError(f"{type(self._transport).__name__} has no sockets")
         return sockets[0]
+
+    @property
+    def sockets(self) -> list[trio.socket.SocketType]:
+        """The listening sockets themselves, one for each of `local_addresses`.
+
+        For those who look at them: none if the transport has none, or when this is closed. Who
+        closes one has closed this listening socket, as with `aclose`.
+
+        Of a Unix socket, ``getsockname()`` gives the temporary name that it was bound to
+        before it was renamed; `local_addresses` has its path.
+        """
+        if self._state is _LISTENING and not self._public:
+            inner = self._transport.public_sockets()
+            self._public = [PublicSocket(each, self) for each in inner]
+        return list(self._public)
+
+    def _close_by_socket(self) -> None:
+        """Close: the owner of a public socket wants it."""
+        self._close()
+
+    def _detach_by_socket(self) -> None:
+        """Somebody else has the descriptor: the next accept finds none, which is a failure."""
 
     @property
     def draining(self) -> trio.Event:
@@ -627,6 +652,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             is_failed = state is _FAILED
             self._conditional.close(AbortReason.FAILED if is_failed else AbortReason.CLOSED)
         self._transport.close()
+        self._public = []
         acceptors, parked = self._delivery.drain()
         for request in parked:
             self._drop(request, reason)

@@ -192,7 +192,7 @@ async def has_more_agrees(stage: Stage) -> None:
 async def look_finds_who_has_connected(stage: Stage) -> None:
     """After look(), whoever has connected is there, once."""
 
-    def found() -> bool:
+    def _found() -> bool:
         stage.transport.look()
         return stage.transport.has_more()
 
@@ -200,7 +200,7 @@ async def look_finds_who_has_connected(stage: Stage) -> None:
     stage.drain()
     peer = await stage.peer()
     await peer.connected()
-    await stage.until(found, "a peer has connected, and after look() has_more() stays false")
+    await stage.until(_found, "a peer has connected, and after look() has_more() stays false")
     request = stage.next_request()
     assert request is not None, "a peer has connected, and after look() there is no request"
     stage.take(peer, request)
