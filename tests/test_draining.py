@@ -580,6 +580,29 @@ async def test_long_queue_is_taken_to_its_end(kind: str, way: str, tmp_path: Pat
     assert 1 + count == server.statistics().served
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_who_has_just_come_is_taken(kind: str, tmp_path: Path) -> None:
+    """Whoever connected before drain() was called is served, though nobody has told of him yet."""
+    unix = {"port": None, "host": None, "path": tmp_path / "s"}
+    async with serving(serve_one, **(unix if kind == "unix" else {})) as (server, _):
+        await (first := client_of(server)).send_all(b"x")
+
+        assert b"x" == await said_to(first)
+
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            clients = [client_of(server) for _ in range(3)]
+
+            @nursery.start_soon
+            async def talk() -> None:
+                for client in clients:
+                    await client.send_all(b"x")
+
+                    assert b"x" == await said_to(client)
+
+            assert DrainReport(finished=3, reset=0) == await server.drain(grace=PATIENCE)
+
+
 async def test_queue_is_inspected_behind_those_who_stay() -> None:
     """With an inspector, too: who waits in the queue is asked about beyond the limit."""
     async with (

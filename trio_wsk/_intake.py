@@ -250,9 +250,11 @@ class Intake:
         """
         self.finished = trio.Event()
         is_left = self._transport.leave()
+        if not is_left:
+            self._transport.look()  # for those of whom no edge has told yet
         if self._conditional is not None:
             self._conditional.finish(is_left=is_left)
-        self._block.post(self._take_last)  # when the edges of those who wait have been seen
+        self._block.post(self._take_last)
 
     def _take_last(self) -> None:
         """In the pump: note how many wait, and begin with them.
