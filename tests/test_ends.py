@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from contextlib import asynccontextmanager
@@ -19,7 +20,15 @@ from tests.pairs import (
     receive_all,
     receive_exactly,
 )
-from tests.support import PATIENCE, connect, fate_of, open_descriptors, reset, until
+from tests.support import (
+    PATIENCE,
+    FaultyTransport,
+    connect,
+    fate_of,
+    open_descriptors,
+    reset,
+    until,
+)
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
@@ -37,6 +46,7 @@ from trio_wsk import (
 from trio_wsk._block import TAKING_SECONDS
 from trio_wsk._events import ABORTIVE, GRACEFUL
 from trio_wsk._farewell import SILENT_SECONDS, TOTAL_SECONDS
+from trio_wsk._transport import NoDescriptorsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -423,6 +433,28 @@ async def test_no_more_linger_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 2 == server.statistics().lingering
 
         for client in clients:
+            await client.aclose()
+
+
+async def test_who_lingers_gives_its_descriptor_to_a_new_peer() -> None:
+    """Out of descriptors, a server lets go of who lingers before it has anybody wait."""
+    transport = FaultyTransport.tcp(0, host="127.0.0.1")
+    assert isinstance(transport, FaultyTransport)
+    async with open_server(refuse, transport=transport) as server:
+        first = await connect(server.local_addresses[0])
+        await first.send_all(b"x")
+        await until(lambda: server.statistics().lingering)
+        transport.faults.append(NoDescriptorsError(OSError(errno.EMFILE, "too many open files")))
+        second = await connect(server.local_addresses[0])
+        await second.send_all(b"x")
+        await until(lambda: server.statistics().served == 2)
+
+        assert 1 == server.statistics().lingering
+        assert 0 == server.statistics().listening.accept_backoffs
+
+        for client in (first, second):
+            assert b"413 too large" == await receive_all(client)
+
             await client.aclose()
 
 

@@ -211,6 +211,9 @@ class Intake:
                 self._ignore(fault.error)
                 continue
             except NoDescriptorsError as shortage:
+                farewells = self._block.farewells
+                if farewells is not None and farewells.make_room():
+                    continue  # who waits comes before who is only waited for
                 self._out_of_descriptors(shortage.error)
                 return
             except TransportFailedError as failure:
