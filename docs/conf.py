@@ -131,7 +131,9 @@ def qualify_bare_name(
     What a module imports for its annotations only, autodoc can't resolve: `Outcome` stays
     `Outcome`, where the inventory has `outcome.Outcome`.
     """
-    target = re.sub(r"^trio_wsk\._\w+\.", "", node["reftarget"])  # where it is at home, but private
+    target = node["reftarget"]
+    if "._" in target:  # where it is at home, but private
+        target = re.sub(r"^trio_wsk\.(?:[a-z_]\w*\.)*", "", target)
     bare = IMPORTED_AS.get(target, target)
     ours = env.domains.python_domain
     others = InventoryAdapter(env).main_inventory.values()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_wsk import _readiness
+from trio_wsk._engine import readiness as _readiness
 
 from .support import open_descriptors
 

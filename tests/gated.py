@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from trio_wsk._addresses import Address
+from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._netlink import (
     DUMP,
     NETFILTER,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from trio_wsk import ConnectionRequest
-    from trio_wsk._statistics import ListeningStatistics
+    from trio_wsk._vocabulary.statistics import ListeningStatistics
     from trio_wsk.observers import Record
 
     R = TypeVar("R", bound=Record)

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_wsk._verdict import InspectPoint
+from trio_wsk._vocabulary.verdict import InspectPoint
 from trio_wsk.testing import MemoryNetwork, SegmentKind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from trio_wsk._readiness import Readiness
-    from trio_wsk._transport import PeerEnd, TransportRequest
+    from trio_wsk._engine.readiness import Readiness
     from trio_wsk.testing import MemoryStream, MemoryTransport, Segment
     from trio_wsk.testing._endpoint import Endpoint
     from trio_wsk.testing._memory_transport import MemoryRequest
     from trio_wsk.testing._wire import Wire
+    from trio_wsk.transports._contract import PeerEnd, TransportRequest
 
 SERVER: Final = "192.0.2.1"
 CLIENT: Final = "192.0.2.2"

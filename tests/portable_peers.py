@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_wsk._readiness import EpollReadiness, TrioReadiness
+from trio_wsk._engine.readiness import EpollReadiness, TrioReadiness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.transports import PeerEnd, PortableTransport, Readiness, TransportRequest
     from trio_wsk.transports._accepted import PortableRequest
 

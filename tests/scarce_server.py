@@ -19,7 +19,8 @@ import attrs
 import trio
 
 import trio_wsk
-from trio_wsk import _readiness, observers
+from trio_wsk import observers
+from trio_wsk._engine import readiness as _readiness
 
 from .support import open_descriptors
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsk import Address
-from trio_wsk._transport import next_serial_number
 from trio_wsk.transports import (
     NoDescriptorsError,
     PeerEnd,
@@ -25,6 +24,7 @@ from trio_wsk.transports import (
     TransportRequest,
     Watch,
 )
+from trio_wsk.transports._contract import next_serial_number
 
 from .support import PATIENCE, RESET_ON_CLOSE
 

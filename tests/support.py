@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsk import Address, Connection
-    from trio_wsk._readiness import Readiness, Watch
+    from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk.transports._accepted import PortableRequest
     from trio_wsk.transports._places import Place
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsk._errors import BindError
-from trio_wsk._readiness import task_readiness
+from trio_wsk._engine.readiness import task_readiness
+from trio_wsk._vocabulary.errors import BindError
 from trio_wsk.transports import PortableTransport
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
 from trio_wsk.transports._accept_errors import failure_of
+from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
 
 # accept(2): "Error handling", and what ERRORS says about the connection.
 PEERS = [

@@ -15,8 +15,8 @@ import trio
 from trio.testing import MockClock
 
 from trio_wsk import Connection, InspectAction, InspectPoint, Status, open_listening_socket
-from trio_wsk._transport import FAULTS_IN_A_ROW, NoDescriptorsError, PeerFaultError
 from trio_wsk.observers import AcceptBackoffEnded, AcceptBackoffStarted
+from trio_wsk.transports._contract import FAULTS_IN_A_ROW, NoDescriptorsError, PeerFaultError
 
 from .namespaces import in_own_namespace
 from .seccomp import knows_this_machine, refuse

@@ -15,10 +15,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_wsk import CloseStyle
-from trio_wsk._readiness import HAVE_EPOLL, LOOK_SECONDS, EpollReadiness
-from trio_wsk._transport import IDEAL_SEND_BACKLOG
+from trio_wsk._engine.readiness import HAVE_EPOLL, LOOK_SECONDS, EpollReadiness
 from trio_wsk.transports import PeerEnd, PeerFaultError, PortableTransport
 from trio_wsk.transports._accepted import can_be_silent
+from trio_wsk.transports._contract import IDEAL_SEND_BACKLOG
 
 from .portable_peers import PATIENCE, Keeper, connected, fate_of, leave_with_reset, owning
 from .scripted import spin_until
@@ -27,9 +27,9 @@ from .support import wait_in_task
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from trio_wsk._readiness import Watch
-    from trio_wsk._transport import Channel
+    from trio_wsk._engine.readiness import Watch
     from trio_wsk.transports._accepted import PortableRequest
+    from trio_wsk.transports._contract import Channel
 
     from .portable_peers import Owner
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_wsk._errors import InvalidParameterError
+from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk.transports import listen_fds
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Tests of `trio_wsk._addresses`."""
+"""Tests of `trio_wsk._vocabulary.addresses`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trio_wsk._addresses import Address, AddressSet
+from trio_wsk._vocabulary.addresses import Address, AddressSet
 
 from .strategies import (
     IPAddress,

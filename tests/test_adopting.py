@@ -24,10 +24,10 @@ from trio_wsk import (
     serve,
     serve_events,
 )
-from trio_wsk._addresses import Address
-from trio_wsk._errors import BindError, InvalidParameterError
-from trio_wsk._readiness import task_readiness
-from trio_wsk._status import Status
+from trio_wsk._engine.readiness import task_readiness
+from trio_wsk._vocabulary.addresses import Address
+from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
+from trio_wsk._vocabulary.status import Status
 from trio_wsk.transports import PortableTransport
 
 from .portable_peers import (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_wsk._backoff import Backoff, Recovery
+from trio_wsk._intake.backoff import Backoff, Recovery
 
 MIDDLE = 0.5
 """The chance that makes a wait neither longer nor shorter."""

@@ -34,7 +34,7 @@ from trio_wsk import (
     open_listening_socket,
 )
 from trio_wsk.observers import CloseStyleUnavailable, RequestApproved, RequestRejected
-from trio_wsk.transports.linux._syn import parse
+from trio_wsk.transports._syn import parse
 
 from .before_handshake import (
     CABLES,

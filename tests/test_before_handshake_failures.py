@@ -34,7 +34,7 @@ from trio_wsk import (
     Status,
     open_listening_socket,
 )
-from trio_wsk._verdict import AbortReason
+from trio_wsk._vocabulary.verdict import AbortReason
 from trio_wsk.transports import LinuxTransport
 from trio_wsk.transports._spare import SpareDescriptor
 from trio_wsk.transports.linux._expressions import DROP, segment_to, verdict

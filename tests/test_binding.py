@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from trio_wsk._errors import BindError, InvalidParameterError
-from trio_wsk._readiness import task_readiness
-from trio_wsk._status import Status
+from trio_wsk._engine.readiness import task_readiness
+from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
+from trio_wsk._vocabulary.status import Status
 from trio_wsk.transports import PortableTransport
 
 from .portable_peers import open_descriptors, owning
@@ -23,7 +23,7 @@ from .portable_peers import open_descriptors, owning
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
 # For documentation only (RFC 5737).
 NOT_OURS = "203.0.113.113"

@@ -27,7 +27,7 @@ from trio_wsk import (
     open_listening_socket,
     open_server,
 )
-from trio_wsk._events import LINGER_SECONDS
+from trio_wsk._connection.events import LINGER_SECONDS
 from trio_wsk.observers import CallbackFailed, ConnectionEnded
 
 if TYPE_CHECKING:

@@ -37,16 +37,15 @@ from trio_wsk import (
     Overflow,
     Status,
     Verdict,
-    _conditional_accept,
-    _last_words,
-    _stragglers,
     open_listening_socket,
     open_server,
     serve,
     serve_events,
 )
-from trio_wsk._reused_tasks import MOST_IDLE
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
+from trio_wsk._connection import last_words as _last_words
+from trio_wsk._engine.reused_tasks import MOST_IDLE
+from trio_wsk._inspection import driver as _conditional_accept
+from trio_wsk._inspection import stragglers as _stragglers
 from trio_wsk.observers import (
     CallbackFailed,
     CloseStyleUnavailable,
@@ -58,6 +57,7 @@ from trio_wsk.observers import (
 )
 from trio_wsk.transports import PortableTransport
 from trio_wsk.transports._accepted import can_be_silent
+from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
 
 from .inspecting import ACCEPT, PEND, REJECT, Desk, Silent, check_balance, inspecting
 from .support import (

@@ -26,10 +26,10 @@ from trio_wsk import (
     ListenDispatch,
     ListeningSocket,
     Status,
-    _readiness,
     open_listening_socket,
     open_server,
 )
+from trio_wsk._engine import readiness as _readiness
 
 from .inspecting import ACCEPT, PEND, REJECT, check_balance
 from .support import connect, held, read_to_end, until

@@ -26,9 +26,9 @@ from trio_wsk import (
     Overflow,
     Status,
     Verdict,
-    _conditional_accept,
     open_listening_socket,
 )
+from trio_wsk._inspection import driver as _conditional_accept
 from trio_wsk.observers import (
     CallbackFailed,
     CloseStyleUnavailable,

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from trio_wsk import Connection, ConnectionRequest, Irp
-    from trio_wsk._statistics import ListeningStatistics
+    from trio_wsk._vocabulary.statistics import ListeningStatistics
     from trio_wsk.testing import MemoryHost, MemoryStream, MemoryTransport
 
 EXAMPLES: Final = int(os.environ.get("TRIO_WSK_EXAMPLES", "0"))

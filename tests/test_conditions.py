@@ -18,7 +18,7 @@ from trio_wsk import (
     ListenDispatch,
     Overflow,
 )
-from trio_wsk._conditions import DEFAULT_MAX_PENDING, Conditions, conditions_of
+from trio_wsk._inspection.conditions import DEFAULT_MAX_PENDING, Conditions, conditions_of
 from trio_wsk.transports import PeerEnd
 
 

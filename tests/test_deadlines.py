@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from trio_wsk._deadlines import Deadlines
+from trio_wsk._engine.deadlines import Deadlines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

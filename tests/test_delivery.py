@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trio_wsk._delivery import Delivery, Way
+from trio_wsk._delivery.delivery import Delivery, Way
 
 
 def placed(delivery: Delivery[str, int], *requests: int) -> list[str | Way]:

@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_wsk import (
-    AbortReason,
-    Verdict,
-    _conditional_accept,
-    _faults,
-    _listening,
-    _statistics,
-    pytest_plugin,
-)
+from trio_wsk import AbortReason, Verdict, pytest_plugin
+from trio_wsk._connection import faults as _faults
+from trio_wsk._inspection import driver as _conditional_accept
+from trio_wsk._listening import listening as _listening
+from trio_wsk._vocabulary import statistics as _statistics
 
 from .public_names import public_names
 

@@ -28,7 +28,7 @@ from trio_wsk import (
     Verdict,
     open_server,
 )
-from trio_wsk._intake import BATCH
+from trio_wsk._intake.intake import BATCH
 from trio_wsk.testing import MemoryNetwork
 from trio_wsk.transports import NoDescriptorsError, TransportFailedError
 

@@ -39,14 +39,14 @@ from trio_wsk import (
     ListenDispatch,
     SocketClosedError,
     Status,
-    _farewell,
     open_listening_socket,
     open_server,
 )
-from trio_wsk._block import TAKING_SECONDS
-from trio_wsk._events import ABORTIVE, GRACEFUL
-from trio_wsk._farewell import SILENT_SECONDS, TOTAL_SECONDS
-from trio_wsk._transport import NoDescriptorsError
+from trio_wsk._connection import farewell as _farewell
+from trio_wsk._connection.block import TAKING_SECONDS
+from trio_wsk._connection.events import ABORTIVE, GRACEFUL
+from trio_wsk._connection.farewell import SILENT_SECONDS, TOTAL_SECONDS
+from trio_wsk.transports._contract import NoDescriptorsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Tests of `trio_wsk._errors`."""
+"""Tests of `trio_wsk._vocabulary.errors`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from trio_wsk import _errors
-from trio_wsk._errors import (
+from trio_wsk._vocabulary import errors as _errors
+from trio_wsk._vocabulary.errors import (
     BindError,
     ConnectionBrokenError,
     ForcedClosedError,
@@ -28,7 +28,7 @@ from trio_wsk._errors import (
     WouldBlockError,
     WskError,
 )
-from trio_wsk._status import Status
+from trio_wsk._vocabulary.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

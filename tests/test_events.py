@@ -39,14 +39,14 @@ from trio_wsk import (
     SocketClosedError,
     Status,
     Taken,
-    _events,
     open_listening_socket,
     open_server,
     serve_events,
 )
-from trio_wsk import _records as records
-from trio_wsk._events import ABORTIVE, GRACEFUL, LINGER_SECONDS
-from trio_wsk._wire import RECEIVE_SIZE
+from trio_wsk._connection import events as _events
+from trio_wsk._connection.events import ABORTIVE, GRACEFUL, LINGER_SECONDS
+from trio_wsk._connection.wire import RECEIVE_SIZE
+from trio_wsk._vocabulary import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

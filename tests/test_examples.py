@@ -20,7 +20,7 @@ import trio
 import trio.testing
 
 import trio_wsk
-from trio_wsk import _readiness
+from trio_wsk._engine import readiness as _readiness
 from trio_wsk.observers import CallbackFailed
 
 from .namespaces import in_own_namespace

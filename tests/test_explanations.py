@@ -29,16 +29,21 @@ from trio_wsk import (
     Status,
     Verdict,
     WskError,
-    _readiness,
 )
-from trio_wsk._conditional_accept import REMEMBERED_MOST
-from trio_wsk._conditions import INSPECT_TIMEOUT
-from trio_wsk._inspection import TABLE, Answer, Event, State, Step
-from trio_wsk._last_words import LINGER_MOST, LINGER_SECONDS
-from trio_wsk._statistics import REASONS
-from trio_wsk._stragglers import STRAGGLE_SECONDS
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError
-from trio_wsk._verdict import MESSAGE_LIMIT
+from trio_wsk._connection.last_words import LINGER_MOST, LINGER_SECONDS
+from trio_wsk._engine import readiness as _readiness
+from trio_wsk._inspection.conditions import INSPECT_TIMEOUT
+from trio_wsk._inspection.driver import REMEMBERED_MOST
+from trio_wsk._inspection.stragglers import STRAGGLE_SECONDS
+from trio_wsk._inspection.table import (
+    TABLE,
+    Answer,
+    Event,
+    State,
+    Step,
+)
+from trio_wsk._vocabulary.statistics import REASONS
+from trio_wsk._vocabulary.verdict import MESSAGE_LIMIT
 from trio_wsk.observers import (
     CloseStyleUnavailable,
     ConnectionDropped,
@@ -49,6 +54,7 @@ from trio_wsk.observers import (
 from trio_wsk.testing import MemoryNetwork, TcpState
 from trio_wsk.transports import PortableTransport, _accept_errors
 from trio_wsk.transports._accepted import can_be_silent
+from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError
 
 from .inspecting import ACCEPT, PEND, REJECT, inspecting
 from .support import PATIENCE, connect, connect_now, fate_of, reset, until

@@ -26,8 +26,8 @@ from trio_wsk import (
     open_listening_socket,
     open_server,
 )
-from trio_wsk._faults import is_peer_gone, split_error
-from trio_wsk._tls import check_server_context
+from trio_wsk._connection.faults import is_peer_gone, split_error
+from trio_wsk._serving.tls import check_server_context
 from trio_wsk.transports import PortableTransport
 from trio_wsk.transports._accepted import PortableRequest
 

@@ -30,8 +30,8 @@ from .wire import packet_of, send_segment
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator
 
+    from trio_wsk.transports._syn import Key, Syn
     from trio_wsk.transports.linux._nftables import Gate
-    from trio_wsk.transports.linux._syn import Key, Syn
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has packet queues"),

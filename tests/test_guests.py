@@ -25,7 +25,7 @@ import trio
 import trio.testing
 
 import trio_wsk
-from trio_wsk import _readiness
+from trio_wsk._engine import readiness as _readiness
 
 from .support import connect, open_descriptors
 

@@ -8,8 +8,18 @@ from typing import Final
 
 import pytest
 
-from trio_wsk import Status, _inspection
-from trio_wsk._inspection import ENDED, TABLE, UNDECIDED, Answer, Event, State, Step, step
+from trio_wsk import Status
+from trio_wsk._inspection import table as _inspection
+from trio_wsk._inspection.table import (
+    ENDED,
+    TABLE,
+    UNDECIDED,
+    Answer,
+    Event,
+    State,
+    Step,
+    step,
+)
 
 DRAWN: Final = """
                 INS  ACC  REJ  PEN  C-A  C-R  EST  DEL  LEA  EXP  OVE  CLO

@@ -2,7 +2,7 @@
 Every state that a small world of conditional accept can be in, and what must be true in each.
 
 Two requests, two accepts, the accept event on and off, peers that leave and are noticed at once or
-late, deadlines, limits, and closing. The table `_inspection.TABLE` and `_delivery.Delivery` are the
+late, deadlines, limits, and closing. The table `table.TABLE` and `delivery.Delivery` are the
 real ones; both are free of I/O, so a state of the world is a value, and all of them can be visited,
 breadth first. Run it with ``-s`` to see how many there are.
 
@@ -24,8 +24,15 @@ import attrs
 import pytest
 
 from trio_wsk import Status
-from trio_wsk._delivery import Delivery, Way
-from trio_wsk._inspection import TABLE, UNDECIDED, Answer, Event, State, Step
+from trio_wsk._delivery.delivery import Delivery, Way
+from trio_wsk._inspection.table import (
+    TABLE,
+    UNDECIDED,
+    Answer,
+    Event,
+    State,
+    Step,
+)
 
 Table = Mapping[State, Mapping[Event, Step]]
 Deliveries = Callable[[int], "Delivery[str, int]"]

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 import trio_wsk
 from trio_wsk import Connection, Irp, Status, open_listening_socket
-from trio_wsk._callers import Home
-from trio_wsk._transport import TransportFailedError
+from trio_wsk._engine.callers import Home
+from trio_wsk.transports._contract import TransportFailedError
 
 from .support import FaultyTransport, connect_now, until
 

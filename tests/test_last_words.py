@@ -15,11 +15,11 @@ from trio_wsk import (
     InspectAction,
     ListenDispatch,
     Verdict,
-    _last_words,
     open_listening_socket,
     open_server,
 )
-from trio_wsk._last_words import LINGER_SECONDS
+from trio_wsk._connection import last_words as _last_words
+from trio_wsk._connection.last_words import LINGER_SECONDS
 from trio_wsk.observers import (
     CloseStyleUnavailable,
     ConnectionAccepted,

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from trio_wsk._addresses import Address
+from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._expressions import (
     DROP,
     expression,

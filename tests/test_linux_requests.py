@@ -11,8 +11,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trio_wsk._addresses import Address
-from trio_wsk._transport import PeerEnd
+from trio_wsk._vocabulary.addresses import Address
+from trio_wsk.transports._contract import PeerEnd
+from trio_wsk.transports._syn import Key
 from trio_wsk.transports.linux._requests import (
     FIRST_REPEAT,
     LATER_LOOKS,
@@ -25,7 +26,6 @@ from trio_wsk.transports.linux._requests import (
     Stranger,
     key_of,
 )
-from trio_wsk.transports.linux._syn import Key
 
 Table: TypeAlias = RequestTable[str]
 

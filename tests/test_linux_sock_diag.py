@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_wsk._addresses import Address
+from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._netlink import KernelRefusedError, NetlinkError
 from trio_wsk.transports.linux._sock_diag import ConnectionState, SocketLookup, parse_state
 

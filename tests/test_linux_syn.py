@@ -14,10 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trio_wsk._addresses import Address
-from trio_wsk.transports.linux import _syn
-from trio_wsk.transports.linux._requests import key_of
-from trio_wsk.transports.linux._syn import (
+from trio_wsk._vocabulary.addresses import Address
+from trio_wsk.transports import _syn
+from trio_wsk.transports._syn import (
     NotASynError,
     Syn,
     TcpOption,
@@ -25,6 +24,7 @@ from trio_wsk.transports.linux._syn import (
     parse,
     reset_of,
 )
+from trio_wsk.transports.linux._requests import key_of
 
 from . import strategies
 from .support import PATIENCE

@@ -24,16 +24,16 @@ from trio_wsk import (
     ListenDispatch,
     ListeningSocket,
     Status,
-    _backoff,
     open_listening_socket,
 )
-from trio_wsk._transport import (
+from trio_wsk._intake import backoff as _backoff
+from trio_wsk.transports import PortableTransport
+from trio_wsk.transports._contract import (
     FAULTS_IN_A_ROW,
     NoDescriptorsError,
     PeerFaultError,
     TransportFailedError,
 )
-from trio_wsk.transports import PortableTransport
 
 from .pairs import descriptor_of
 from .portable_peers import no_more_descriptors

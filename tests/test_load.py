@@ -19,7 +19,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_wsk
-from trio_wsk import _readiness
+from trio_wsk._engine import readiness as _readiness
 
 from .clients import PHASES
 from .support import held, until

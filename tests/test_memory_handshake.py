@@ -10,8 +10,8 @@ import trio
 import trio.testing
 
 from trio_wsk import InspectAction, InspectPoint, open_listening_socket
-from trio_wsk._transport import PeerEnd
 from trio_wsk.testing import MemoryNetwork, SegmentKind, TcpState
+from trio_wsk.transports._contract import PeerEnd
 
 from .memory_peers import BEFORE, CLIENT, PLACE, SERVER, Keeper, scene
 

@@ -18,7 +18,7 @@ from trio_wsk import (
     serve,
     serve_events,
 )
-from trio_wsk._readiness import ENDED, READ, WRITE
+from trio_wsk._engine.readiness import ENDED, READ, WRITE
 from trio_wsk.testing import MemoryNetwork, Segment, SegmentKind
 from trio_wsk.testing._memory_readiness import MemoryReadiness, MemoryWatch
 from trio_wsk.testing._timers import Timers

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from trio_wsk._verdict import InspectPoint
+    from trio_wsk._vocabulary.verdict import InspectPoint
     from trio_wsk.testing import MemoryHost, MemoryStream
     from trio_wsk.testing._endpoint import Endpoint
     from trio_wsk.testing._memory_transport import MemoryRequest

@@ -18,15 +18,15 @@ from trio_wsk import (
     Status,
     open_listening_socket,
 )
-from trio_wsk._readiness import TrioReadiness
-from trio_wsk._transport import (
+from trio_wsk._engine.readiness import TrioReadiness
+from trio_wsk._vocabulary.verdict import CloseStyle
+from trio_wsk.testing import MemoryNetwork, SegmentKind
+from trio_wsk.transports._contract import (
     NoDescriptorsError,
     PeerEnd,
     PeerFaultError,
     TransportFailedError,
 )
-from trio_wsk._verdict import CloseStyle
-from trio_wsk.testing import MemoryNetwork, SegmentKind
 
 from .memory_peers import AFTER, BEFORE, CLIENT, PLACE, SERVER, Keeper, scene
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from trio_wsk import Connection
-    from trio_wsk._verdict import InspectPoint
+    from trio_wsk._vocabulary.verdict import InspectPoint
     from trio_wsk.testing import MemoryStream
 
 settled = trio.testing.wait_all_tasks_blocked

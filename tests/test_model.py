@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_leak_in_all")
 
 BATCH: Final = 16
-"""How many are accepted in a row at most: that of `trio_wsk._listening`, said again on purpose."""
+"""How many are accepted in a row at most: that of `trio_wsk._intake.intake`, said again."""
 
 EXAMPLES: Final = int(os.environ.get("TRIO_WSK_EXAMPLES", "0"))
 """How many sequences of operations; 0 is as many as are quick."""

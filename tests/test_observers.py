@@ -10,9 +10,9 @@ import pytest
 
 import trio_wsk
 from trio_wsk import Address, Connection, open_listening_socket, open_server
-from trio_wsk import _records as all_records
-from trio_wsk._block import Block
-from trio_wsk._records import (
+from trio_wsk._connection.block import Block
+from trio_wsk._vocabulary import records as all_records
+from trio_wsk._vocabulary.records import (
     AcceptBackoffEnded,
     AcceptBackoffStarted,
     CallbackFailed,

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from trio_wsk._errors import InvalidParameterError
+from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk.transports._places import checked_backlog, close_all
 
 

@@ -20,13 +20,13 @@ from trio_wsk import (
     InspectPointError,
     InvalidParameterError,
     ProbeReport,
-    _readiness,
     open_listening_socket,
     probe,
 )
-from trio_wsk._addresses import Address
-from trio_wsk._probe import _sum_up
+from trio_wsk._engine import readiness as _readiness
+from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports import _trials
+from trio_wsk.transports._probe import _sum_up
 from trio_wsk.transports._trials import Trial
 from trio_wsk.transports.linux._expressions import expression, queue_target
 from trio_wsk.transports.linux._netlink import KernelRefusedError, be32

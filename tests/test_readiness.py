@@ -37,12 +37,12 @@ from trio_wsk import (
     EventMask,
     ListenDispatch,
     SocketClosedError,
-    _events,
-    _readiness,
     open_listening_socket,
 )
-from trio_wsk._events import GRACEFUL
-from trio_wsk._readiness import (
+from trio_wsk._connection import events as _events
+from trio_wsk._connection.events import GRACEFUL
+from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine.readiness import (
     ENDED,
     HAVE_EPOLL,
     LOOK,

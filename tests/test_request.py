@@ -19,7 +19,7 @@ from trio_wsk import (
     Verdict,
     open_listening_socket,
 )
-from trio_wsk._request import PEEK_LIMIT
+from trio_wsk._inspection.request import PEEK_LIMIT
 
 from .inspecting import ACCEPT, PEND, REJECT, inspecting
 from .scripted import ScriptedTransport

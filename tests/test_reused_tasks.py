@@ -13,8 +13,9 @@ import pytest
 import trio
 import trio.testing
 
-from trio_wsk import _reused_tasks, open_server
-from trio_wsk._reused_tasks import ReusedTasks, cancel_status
+from trio_wsk import open_server
+from trio_wsk._engine import reused_tasks as _reused_tasks
+from trio_wsk._engine.reused_tasks import ReusedTasks, cancel_status
 from trio_wsk.observers import HandlerFailed
 
 from .support import PATIENCE, Spawned, connect, fate_of, leave_open, read_to_end

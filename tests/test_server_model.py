@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import trio_wsk
 from trio_wsk import open_server
-from trio_wsk._intake import BATCH
+from trio_wsk._intake.intake import BATCH
 from trio_wsk.observers import HandlerFailed, LoggingObserver
 
 from .scripted import ScriptedTransport

@@ -26,13 +26,13 @@ from trio_wsk import (
     ListenDispatch,
     Server,
     Status,
-    _readiness,
-    _serving,
     open_server,
     serve,
     serve_events,
 )
-from trio_wsk._transport import TransportFailedError
+from trio_wsk._engine import readiness as _readiness
+from trio_wsk._serving import serving as _serving
+from trio_wsk.transports._contract import TransportFailedError
 
 from .support import (
     PATIENCE,
@@ -51,7 +51,7 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from trio_wsk._records import Record
+    from trio_wsk._vocabulary.records import Record
 
     Handler = Callable[[Any], Awaitable[object]]
 

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from trio_wsk import DrainReport, ListeningStatistics, ServerStatistics, open_server
-from trio_wsk._statistics import REASONS, ListeningCounters
+from trio_wsk._vocabulary.statistics import REASONS, ListeningCounters
 
 
 def picture(counters: ListeningCounters) -> ListeningStatistics:

@@ -1,4 +1,4 @@
-"""Tests of `trio_wsk._status`."""
+"""Tests of `trio_wsk._vocabulary.status`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_wsk import _status
-from trio_wsk._status import EventMask, Status, status_of
+from trio_wsk._vocabulary import status as _status
+from trio_wsk._vocabulary.status import EventMask, Status, status_of
 
 
 def test_statuses_have_the_values_of_ntstatus_h() -> None:

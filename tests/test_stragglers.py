@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_wsk import InspectAction, Status, open_listening_socket
-from trio_wsk._stragglers import STRAGGLE_SECONDS
+from trio_wsk._inspection.stragglers import STRAGGLE_SECONDS
 from trio_wsk.observers import InspectorStraggles
 
 from .inspecting import Silent

@@ -14,10 +14,10 @@ import trio
 import trio.testing
 
 import trio_wsk.transports
-from trio_wsk._errors import InvalidDeviceStateError, SocketClosedError
-from trio_wsk._readiness import EpollReadiness, task_readiness
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
+from trio_wsk._engine.readiness import EpollReadiness, task_readiness
+from trio_wsk._vocabulary.errors import InvalidDeviceStateError, SocketClosedError
 from trio_wsk.transports import PortableTransport
+from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
 
 from .portable_peers import (
     PATIENCE,

@@ -24,7 +24,7 @@ from trio_wsk import (
     Overflow,
     Verdict,
 )
-from trio_wsk._verdict import MESSAGE_LIMIT, as_verdict
+from trio_wsk._vocabulary.verdict import MESSAGE_LIMIT, as_verdict
 
 ACTIONS = list(InspectAction)
 STYLES = [CloseStyle.RESET, CloseStyle.FIN, CloseStyle.SILENT]

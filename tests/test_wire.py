@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from trio_wsk._addresses import Address
+from trio_wsk._vocabulary.addresses import Address
+from trio_wsk.transports._syn import Timestamps, parse
 from trio_wsk.transports.linux._sock_diag import ConnectionState, SocketLookup
-from trio_wsk.transports.linux._syn import Timestamps, parse
 
 from . import wire
 from .gated import ACK, LOOPBACK, RST, SYN, until

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from trio_wsk._addresses import Address
+from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._netlink import CREATE, NetlinkSocket, attribute
 
 from .gated import ACK, FIN, PATIENCE, RST, SYN

@@ -8,12 +8,23 @@ inspected before that; all of it lives inside a nursery. Start with `serve`;
 from __future__ import annotations
 
 from . import observers, transports
-from ._addresses import Address, AddressSet
-from ._conditional_accept import PendingInspections
-from ._connection import Connection
-from ._dispatch import ConnectionDispatch, ListenDispatch, Taken
-from ._end_reason import EndReason
-from ._errors import (
+from ._connection.connection import Connection
+from ._connection.dispatch import ConnectionDispatch, ListenDispatch, Taken
+from ._engine.irp import Irp
+from ._inspection.driver import PendingInspections
+from ._inspection.request import ConnectionRequest
+from ._listening.listening import ListeningSocket, open_listening_socket
+from ._listening.options import EventServerOptions, ListeningOptions, ServerOptions
+from ._listening.socket_streams import SocketStreams
+from ._serving.serving import (
+    Server,
+    open_server,
+    serve,
+    serve_events,
+)
+from ._vocabulary.addresses import Address, AddressSet
+from ._vocabulary.end_reason import EndReason
+from ._vocabulary.errors import (
     BindError,
     ConnectionBrokenError,
     ForcedClosedError,
@@ -27,16 +38,9 @@ from ._errors import (
     WouldBlockError,
     WskError,
 )
-from ._irp import Irp
-from ._listening import ListeningSocket, open_listening_socket
-from ._options import EventServerOptions, ListeningOptions, ServerOptions
-from ._probe import Finding, ProbeReport, probe
-from ._request import ConnectionRequest
-from ._serving import Server, open_server, serve, serve_events
-from ._socket_streams import SocketStreams
-from ._statistics import DrainReport, ListeningStatistics, ServerStatistics
-from ._status import EventMask, Status
-from ._verdict import (
+from ._vocabulary.statistics import DrainReport, ListeningStatistics, ServerStatistics
+from ._vocabulary.status import EventMask, Status
+from ._vocabulary.verdict import (
     AbortReason,
     CloseStyle,
     InspectAction,
@@ -45,6 +49,7 @@ from ._verdict import (
     Overflow,
     Verdict,
 )
+from .transports._probe import Finding, ProbeReport, probe
 
 __all__ = [
     "AbortReason",

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ._probe import probe
-from ._verdict import InspectPoint
+from ._vocabulary.verdict import InspectPoint
+from .transports._probe import probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ._probe import ProbeReport
+    from .transports._probe import ProbeReport
 
 __all__ = ["main"]
 

@@ -26,9 +26,9 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._addresses import Address
-    from ._connection import Connection
-    from ._listening import ListeningSocket
+    from ._connection.connection import Connection
+    from ._listening.listening import ListeningSocket
+    from ._vocabulary.addresses import Address
 
 __all__ = ["BrokenError", "BusyError", "ByteStream", "ClosedError", "Listener"]
 

@@ -18,10 +18,10 @@ from contextlib import suppress
 from functools import singledispatch
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from . import _records as records
-from ._arguments import check_plain_function, checked_seconds
-from ._errors import InvalidParameterError
-from ._records import (
+from ._vocabulary import records
+from ._vocabulary.arguments import check_plain_function, checked_seconds
+from ._vocabulary.errors import InvalidParameterError
+from ._vocabulary.records import (
     AcceptBackoffEnded,
     AcceptBackoffStarted,
     AcceptErrorIgnored,

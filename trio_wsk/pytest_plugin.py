@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from trio_wsk.testing import MemoryHost, MemoryNetwork
+    from .testing import MemoryHost, MemoryNetwork
 
 __all__: list[str] = []  # fixtures are asked for by name, not imported
 
@@ -21,7 +21,7 @@ def memory_network() -> MemoryNetwork:
     """A `trio_wsk.testing.MemoryNetwork` without latency or loss; set them as you like."""
     # pytest loads this module for everybody's tests: it must cost those nothing that have no
     # use for it.
-    from trio_wsk.testing import MemoryNetwork  # noqa: PLC0415
+    from .testing import MemoryNetwork  # noqa: PLC0415
 
     return MemoryNetwork()
 

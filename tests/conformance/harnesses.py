@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from tests.support import connect, reset
-from trio_wsk import Address, InspectPoint, _readiness
+from trio_wsk import Address, InspectPoint
+from trio_wsk._engine import readiness as _readiness
 from trio_wsk.testing import MemoryNetwork, MemoryStream, MemoryTransport, TransportHarness
 from trio_wsk.transports import LinuxTransport, PortableTransport
 

@@ -13,13 +13,13 @@ import attrs
 import trio
 
 from trio_wsk import CloseStyle, InspectPoint
-from trio_wsk._transport import (
+from trio_wsk.testing._memory_readiness import MemoryReadiness, MemoryWatch
+from trio_wsk.transports._contract import (
     NoDescriptorsError,
     PeerEnd,
     PeerFaultError,
     TransportFailedError,
 )
-from trio_wsk.testing._memory_readiness import MemoryReadiness, MemoryWatch
 
 from .harnesses import MemoryHarness
 

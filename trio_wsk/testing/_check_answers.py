@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_wsk._errors import InvalidDeviceStateError
-from trio_wsk._transport import PeerEnd
-from trio_wsk._verdict import CloseStyle
+from trio_wsk._vocabulary.errors import InvalidDeviceStateError
+from trio_wsk._vocabulary.verdict import CloseStyle
+from trio_wsk.transports._contract import PeerEnd
 
 from ._harness import after_handshake, before_handshake, check
 

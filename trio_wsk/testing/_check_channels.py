@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 import trio.testing
 
-from trio_wsk._readiness import ENDED, READ, WRITE
+from trio_wsk._engine.readiness import ENDED, READ, WRITE
 
 from ._harness import check
 from ._stage import now, pattern

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 import trio.testing
 
-from trio_wsk._transport import PeerEnd, PeerFaultError
+from trio_wsk.transports._contract import PeerEnd, PeerFaultError
 
 from ._harness import after_handshake, check, has_reset, tells_end_behind_data
 

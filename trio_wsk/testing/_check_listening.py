@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from trio_wsk._dispatch import ConnectionDispatch, ListenDispatch
-from trio_wsk._listening import open_listening_socket
-from trio_wsk._status import EventMask, Status
-from trio_wsk._verdict import AbortReason, CloseStyle, InspectAction, InspectPoint, Verdict
+from trio_wsk._connection.dispatch import ConnectionDispatch, ListenDispatch
+from trio_wsk._listening.listening import open_listening_socket
+from trio_wsk._vocabulary.status import EventMask, Status
+from trio_wsk._vocabulary.verdict import (
+    AbortReason,
+    CloseStyle,
+    InspectAction,
+    InspectPoint,
+    Verdict,
+)
 
 from ._harness import after_handshake, before_handshake, check
 from ._stage import pattern

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsk._errors import InspectPointError, InvalidDeviceStateError, WskError
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
-from trio_wsk._verdict import CloseStyle, InspectPoint
+from trio_wsk._vocabulary.errors import InspectPointError, InvalidDeviceStateError, WskError
+from trio_wsk._vocabulary.verdict import CloseStyle, InspectPoint
+from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
 
 from ._harness import after_handshake, can_fail_accept, check
 

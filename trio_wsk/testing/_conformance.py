@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_wsk._errors import InvalidParameterError
+from trio_wsk._vocabulary.errors import InvalidParameterError
 
 from . import _check_answers, _check_channels, _check_ends, _check_listening, _check_requests
 from ._harness import ClientT, TransportCheck, TransportHarness

@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_wsk._readiness import ENDED, READ, WRITE
-from trio_wsk._transport import PeerEnd
+from trio_wsk._engine.readiness import ENDED, READ, WRITE
+from trio_wsk.transports._contract import PeerEnd
 
 from ._segments import (
     ACK,
@@ -53,7 +53,7 @@ from ._segments import (
 )
 
 if TYPE_CHECKING:
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
     from ._memory_readiness import MemoryWatch
     from ._memory_transport import MemoryRequest, MemoryTransport

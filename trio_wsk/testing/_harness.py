@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 import trio
 
-from trio_wsk._verdict import InspectPoint
+from trio_wsk._vocabulary.verdict import InspectPoint
 
 from ._stage import open_stage
 

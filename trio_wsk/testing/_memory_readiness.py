@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
-from trio_wsk._readiness import ENDED, READ, WRITE, Readiness, Watch
+from trio_wsk._engine.readiness import (
+    ENDED,
+    READ,
+    WRITE,
+    Readiness,
+    Watch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -6,10 +6,10 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
-from trio_wsk.transports.linux._syn import Syn, parse
+from trio_wsk.transports._syn import Syn, parse
 
 if TYPE_CHECKING:
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
 __all__ = ["syn_of"]
 

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 import trio
 
-from trio_wsk._arguments import checked_count, whole_number
-from trio_wsk._errors import InvalidDeviceStateError, InvalidParameterError, SocketClosedError
-from trio_wsk._transport import (
+from trio_wsk._vocabulary.arguments import checked_count, whole_number
+from trio_wsk._vocabulary.errors import (
+    InvalidDeviceStateError,
+    InvalidParameterError,
+    SocketClosedError,
+)
+from trio_wsk._vocabulary.verdict import CloseStyle, InspectPoint
+from trio_wsk.transports._accept_errors import failure_of
+from trio_wsk.transports._contract import (
     PeerEnd,
     PeerFaultError,
     Transport,
@@ -18,8 +24,6 @@ from trio_wsk._transport import (
     TransportRequest,
     next_serial_number,
 )
-from trio_wsk._verdict import CloseStyle, InspectPoint
-from trio_wsk.transports._accept_errors import failure_of
 
 from ._endpoint import RECEIVE_BUFFER, Endpoint, Phase
 from ._memory_readiness import MemoryReadiness, MemoryWatch
@@ -29,10 +33,10 @@ from ._ports import checked_port
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from trio_wsk._addresses import Address
-    from trio_wsk._readiness import Readiness, Watch
-    from trio_wsk._transport import Channel, RequestKeeper
+    from trio_wsk._engine.readiness import Readiness, Watch
+    from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.transports import Syn
+    from trio_wsk.transports._contract import Channel, RequestKeeper
 
     from ._ports import Ports
     from ._segments import Packet

@@ -7,9 +7,9 @@ import os
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, final
 
-from trio_wsk._addresses import Address
-from trio_wsk._arguments import check_plain_function, checked_seconds, whole_number
-from trio_wsk._errors import InvalidParameterError
+from trio_wsk._vocabulary.addresses import Address
+from trio_wsk._vocabulary.arguments import check_plain_function, checked_seconds, whole_number
+from trio_wsk._vocabulary.errors import InvalidParameterError
 
 from ._endpoint import Endpoint
 from ._memory_transport import MemoryTransport

@@ -7,13 +7,13 @@ import os
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from trio_wsk._arguments import whole_number
-from trio_wsk._errors import BindError, InvalidParameterError
+from trio_wsk._vocabulary.arguments import whole_number
+from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 
 from ._segments import Key, address_of
 
 if TYPE_CHECKING:
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
     from ._memory_transport import MemoryTransport
     from ._wire import Wire

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from trio_wsk._addresses import Address
+from trio_wsk._vocabulary.addresses import Address
 
 __all__ = [
     "ACK",

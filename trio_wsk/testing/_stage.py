@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import trio
 import trio.testing
 
-from trio_wsk._readiness import READ, WRITE, task_readiness
-from trio_wsk._transport import PeerFaultError
-from trio_wsk._verdict import InspectPoint
+from trio_wsk._engine.readiness import READ, WRITE, task_readiness
+from trio_wsk._vocabulary.verdict import InspectPoint
+from trio_wsk.transports._contract import PeerFaultError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator
 
     from trio_wsk import Address
-    from trio_wsk._readiness import Readiness, Watch
-    from trio_wsk._transport import Channel, PeerEnd, TransportRequest
+    from trio_wsk._engine.readiness import Readiness, Watch
+    from trio_wsk.transports._contract import Channel, PeerEnd, TransportRequest
 
     from ._harness import TransportHarness
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from trio_wsk._arguments import whole_number
-from trio_wsk._readiness import READ, WRITE
+from trio_wsk._engine.readiness import READ, WRITE
+from trio_wsk._vocabulary.arguments import whole_number
 
 from ._endpoint import Phase
 from ._memory_readiness import MemoryWatch
 
 if TYPE_CHECKING:
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
     from ._endpoint import Endpoint
     from ._segments import TcpState

@@ -15,8 +15,10 @@ against `trio_wsk.testing.check_transport`.
 
 from __future__ import annotations
 
-from trio_wsk._readiness import Readiness, Watch
-from trio_wsk._transport import (
+from trio_wsk._engine.readiness import Readiness, Watch
+
+from ._activation import listen_fds
+from ._contract import (
     Channel,
     NoDescriptorsError,
     PeerEnd,
@@ -26,9 +28,7 @@ from trio_wsk._transport import (
     TransportFailedError,
     TransportRequest,
 )
-
-from ._activation import listen_fds
-from .linux._syn import Syn, TcpOption, Timestamps
+from ._syn import Syn, TcpOption, Timestamps
 from .linux.transport import LinuxTransport
 from .portable import PortableTransport
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from trio_wsk._transport import NoDescriptorsError, PeerFaultError, TransportFailedError
+from ._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
 
 __all__ = ["failure_of"]
 

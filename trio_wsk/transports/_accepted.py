@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
-from trio_wsk._addresses import Address
-from trio_wsk._readiness import (
+from trio_wsk._engine.readiness import (
     ENDED,
     HUNG_UP,
     LOOK,
@@ -34,17 +33,23 @@ from trio_wsk._readiness import (
     Watch,
     ended_now,
 )
-from trio_wsk._transport import PeerEnd, PeerFaultError, TransportRequest, next_serial_number
+from trio_wsk._vocabulary.addresses import Address
 
+from ._contract import (
+    PeerEnd,
+    PeerFaultError,
+    TransportRequest,
+    next_serial_number,
+)
 from ._first_octets import look
 from ._tcp_info import congestion_window
 from ._tuning import tune
 
 if TYPE_CHECKING:
-    from trio_wsk._addresses import _SocketAddress
-    from trio_wsk._readiness import Readiness
-    from trio_wsk._transport import Channel, RequestKeeper
+    from trio_wsk._engine.readiness import Readiness
+    from trio_wsk._vocabulary.addresses import _SocketAddress
 
+    from ._contract import Channel, RequestKeeper
     from ._places import Bound
 
 __all__ = ["PortableRequest", "can_be_silent", "named"]

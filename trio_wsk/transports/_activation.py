@@ -14,8 +14,8 @@ import socket
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-from trio_wsk._arguments import check_flag
-from trio_wsk._errors import InvalidParameterError
+from trio_wsk._vocabulary.arguments import check_flag
+from trio_wsk._vocabulary.errors import InvalidParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import trio
 
-from trio_wsk._addresses import Address
-from trio_wsk._arguments import check_flag, whole_number
-from trio_wsk._errors import BindError, InvalidParameterError
-from trio_wsk._status import Status
+from trio_wsk._vocabulary.addresses import Address
+from trio_wsk._vocabulary.arguments import check_flag, whole_number
+from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
+from trio_wsk._vocabulary.status import Status
 
 from ._places import Bound, Place, checked_backlog, close_all
 from ._tuning import INHERITED, tune

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from trio_wsk._errors import InspectPointError, InvalidParameterError
-from trio_wsk._transport import Transport
-from trio_wsk._verdict import InspectPoint
+from trio_wsk._vocabulary.errors import InspectPointError, InvalidParameterError
+from trio_wsk._vocabulary.verdict import InspectPoint
 
 from ._adopting import close_given
+from ._contract import Transport
 from .linux.transport import LinuxTransport
 from .portable import PortableTransport
 

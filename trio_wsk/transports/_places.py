@@ -10,13 +10,13 @@ import socket
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from trio_wsk._arguments import whole_number
-from trio_wsk._errors import InvalidParameterError
+from trio_wsk._vocabulary.arguments import whole_number
+from trio_wsk._vocabulary.errors import InvalidParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
 __all__ = ["DEFAULT_BACKLOG", "Bound", "Place", "checked_backlog", "close_all"]
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsk._errors import InvalidDeviceStateError, SocketClosedError
-from trio_wsk._transport import Transport
+from trio_wsk._vocabulary.errors import InvalidDeviceStateError, SocketClosedError
+
+from ._contract import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
     from ._places import Bound, Place
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from trio_wsk._errors import InvalidParameterError
+from trio_wsk._vocabulary.errors import InvalidParameterError
 
 from ._accepted import can_be_silent
 from ._activation import _names_of_descriptors

@@ -45,9 +45,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_wsk._addresses import Address
-from trio_wsk._arguments import whole_number
-from trio_wsk._errors import BindError, InvalidParameterError
+from trio_wsk._vocabulary.addresses import Address
+from trio_wsk._vocabulary.arguments import whole_number
+from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 
 from ._places import Bound, Place, checked_backlog, close_all
 

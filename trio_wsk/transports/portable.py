@@ -15,18 +15,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from trio_wsk._readiness import READ, Watch
-from trio_wsk._transport import (
-    NoDescriptorsError,
-    PeerFaultError,
-    TransportFailedError,
-)
-from trio_wsk._verdict import CloseStyle
+from trio_wsk._engine.readiness import READ, Watch
+from trio_wsk._vocabulary.verdict import CloseStyle
 
 from ._accept_errors import failure_of
 from ._accepted import PortableRequest, can_be_silent, named
 from ._adopting import AdoptedPlace
 from ._binding import TcpPlace
+from ._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
 from ._socket_transport import SocketTransport
 from ._spare import SpareDescriptor
 from ._tcp_info import queue_of
@@ -39,7 +35,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from trio_wsk._readiness import Readiness
+    from trio_wsk._engine.readiness import Readiness
 
     from ._places import Bound, Place
 

@@ -18,7 +18,7 @@ from ._netlink import attribute, be16, be32, be64, nested, text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
 __all__ = [
     "ACCEPT",

@@ -27,22 +27,23 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from trio_wsk.transports._syn import NotASynError, parse, reset_of
+
 from ._netlink import KernelRefusedError, NetlinkError
 from ._nflog import PacketLog
 from ._nfqueue import Fate, Queue
 from ._nftables import REJECT_MARK, Gatehouse
 from ._requests import Act
 from ._sock_diag import ConnectionState, SocketLookup
-from ._syn import NotASynError, parse, reset_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk.transports._syn import Key, Syn
 
     from ._nfqueue import Packet
     from ._nftables import Gate
-    from ._syn import Key, Syn
 
 __all__ = ["Door", "Gatekeeper", "gatekeeper_here"]
 

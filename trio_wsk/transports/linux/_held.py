@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from trio_wsk._errors import InvalidDeviceStateError
-from trio_wsk._transport import PeerEnd, TransportRequest, next_serial_number
-from trio_wsk._verdict import InspectPoint
+from trio_wsk._vocabulary.errors import InvalidDeviceStateError
+from trio_wsk._vocabulary.verdict import InspectPoint
+from trio_wsk.transports._contract import PeerEnd, TransportRequest, next_serial_number
 
 from ._requests import Stage
 
 if TYPE_CHECKING:
-    from trio_wsk._addresses import Address
-    from trio_wsk._readiness import Readiness, Watch
-    from trio_wsk._transport import Channel, RequestKeeper
+    from trio_wsk._engine.readiness import Readiness, Watch
+    from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.transports._accepted import PortableRequest
+    from trio_wsk.transports._contract import Channel, RequestKeeper
+    from trio_wsk.transports._syn import Syn
 
     from ._requests import Act, Request
-    from ._syn import Syn
     from .transport import LinuxTransport
 
 __all__ = ["LinuxRequest"]

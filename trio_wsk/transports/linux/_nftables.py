@@ -113,7 +113,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import TypeAlias
 
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
     Way: TypeAlias = Callable[[int, bool], bytes]
 

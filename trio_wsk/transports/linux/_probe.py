@@ -16,7 +16,7 @@ import sys
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Final
 
-from trio_wsk._addresses import Address
+from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports._trials import Trial, try_step
 
 from ._expressions import queue, queue_target

@@ -40,14 +40,13 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 import attrs
 
-from trio_wsk._transport import PeerEnd
+from trio_wsk.transports._contract import PeerEnd
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from trio_wsk._addresses import Address
-
-    from ._syn import Key
+    from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk.transports._syn import Key
 
 __all__ = ["Act", "Answer", "Due", "Over", "Request", "RequestTable", "Stage", "Stranger", "key_of"]
 

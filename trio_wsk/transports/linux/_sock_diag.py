@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from ._netlink import SOCK_DIAG, KernelRefusedError, NetlinkError, NetlinkSocket
 
 if TYPE_CHECKING:
-    from trio_wsk._addresses import Address
+    from trio_wsk._vocabulary.addresses import Address
 
 __all__ = ["ConnectionState", "SocketLookup", "parse_state"]
 

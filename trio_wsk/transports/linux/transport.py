@@ -21,41 +21,41 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 import trio
 
-from trio_wsk._addresses import Address
-from trio_wsk._arguments import check_flag, whole_number
-from trio_wsk._errors import InspectPointError, InvalidParameterError
-from trio_wsk._transport import (
+from trio_wsk._vocabulary.addresses import Address
+from trio_wsk._vocabulary.arguments import check_flag, whole_number
+from trio_wsk._vocabulary.errors import InspectPointError, InvalidParameterError
+from trio_wsk._vocabulary.verdict import CloseStyle, InspectPoint
+from trio_wsk.transports._accept_errors import failure_of
+from trio_wsk.transports._accepted import PortableRequest
+from trio_wsk.transports._adopting import AdoptedPlace
+from trio_wsk.transports._binding import TcpPlace
+from trio_wsk.transports._contract import (
     FAULTS_IN_A_ROW,
     PeerFaultError,
     TransportFailedError,
     TransportRequest,
 )
-from trio_wsk._verdict import CloseStyle, InspectPoint
-from trio_wsk.transports._accept_errors import failure_of
-from trio_wsk.transports._accepted import PortableRequest
-from trio_wsk.transports._adopting import AdoptedPlace
-from trio_wsk.transports._binding import TcpPlace
 from trio_wsk.transports._places import checked_backlog
 from trio_wsk.transports._socket_transport import SocketTransport
 from trio_wsk.transports._spare import SpareDescriptor
+from trio_wsk.transports._syn import NotASynError, parse
 
 from ._gatekeeper import gatekeeper_here
 from ._held import LinuxRequest
 from ._netlink import KernelRefusedError, NetlinkError
 from ._requests import Act, RequestTable, Stranger, key_of
-from ._syn import NotASynError, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from trio_wsk._readiness import Readiness
+    from trio_wsk._engine.readiness import Readiness
     from trio_wsk.transports._places import Bound, Place
+    from trio_wsk.transports._syn import Key, Syn
 
     from ._gatekeeper import Gatekeeper
     from ._nfqueue import Packet
     from ._nftables import Gate
     from ._requests import Over
-    from ._syn import Key, Syn
 
 __all__: list[str] = []  # LinuxTransport's home is trio_wsk.transports
 

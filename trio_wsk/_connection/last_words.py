@@ -1,0 +1,81 @@
+"""Last words: a message to a peer that is turned away, and the time to read it.
+
+The peer gets a connection of the block's that nobody else has. It sends the message and FIN,
+throws away what the peer still sends, and is closed when the peer has finished or has had its
+time. Closing earlier, with input unread, would send a reset, and a reset makes the peer's
+kernel throw away what its program has not read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trio_wsk._engine.deadlines import Deadlines
+from trio_wsk._vocabulary.errors import ConnectionBrokenError
+
+from .connection import Connection
+from .dispatch import ConnectionDispatch
+
+if TYPE_CHECKING:
+    from trio_wsk.transports._contract import TransportRequest
+
+    from .block import Block
+
+__all__ = ["LastWords"]
+
+LINGER_SECONDS: Final = 2.0
+"""How long a peer has to read its last words: half of nginx's ``lingering_timeout``."""
+
+LINGER_MOST: Final = 1024
+"""How many peers may be reading their last words at once, each with a descriptor. Beyond it
+the one that has had the longest is reset."""
+
+
+class LastWords:
+    """The peers of one listening block that are reading why they were turned away."""
+
+    delivers = False
+    """Nobody has had them."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._connections: OrderedDict[Connection, None] = OrderedDict()
+        self._deadlines = Deadlines(block.call_at, LINGER_SECONDS, Connection.abort)
+        self._all_read: trio.Event | None = None
+
+    def say(self, request: TransportRequest, message: bytes) -> None:
+        """Answer a request with a message and FIN. Never raises."""
+        request.unwatch_end()
+        if not request.approve():  # a transport that has FIN has a connection to send it on
+            request.reset()
+            return
+        if len(self._connections) >= LINGER_MOST:
+            next(iter(self._connections)).abort()
+        connection = Connection(request.accept(), request, self._block)
+        self._connections[connection] = None
+        connection._owner = self
+        self._block.event_driven.add(connection)
+        self._deadlines.start(connection)
+        try:
+            connection.disconnect(data=message)
+        except ConnectionBrokenError:
+            connection.abort()
+        else:
+            connection._start_events(0, ConnectionDispatch())
+
+    async def wait_read(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
+        """Wait until nobody reads any more: some seconds at most."""
+        while self._connections:
+            if self._all_read is None:
+                self._all_read = trio.Event()
+            await self._all_read.wait()
+
+    def _connection_ended(self, connection: Connection) -> None:
+        del self._connections[connection]
+        self._deadlines.forget(connection)
+        if not self._connections and self._all_read is not None:
+            self._all_read.set()
+            self._all_read = None

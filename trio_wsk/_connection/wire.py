@@ -1,0 +1,450 @@
+"""One connection's channel, and what is known of it: what both sides of a connection share.
+
+A `Connection` is one object in three layers, each of which knows the ones below it: the bytes
+(`Wire`, here), the events (`events.EventSide`), the awaited calls (`connection.Connection`).
+One object and not three, because there may be a hundred thousand of them: what every connection
+needs are the slots here, and what few need is an `Annex`, made when one first does.
+
+Nothing here awaits, and nothing calls user code.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from trio_wsk._engine.readiness import READ, task_readiness
+from trio_wsk._vocabulary.errors import ConnectionBrokenError, SocketClosedError
+from trio_wsk._vocabulary.status import status_of
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Awaitable
+
+    from trio_wsk._engine.irp import Irp
+    from trio_wsk._engine.readiness import (
+        EpollReadiness,
+        Readiness,
+        Sink,
+        Watch,
+    )
+    from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk._vocabulary.records import ConnectionEnded
+    from trio_wsk.transports._contract import Channel, TransportRequest
+
+    from .block import Block
+
+    Octets = bytes | bytearray | memoryview
+
+__all__ = [
+    "ACTIVE",
+    "ENDING",
+    "END_TOLD",
+    "FIN_RECEIVED",
+    "FIN_SENT",
+    "IDLE",
+    "IN_DOUBT",
+    "LINGERING",
+    "LOST",
+    "RECEIVE_SIZE",
+    "REFUSED",
+    "RESUMED",
+    "TOLD",
+    "WAITING",
+    "Annex",
+    "Owner",
+    "Unsent",
+    "Wire",
+]
+
+RECEIVE_SIZE: Final = 98304
+"""How much is asked for at once, in octets. More than the 64 KiB that so many send at a time,
+because only a read that got less than it asked for may say that nothing is left. Not much more:
+from 128 KiB on the allocator maps and unmaps memory for each call."""
+
+IDLE: Final = 0
+"""No task is sending."""
+WAITING: Final = 1
+"""A task's ``send_all`` stands in line behind what was queued before it."""
+ACTIVE: Final = 2
+"""A task's ``send_all`` is sending; what is queued now stands in line behind it."""
+
+# What is noted of a connection: bits of `Wire._marks`, all zero while it is in full swing.
+FIN_RECEIVED: Final = 1
+"""The peer has sent FIN, and everything before it was received."""
+FIN_SENT: Final = 2
+"""We have sent FIN."""
+LOST: Final = 4
+"""It was closed because it had turned out to be broken."""
+END_TOLD: Final = 8
+"""The disconnect event has told of FIN, or there is no callback that it could tell."""
+REFUSED: Final = 16
+"""The receive callback has not taken everything, and wants no more until it is resumed."""
+RESUMED: Final = 32
+"""It was resumed from inside the receive callback."""
+TOLD: Final = 64
+"""The pump's readiness tells it of its edges directly: it has no watch."""
+ENDING: Final = 128
+"""An edge has said that the peer has ended: nothing counts as drained any more."""
+LINGERING: Final = 256
+"""After our FIN: it is closed when the peer has finished, too, or has been silent for long."""
+IN_DOUBT: Final = 512
+"""A short read does not say that nothing is left; see `readiness.Watch.in_doubt`."""
+
+
+class Unsent:
+    """One piece of the send queue, or a task's place in it."""
+
+    __slots__ = ("irp", "size", "turn", "view")
+
+    def __init__(self, data: Octets, irp: Irp[int] | None, size: int) -> None:
+        self.view = memoryview(data)
+        """What the kernel has not taken yet."""
+        self.irp = irp
+        self.size = size
+        """How much it was at first, in octets."""
+        self.turn: trio.Event | None = None
+        """Set when the queue has come to the task that stands in line here."""
+
+
+class Annex:
+    """What few connections have: something refused or queued, an error, a public socket."""
+
+    __slots__ = (
+        "broken",
+        "cut_at",
+        "ended",
+        "failure",
+        "fin_wanted",
+        "held",
+        "ideal",
+        "queue",
+        "routines_due",
+        "sent_waiters",
+        "socket",
+        "unsent",
+        "unsent_then",
+    )
+
+    def __init__(self) -> None:
+        self.broken: OSError | None = None
+        """Why nothing can be sent or received any more."""
+        self.failure: BaseException | None = None
+        """What a callback raised, for which it is reset."""
+        self.ended: ConnectionEnded | None = None
+        """How it ended, if that was in its accept callback, whose answer is still to come."""
+        self.cut_at = -1
+        """How many octets had been sent in all when a task's ``send_all`` was cut short."""
+        self.socket: trio.socket.SocketType | None = None
+        """The public socket, which is the same descriptor as the channel."""
+        self.held = b""
+        """Received and not taken by the callback."""
+        self.queue: deque[Unsent] | None = None
+        self.unsent = 0
+        """Octets that are queued for sending."""
+        self.unsent_then = 0
+        """How many they were when the peer's time to take some began."""
+        self.fin_wanted = False
+        """FIN follows what is queued."""
+        self.routines_due = 0
+        """How many completion routines are still to be called."""
+        self.sent_waiters: trio.Event | None = None
+        self.ideal = 0
+        """The send backlog that was last indicated, in octets."""
+
+
+class Owner(Protocol):
+    """Who keeps account of a connection."""
+
+    delivers: bool
+    """Whether its connections were delivered to somebody, so that their ends are news."""
+
+    def _connection_ended(self, connection: Any) -> None:  # noqa: ANN401 - a layer above
+        """Take note: this side has closed it."""
+
+
+class Wire(trio.abc.HalfCloseableStream):
+    """The channel of one connection, and what is known of it."""
+
+    __slots__ = (
+        "_annex",
+        "_block",
+        "_channel",
+        "_marks",
+        "_octets_in",
+        "_octets_out",
+        "_opened",
+        "_owner",
+        "_receiving",
+        "_request",
+        "_sending",
+        "_watch",
+    )
+
+    # Set in one place, `Connection.__init__`: calls of further constructors add up.
+    _channel: Channel | None
+    _request: TransportRequest
+    _block: Block
+    _watch: Watch | None
+    _annex: Annex | None
+    _owner: Owner | None
+    _marks: int
+    _receiving: bool
+    _sending: int
+    _octets_in: int
+    _octets_out: int
+    _opened: float
+
+    @property
+    def remote_address(self) -> Address:
+        """The peer, as accept gave it: right even when the peer has gone."""
+        return self._request.remote_address
+
+    @property
+    def closed(self) -> bool:
+        """Whether this side has closed the connection."""
+        return self._channel is None
+
+    # --- Receiving and sending ---------------------------------------------------------
+
+    def _receive_now(self, size: int) -> bytes | None:
+        """Receive what is there; None if nothing is. What a callback has refused comes first."""
+        annex = self._annex
+        if annex is not None and annex.held:
+            return self._take_held(annex, size)
+        watch = self._watch
+        if watch is not None:
+            if watch.drained:
+                return None
+            watch.news = False
+        if self._channel is None:
+            raise self._closed_here()
+        try:
+            data = self._channel.recv(size)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        if not data:
+            self._end_of_input()
+            return data
+        count = len(data)
+        self._octets_in += count
+        if watch is not None and count < size:
+            watch.read_short()
+        return data
+
+    def _receive_into_now(self, view: memoryview) -> int | None:
+        """Receive what is there into the buffer; None if nothing is."""
+        annex = self._annex
+        if annex is not None and annex.held:
+            data = self._take_held(annex, view.nbytes)
+            view[: len(data)] = data
+            return len(data)
+        watch = self._watch
+        if watch is not None:
+            if watch.drained:
+                return None
+            watch.news = False
+        channel = self._open_channel()
+        try:
+            count = channel.recv_into(view)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        if not count:
+            self._end_of_input()
+            return count
+        self._octets_in += count
+        if watch is not None and count < view.nbytes:
+            watch.read_short()
+        return count
+
+    def _take_held(self, annex: Annex, size: int) -> bytes:
+        data, annex.held = annex.held[:size], annex.held[size:]
+        self._marks &= ~REFUSED
+        return data
+
+    def _end_of_input(self) -> None:
+        """The kernel has nothing more: after FIN, or after an error that it tells only once.
+
+        EPIPE is what the first send fails with when the peer has reset after its FIN (Linux,
+        tcp_reset), or a Unix peer has closed: then nothing is missing.
+        """
+        broken = self._broken
+        is_whole = self._marks & FIN_RECEIVED or broken is None or broken.errno == errno.EPIPE
+        if not is_whole:
+            assert broken is not None
+            raise self._translated(broken)
+        self._marks |= FIN_RECEIVED
+
+    def _peek_now(self) -> bytes | None:
+        """Look at the next octet without taking it; None if there is none, b"" after FIN."""
+        channel = self._open_channel()
+        try:
+            return channel.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def _send_now(self, data: Octets, flags: int = 0) -> int:
+        """Have the kernel take what it can; 0 if it can't take anything now."""
+        channel = self._channel
+        if channel is None or self._annex is not None or self._marks & FIN_SENT:
+            channel = self._open_for_sending()  # or why not
+        broken = self._broken if self._annex is not None else None
+        if broken is not None:
+            raise self._translated(broken)
+        try:
+            sent = channel.send(data, flags)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._translated(error) from error
+        self._octets_out += sent
+        return sent
+
+    def _shut_down_sending(self) -> None:
+        if not self._fin_sent:
+            channel = self._open_channel()
+            public = None if self._annex is None else self._annex.socket
+            try:
+                (public or channel).shutdown(socket.SHUT_WR)
+            except OSError as error:
+                raise self._translated(error) from error
+            self._marks |= FIN_SENT
+
+    def _share_fin(self, public: trio.socket.SocketType) -> None:
+        """Have the public socket know of FIN that was sent before there was one."""
+        if self._marks & FIN_SENT:
+            try:
+                public.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the peer has finished, too (ENOTCONN)
+
+    # --- What is known -----------------------------------------------------------------
+
+    def _annexed(self) -> Annex:
+        """Return the annex, made when it is first needed."""
+        if self._annex is None:
+            self._annex = Annex()
+        return self._annex
+
+    @property
+    def _broken(self) -> OSError | None:
+        return None if self._annex is None else self._annex.broken
+
+    @property
+    def _is_cut_short(self) -> bool:
+        """Whether something was not sent to its end, and nothing else since."""
+        annex = self._annex
+        return annex is not None and (bool(annex.unsent) or annex.cut_at == self._octets_out)
+
+    @property
+    def _fin_sent(self) -> bool:
+        """Whether we have sent FIN, here or through the public socket."""
+        public = None if self._annex is None else self._annex.socket
+        if public is not None and public.did_shutdown_SHUT_WR:
+            self._marks |= FIN_SENT
+        return bool(self._marks & FIN_SENT)
+
+    @property
+    def _unsent(self) -> int:
+        """How many octets are queued for sending."""
+        return 0 if self._annex is None else self._annex.unsent
+
+    @property
+    def _peer_ended(self) -> bool:
+        """Whether the peer is known to have finished, or to be gone."""
+        return bool(self._marks & FIN_RECEIVED) or self._broken is not None
+
+    def _watched(self) -> Watch:
+        """The watch of this channel, made when somebody first has to wait."""
+        if self._watch is None:
+            self._watch = self._request.watch(self._open_channel())
+            self._watch.in_doubt = not self._request.short_read_is_all
+        return self._watch
+
+    def _wait(self, edge: int, *, passed: bool = False) -> Awaitable[None]:
+        """Have the current task woken when there is something to try; see `Readiness.wait`."""
+        watch = self._watch or self._watched()
+        home = watch.home or task_readiness()
+        public = None if self._annex is None else self._annex.socket
+        if public is not None:
+            if public.fileno() < 0:
+                raise self._closed_elsewhere()
+            if home.edge_triggered:
+                # Its owner may close it, of which only Trio's own waits hear.
+                return watch.wait_on_trio(edge)
+        try:
+            return home.wait(watch, edge, passed=passed)
+        except OSError as error:  # no room for one more in epoll (ENOSPC, ENOMEM)
+            raise self._translated(error) from error
+
+    def _arm(self, readiness: Readiness, watch: Watch, edges: int) -> None:
+        """Be told of these edges through a watch."""
+        try:
+            readiness.arm(watch, edges)
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def _be_told(self, readiness: EpollReadiness, fd: int, sink: Sink) -> None:
+        """Have the sink told of what comes, without a watch."""
+        try:
+            readiness.tell(fd, READ, sink)
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def _has_broken(self) -> None:
+        """Take note: the connection has just turned out to be broken."""
+
+    # --- Errors ------------------------------------------------------------------------
+
+    def _open_channel(self) -> Channel:
+        if self._channel is None:
+            raise self._closed_here()
+        return self._channel
+
+    def _open_for_sending(self) -> Channel:
+        if self._fin_sent:
+            raise SocketClosedError(
+                f"this side has finished sending to {self.remote_address} (send_eof or disconnect)"
+            )
+        return self._open_channel()
+
+    def _closed_here(self) -> SocketClosedError | ConnectionBrokenError:
+        if self._marks & LOST:
+            broken = self._broken
+            assert broken is not None
+            return self._translated(broken)
+        return SocketClosedError(f"this side has closed the connection with {self.remote_address}")
+
+    def _closed_elsewhere(self) -> SocketClosedError:
+        return SocketClosedError(
+            f"the socket of the connection with {self.remote_address} is closed"
+        )
+
+    def _translated(self, error: OSError) -> SocketClosedError | ConnectionBrokenError:
+        """Say an error of the channel in our words, and remember that it is broken."""
+        if error.errno in _CLOSED_ELSEWHERE:
+            return self._closed_elsewhere()
+        annex = self._annexed()
+        if annex.broken is None:
+            annex.broken = OSError(*error.args)  # without its traceback
+            self._has_broken()
+        broken = ConnectionBrokenError(
+            f"the connection with {self.remote_address} is broken: {error}",
+            status=status_of(error),
+            connection=self,
+        )
+        broken.__cause__ = OSError(*error.args)
+        return broken
+
+
+_CLOSED_ELSEWHERE = frozenset({errno.EBADF, errno.ENOTSOCK})
+"""The owner closed the public socket under us."""

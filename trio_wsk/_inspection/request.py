@@ -1,0 +1,176 @@
+"""One connection request, as an inspector sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import trio
+
+from trio_wsk._vocabulary.verdict import InspectId
+
+from .table import State
+
+if TYPE_CHECKING:
+    from trio_wsk._listening.listening import ListeningSocket
+    from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk._vocabulary.records import RequestAborted
+    from trio_wsk._vocabulary.verdict import InspectPoint, Verdict
+    from trio_wsk.transports._contract import TransportRequest
+    from trio_wsk.transports._syn import Syn
+
+__all__ = ["PEEK_LIMIT", "ConnectionRequest"]
+
+PEEK_LIMIT = 16384
+"""How many first octets can be looked at. A TLS record has no more, and TCP's receive buffer
+holds them whatever the segments they came in, if nobody has made it smaller."""
+
+
+class Inspector(Protocol):
+    """Who asks about a request and carries the answer out: what a request needs to know of it."""
+
+    key: int
+    listening: ListeningSocket
+    inspect_timeout: float
+
+    async def peek(self, request: ConnectionRequest, count: int) -> bytes:
+        """Look at the first octets."""
+
+
+@final
+class ConnectionRequest:
+    """A peer that wants to connect, and that has not been let through yet.
+
+    An inspector is given one, and `ListeningSocket.pending_inspections` has those that wait
+    for their verdict.
+    """
+
+    __slots__ = (
+        "_inspection",
+        "_inspector",
+        "_is_watched",
+        "_scope",
+        "_state",
+        "_task_scope",
+        "_transport_request",
+        "_verdict",
+        "aborted",
+        "arrived_at",
+    )
+
+    def __init__(
+        self, inspector: Inspector, transport_request: TransportRequest, arrived_at: float
+    ) -> None:
+        """Made by the listening socket, never by you."""
+        self._inspector = inspector
+        self._transport_request = transport_request
+        self._state = State.ARRIVED
+        self._verdict: Verdict | None = None
+        self._scope: trio.CancelScope | None = None  # once somebody has asked for it
+        self._task_scope: trio.CancelScope | None = None  # while an async inspector runs
+        self._inspection: Any = None  # what that awaits, and then has answered
+        self._is_watched = False
+        self.arrived_at: float = arrived_at
+        """When it arrived, in seconds on Trio's clock."""
+        self.aborted: RequestAborted | None = None
+        """Who left and when, once somebody has; None as long as there is a peer to answer to."""
+
+    def __repr__(self) -> str:
+        return f"<ConnectionRequest {self._state.value} from {self.remote_address}>"
+
+    @property
+    def inspect_id(self) -> InspectId:
+        """What `ListeningSocket.inspect_complete` wants to know it by."""
+        return InspectId(self._inspector.key, self._transport_request.serial_number)
+
+    @property
+    def local_address(self) -> Address:
+        """Where the peer wants to connect to."""
+        return self._transport_request.local_address
+
+    @property
+    def remote_address(self) -> Address:
+        """Who wants to connect. Before the handshake it is not proven: anybody can write it."""
+        return self._transport_request.remote_address
+
+    @property
+    def inspect_point(self) -> InspectPoint:
+        """When it has appeared, and so what its peer knows by now.
+
+        Of a listening socket that inspects before the handshake, a request may come after it all
+        the same: when the kernel has used SYN cookies, or could not hold one more SYN.
+        """
+        return self._transport_request.inspect_point
+
+    @property
+    def syn(self) -> Syn | None:
+        """What the peer's SYN says: window, options, how many hops are left.
+
+        There before the handshake; None after it. None of it is proven.
+
+        Source: RFC 9293, section 3.1.
+        """
+        return self._transport_request.syn
+
+    @property
+    def listening(self) -> ListeningSocket:
+        """The listening socket that was asked."""
+        return self._inspector.listening
+
+    @property
+    def context(self) -> object:
+        """The listening socket's context: whatever `open_listening_socket` was given."""
+        return self._inspector.listening.context
+
+    @property
+    def deadline(self) -> float:
+        """When the time for a verdict is over, in seconds on Trio's clock."""
+        return self.arrived_at + self._inspector.inspect_timeout
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """Cancelled when no verdict is wanted any more: `aborted` says why.
+
+        An async inspector runs inside it. For one that pended it is there to be entered, once,
+        by whoever works on the verdict.
+        """
+        if self._scope is None:
+            self._scope = self._task_scope or trio.CancelScope()
+            if self.aborted is not None:
+                self._scope.cancel()
+        return self._scope
+
+    def _callback_failed(self, error: BaseException) -> None:
+        """Take no note: that its inspector failed is its verdict."""
+
+    async def peek(self, count: int) -> bytes:
+        """Look at the first octets that the peer sends, and leave them for who accepts it.
+
+        Waits until there are ``count`` or the peer has finished, and no longer than
+        `deadline`, when the request is aborted and `cancel_scope` cancelled.
+
+        Args:
+          count: 1 to 16384.
+
+        They wait in the kernel, which has so much room for what nobody takes: in TCP about half of
+        what the listening socket's SO_RCVBUF says, which is enough for any count from 32768 on, as
+        it is by default. On a Unix socket each piece that the peer sends takes 768 octets
+        of its own SO_SNDBUF, however small it is: by default there is room for 250 pieces. Who
+        asks for more than there is room for has the peer run out of time.
+
+        Returns:
+          ``count`` octets; fewer only if the peer has finished sending.
+
+        Raises:
+          InvalidParameterError: another count. (Yours.)
+          InvalidDeviceStateError: before the handshake there are no octets; or the request has
+            had its verdict. (Yours.)
+          SocketBusyError: another task is peeking. (Yours.)
+          ConnectionBrokenError: the peer has left, or was sent away; so is one that has sent
+            what can't be looked past: urgent data before Linux 6.9, and outside of Linux. In
+            `cancel_scope` you are cancelled instead.
+
+        Always a checkpoint. If cancelled, nothing was taken, as always.
+
+        Source: MSG_PEEK, recv(2).
+        """
+        return await self._inspector.peek(self, count)

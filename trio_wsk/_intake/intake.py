@@ -1,0 +1,360 @@
+"""Intake: when connections are taken from the transport, and how many at once.
+
+accept(2) is called only while somebody wants a connection or an inspector is there to be
+asked about it, and for `BATCH` connections in a row at most. What was read ahead of anybody
+who wants it is parked.
+
+Here are also the three modes (deliver, pause, refuse), what a drain still takes, and what is done
+when the machine has no descriptor left for another connection, or accepting fails again and again.
+Where a connection goes is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import math
+import random
+from typing import TYPE_CHECKING, Final, Literal
+
+import trio
+
+from trio_wsk._vocabulary import records
+from trio_wsk._vocabulary.verdict import InspectPoint
+from trio_wsk.transports._contract import (
+    FAULTS_IN_A_ROW,
+    NoDescriptorsError,
+    PeerFaultError,
+    TransportFailedError,
+)
+
+from .backoff import Backoff
+
+if TYPE_CHECKING:
+    from trio_wsk._connection.block import Block
+    from trio_wsk._delivery.acceptors import Acceptor
+    from trio_wsk._delivery.delivery import Delivery
+    from trio_wsk._engine.readiness import Readiness
+    from trio_wsk._inspection.driver import ConditionalAccept
+    from trio_wsk._listening.listening import ListeningSocket
+    from trio_wsk._vocabulary.statistics import ListeningCounters
+    from trio_wsk.transports._contract import Transport, TransportRequest
+
+__all__ = ["BATCH", "NO_DESCRIPTORS_POLICIES", "REFUSE", "Intake", "Mode", "NoDescriptorsPolicy"]
+
+BATCH: Final = 16
+"""How many connections are accepted in one turn at most. Measured: throughput is flat
+beyond it, and the lag that a flood of connections causes to other tasks grows with it."""
+
+LAST_MOST: Final = 4096
+"""How many are still taken in a drain where nobody can tell how many wait (Unix sockets): as many
+as a backlog holds by default on Linux (``net.core.somaxconn``)."""
+
+NoDescriptorsPolicy = Literal["backoff", "shed", "raise"]
+
+NO_DESCRIPTORS_POLICIES: Final = ("backoff", "shed", "raise")
+
+
+class Mode(enum.Enum):
+    """What happens to new connections."""
+
+    DELIVER = "deliver"
+    PAUSE = "pause"
+    REFUSE = "refuse"
+    LAST = "last"
+    """The server drains: those who wait already are taken, paused or not, and then nobody."""
+
+
+# Members of an enum are looked up anew each time, which adds up over all that is asked for
+# each connection; a name of the module is not.
+DELIVER: Final = Mode.DELIVER
+PAUSE: Final = Mode.PAUSE
+REFUSE: Final = Mode.REFUSE
+LAST: Final = Mode.LAST
+
+
+class Intake:
+    """Takes connections from one listening socket's transport."""
+
+    def __init__(self, listening: ListeningSocket, policy: NoDescriptorsPolicy) -> None:
+        self.mode = DELIVER
+        """What happens to new connections; `set_mode` changes it."""
+        self._listening = listening
+        self._policy = policy
+        self._transport: Transport = listening._transport
+        self._delivery: Delivery[Acceptor, TransportRequest] = listening._delivery
+        self._block: Block = listening._block
+        self._counters: ListeningCounters = listening._counters
+        self._backoff = Backoff()
+        self._backing_off = False
+        self._shed_since_backoff = 0
+        self._faults_in_a_row = 0
+        self._turn_posted = False
+        self._is_open = False
+        self._conditional: ConditionalAccept | None = None
+        self._left = math.inf  # how many more may be taken: in a drain, a number
+        self.finished: trio.Event | None = None
+        """In a drain: set when there is nobody left who may become a connection."""
+
+    def open(self, readiness: Readiness) -> None:
+        """Have the transport listen."""
+        self._is_open = True
+        self._conditional = self._listening._conditional
+        transport = self._transport
+        transport.edge = self.on_edge
+        if self._conditional is not None:
+            self._conditional.open(transport)
+        if self._policy == "shed":
+            transport.keep_spare()
+        transport.listen(readiness)
+        self.look_again()  # there may be a queue already, and an inspector for it
+
+    def close(self) -> None:
+        """Take nothing more."""
+        self._is_open = False
+        if self.finished is not None:
+            self.finished.set()
+
+    def set_mode(self, mode: Mode) -> None:
+        """Have something else happen to new connections."""
+        self.mode = mode
+        self.post_turn()
+
+    # --- One turn ----------------------------------------------------------------------
+
+    def on_edge(self) -> None:
+        """The transport has something; look at it, if anybody wants it."""
+        if self._wants_requests():
+            self.post_turn()
+
+    def look_again(self) -> None:
+        """There is room again for what was left in the transport."""
+        if self._is_open and self._transport.has_more():
+            self.on_edge()
+
+    def _wants_requests(self) -> bool:
+        """Whether the transport is to be asked for more, by the pump."""
+        if self.mode is REFUSE:
+            return True
+        if self._conditional is not None:
+            return self._conditional.has_room()
+        return self.mode is LAST or self._delivery.wanted
+
+    def post_turn(self) -> None:
+        """Have the pump look."""
+        if not self._turn_posted and self._is_open:
+            self._turn_posted = True
+            self._block.post(self._accept_turn)
+
+    def _accept_turn(self) -> None:
+        """In the pump: take what is wanted, one bounded batch, and come back for more."""
+        self._turn_posted = False
+        if not self._is_open:
+            return
+        self._listening._indicate_parked()
+        if self._conditional is not None:
+            self._conditional.has_room_again()
+        if self.mode is not PAUSE and not self._backing_off and self._wants_requests():
+            self._take_batch(indicate=True)
+            self._come_back_for_more()
+        if self.mode is LAST and self._left <= 0:
+            self._take_no_more()
+        if self.finished is not None:
+            self.look_for_end()
+
+    def _come_back_for_more(self) -> None:
+        """After a batch: what is left of the same edge is not announced again."""
+        if self._transport.has_more():
+            self.on_edge()
+
+    def take_for_caller(self, *, waits: bool) -> None:
+        """Somebody has queued an accept: look at once, on their stack, for what is there.
+
+        Callbacks run in the pump only, so not if there is an inspector.
+
+        Args:
+          waits: Whether they wait for what is to come. If not, the system is asked, at the
+            price of an accept(2) that finds nothing.
+        """
+        if self._conditional is not None:
+            self._conditional.has_room_again()
+        elif self.mode is DELIVER and not self._backing_off:
+            if not waits:
+                self._transport.look()
+            if self._transport.has_more():
+                self._take_batch(indicate=False)
+                self._come_back_for_more()
+
+    def _take_batch(self, *, indicate: bool) -> None:
+        """Take up to `BATCH` requests from the transport, and each to its place.
+
+        Each is in its place before the next one is asked for, so an error in the middle
+        finds everything before it delivered.
+
+        Args:
+          indicate: Whether the accept event may be called: in the pump only.
+        """
+        try:
+            self._take_one_by_one(indicate=indicate)
+        finally:
+            self._transport.flush()
+
+    def _take_one_by_one(self, *, indicate: bool) -> None:
+        is_asked = self._transport.has_more()  # else None is not the kernel's word
+        has_answered = False
+        for _ in range(BATCH):
+            if not self._takes_more(indicate=indicate):
+                break
+            try:
+                request = self._transport.next_request()
+            except PeerFaultError as fault:
+                self._left -= 1
+                self._ignore(fault.error)
+                continue
+            except NoDescriptorsError as shortage:
+                farewells = self._block.farewells
+                if farewells is not None and farewells.make_room():
+                    continue  # who waits comes before who is only waited for
+                self._out_of_descriptors(shortage.error)
+                return
+            except TransportFailedError as failure:
+                self._listening._fail(failure.error)
+                return
+            has_answered = True
+            self._faults_in_a_row = 0
+            if request is None:
+                if is_asked and self.mode is LAST:
+                    self._left = 0
+                break
+            self._left -= 1
+            self._listening._arrived(request)
+        # A descriptor is reserved before the queue is looked at, so that even "nobody waits"
+        # says that there is one (accept4, net/socket.c).
+        if is_asked and has_answered and not self._backing_off:
+            self._recovered()
+
+    def _takes_more(self, *, indicate: bool) -> bool:
+        """Whether one more request has a place to go to."""
+        if not self._is_open or self.mode is PAUSE or self._backing_off:
+            return False  # a callback has just said so, or found no descriptor for an accept
+        if self.mode is REFUSE:
+            return indicate
+        if self._left <= 0:
+            return False
+        if self._conditional is not None:
+            return self._conditional.has_room()
+        return self.mode is LAST or self._delivery.takes(by_event=indicate)
+
+    # --- The last ones -----------------------------------------------------------------
+
+    def finish(self) -> None:
+        """The server drains: take who waits already, and refuse who is new.
+
+        What others share, or have after us, is left to them.
+        """
+        self.finished = trio.Event()
+        is_left = self._transport.leave()
+        if not is_left:
+            self._transport.look()  # for those of whom no edge has told yet
+        if self._conditional is not None:
+            self._conditional.finish(is_left=is_left)
+        self._block.post(self._take_last)
+
+    def _take_last(self) -> None:
+        """In the pump: note how many wait, and begin with them.
+
+        They are counted, so that peers who keep coming can't keep a server from ending. Several
+        sockets are asked in turn, so that each may have as many newcomers in front of the rest.
+        """
+        self._left = 0 if self.mode is REFUSE else self._count_those_who_wait()
+        self.mode = LAST
+        self._accept_turn()
+
+    def _count_those_who_wait(self) -> int:
+        depth = self._transport.queue_depth()
+        if depth is not None:
+            return depth[0] * len(self._transport.local_addresses)
+        return LAST_MOST if self._transport.has_more() else 0
+
+    def _take_no_more(self) -> None:
+        """In the pump: those who were waiting have been taken; have others refused from now on."""
+        if self._transport.inspect_point is InspectPoint.AFTER_HANDSHAKE:
+            self.mode = PAUSE
+            self._transport.close()  # those who were taken are not touched by that
+        else:
+            self.set_mode(REFUSE)  # there may be handshakes to be finished
+
+    def look_for_end(self) -> None:
+        """In a drain: see whether anybody is left who may become a connection."""
+        is_decided = self._conditional is None or not self._conditional.pending
+        is_taken = self._left <= 0 and self.mode is not LAST
+        if is_taken and is_decided and not self._delivery.parked:
+            assert self.finished is not None
+            self.finished.set()
+
+    # --- When accepting fails ----------------------------------------------------------
+
+    def _ignore(self, error: OSError) -> None:
+        """One peer's fault: counted, and on to the next; if that goes on and on, later."""
+        name = self._count_error(error)
+        self._faults_in_a_row += 1
+        if self._faults_in_a_row < FAULTS_IN_A_ROW:
+            self._block.tell(records.AcceptErrorIgnored, errno_name=name)
+        else:  # whatever the policy: it is for want of descriptors, and there may be plenty
+            self._back_off(self._failed(name, "backoff"))
+
+    def _count_error(self, error: OSError) -> str:
+        name = errno.errorcode.get(error.errno or 0, str(error.errno))
+        self._counters.accept_errors[name] += 1
+        return name
+
+    def _out_of_descriptors(self, error: OSError) -> None:
+        """No descriptor or no memory for another connection: do what the policy says."""
+        name = self._count_error(error)
+        # A drain takes more than there may be otherwise: that is no reason to fail.
+        if self._policy == "raise" and self.finished is None:
+            self._listening._fail(error)
+            return
+        wait = self._failed(name, self._policy)
+        if self._policy == "shed" and self._shed_some():
+            self.post_turn()
+        else:
+            self._back_off(wait)
+
+    def _failed(self, name: str, policy: str) -> float:
+        """Accepting has failed by nobody's fault who is gone now; return how long to wait."""
+        if not self._backoff.active:
+            self._counters.accept_backoffs += 1
+            self._block.tell(records.AcceptBackoffStarted, errno_name=name, policy=policy)
+        # Chance, not secrecy: it keeps several sockets from trying at the same moment.
+        return self._backoff.failed(trio.current_time(), random.random())  # noqa: S311
+
+    def _back_off(self, seconds: float) -> None:
+        self._backing_off = True
+        self._block.call_at(trio.current_time() + seconds, self._try_again)
+
+    def _shed_some(self) -> bool:
+        """Reset peers that wait; False if some do, and there is no descriptor even for that."""
+        for shed in range(BATCH):
+            if not self._transport.shed():
+                return shed > 0 or not self._transport.has_more()
+            self._counters.shed += 1
+            self._shed_since_backoff += 1
+        return True
+
+    def _try_again(self) -> None:
+        self._backing_off = False
+        self.post_turn()
+
+    def _recovered(self) -> None:
+        """The kernel has answered without an error, so a bad time is over."""
+        if self._backoff.active:
+            recovery = self._backoff.worked()
+            assert recovery is not None
+            self._block.tell(
+                records.AcceptBackoffEnded,
+                seconds=recovery.seconds,
+                attempts=recovery.attempts,
+                shed=self._shed_since_backoff,
+            )
+            self._shed_since_backoff = 0

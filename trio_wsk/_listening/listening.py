@@ -1,0 +1,958 @@
+"""`ListeningSocket`, and the block that it lives in.
+
+It drives a transport, asks `delivery.Delivery` where each request goes, and does it. The
+decisions are there, the I/O is in the transport, the callbacks run in the block's pump;
+what is left here is to connect them.
+
+When a connection is taken from the transport is decided in `intake`, whether it is let
+through in `driver`.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from trio_wsk._connection.block import FAILED, Block, unwrapped
+from trio_wsk._connection.connection import Connection
+from trio_wsk._connection.dispatch import ConnectionDispatch, ListenDispatch
+from trio_wsk._connection.events import CONNECTION_EVENTS
+from trio_wsk._connection.public_socket import PublicSocket
+from trio_wsk._delivery.acceptors import Acceptor, IrpAcceptor, TaskAcceptor
+from trio_wsk._delivery.delivery import Delivery, Way
+from trio_wsk._engine.callers import check_caller, check_in_trio
+from trio_wsk._engine.irp import Irp
+from trio_wsk._inspection.conditions import DEFAULT_MAX_PENDING, conditions_of
+from trio_wsk._inspection.driver import ConditionalAccept, PendingInspections
+from trio_wsk._intake.intake import (
+    BATCH,
+    NO_DESCRIPTORS_POLICIES,
+    REFUSE,
+    Intake,
+    Mode,
+    NoDescriptorsPolicy,
+)
+from trio_wsk._vocabulary import records
+from trio_wsk._vocabulary.arguments import are_events, checked_count, shown
+from trio_wsk._vocabulary.errors import (
+    ConnectionBrokenError,
+    ForcedClosedError,
+    InvalidDeviceStateError,
+    InvalidParameterError,
+    NoSocketError,
+    SocketClosedError,
+    WouldBlockError,
+)
+from trio_wsk._vocabulary.statistics import ListeningCounters, ListeningStatistics
+from trio_wsk._vocabulary.status import ACCEPT, EventMask, Status
+from trio_wsk._vocabulary.verdict import AbortReason, InspectPoint
+from trio_wsk.observers import LoggingObserver
+from trio_wsk.transports._choosing import transport_at
+from trio_wsk.transports._contract import Transport
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+if TYPE_CHECKING:
+    import os
+    import socket as stdlib_socket
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from trio_wsk._inspection.request import ConnectionRequest
+    from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk._vocabulary.verdict import (
+        InspectAction,
+        InspectId,
+        Overflow,
+        OverflowPolicy,
+        Verdict,
+    )
+    from trio_wsk.observers import Observer
+    from trio_wsk.transports._contract import TransportRequest
+
+    Answer = InspectAction | Verdict
+
+__all__ = ["ListeningSocket", "open_listening_socket"]
+
+DEFAULT_MAX_PARKED: Final = 128
+"""How many connections may wait here for somebody to take them. Only what one batch reads
+ahead gets parked as a rule, and each holds a descriptor."""
+
+
+class _State(enum.Enum):
+    """What has become of the listening socket."""
+
+    LISTENING = "listening"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+# Members of an enum are looked up anew each time, which adds up over all that is asked for
+# each connection; a name of the module is not.
+_LISTENING: Final = _State.LISTENING
+_CLOSED: Final = _State.CLOSED
+_FAILED: Final = _State.FAILED
+_TO_EVENT: Final = Way.EVENT
+
+
+@final
+class ListeningSocket(trio.abc.Listener[Connection]):
+    """A socket that listens, made by `open_listening_socket`.
+
+    Connections leave it in one of two ways. Whoever wants the next one queues for it:
+    `accept` awaits it, `queue_accept` leaves an `Irp`. Or the accept event is enabled, and
+    the callback `ListenDispatch.accept` gets every connection that nobody is queued for.
+    With neither, connections wait in the kernel's backlog.
+
+    With an inspector every connection is asked about first, by conditional accept, and only
+    what it lets through is delivered.
+
+    It is a `trio.abc.Listener`, so `trio.serve_listeners`, `trio.SSLListener` and what is
+    built on them take it. Unlike other listeners it lets several tasks accept at once;
+    they are served in order.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        dispatch: ListenDispatch,
+        context: object,
+        max_parked: int,
+        on_no_descriptors: NoDescriptorsPolicy,
+        observers: Iterable[Observer],
+    ) -> None:
+        """Made by `open_listening_socket`, never by you."""
+        self.context: object = context
+        """Whatever `open_listening_socket` was given; the library never looks at it."""
+        self._transport = transport
+        self._dispatch = dispatch
+        self._block = Block(self, observers)
+        self._delivery: Delivery[Acceptor, TransportRequest] = Delivery(max_parked)
+        self._counters = ListeningCounters()
+        self._state = _LISTENING
+        self._failure: OSError | None = None
+        self._public: list[PublicSocket] = []
+        self._connection_events = 0
+        self._intake = Intake(self, on_no_descriptors)
+        self._admit: Callable[[Connection], bool] | None = None
+        self._admits_anywhere = False
+        self._conditional: ConditionalAccept | None = None
+        self._nursery: trio.Nursery
+
+    def __repr__(self) -> str:
+        where = ", ".join(str(address) for address in self.local_addresses)
+        return f"<ListeningSocket {self._state.value} on {where}>"
+
+    # --- Where it listens --------------------------------------------------------------
+
+    @property
+    def local_addresses(self) -> list[Address]:
+        """Where it listens; with the port that the kernel chose, if it was asked to."""
+        return list(self._transport.local_addresses)
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The first of `sockets`.
+
+        Raises:
+          NoSocketError: this listening socket is closed, or has failed. It is an
+            AttributeError as well: ``getattr(listening, "socket", None)`` is None then.
+          AttributeError: the transport has no sockets.
+        """
+        if self._state is not _LISTENING:
+            reason = self._why_not()
+            raise NoSocketError(f"{reason}, and so has no socket any more") from reason
+        sockets = self.sockets
+        if not sockets:
+            raise AttributeError(f"{type(self._transport).__name__} has no sockets")
+        return sockets[0]
+
+    @property
+    def sockets(self) -> list[trio.socket.SocketType]:
+        """The listening sockets themselves, one for each of `local_addresses`.
+
+        For those who look at them: none if the transport has none, or when this is closed. Who
+        closes one has closed this listening socket, as with `aclose`.
+
+        Of a Unix socket, ``getsockname()`` gives the temporary name that it was bound to
+        before it was renamed; `local_addresses` has its path.
+        """
+        if self._state is _LISTENING and not self._public:
+            inner = self._transport.public_sockets()
+            self._public = [PublicSocket(each, self) for each in inner]
+        return list(self._public)
+
+    def _close_by_socket(self) -> None:
+        """Close: the owner of a public socket wants it."""
+        self._close()
+
+    def _detach_by_socket(self) -> None:
+        """Somebody else has the descriptor: the next accept finds none, which is a failure."""
+
+    @property
+    def draining(self) -> trio.Event:
+        """Set when the server that this socket belongs to drains."""
+        return self._block.draining
+
+    # --- Conditional accept ------------------------------------------------------------
+
+    @property
+    def inspect_point(self) -> InspectPoint:
+        """When requests appear here: what their peers see of an inspection follows from it."""
+        return self._transport.inspect_point
+
+    @property
+    def pending_inspections(self) -> PendingInspections:
+        """The requests that wait for their verdict, by `InspectId`; a view, always current.
+
+        One that was aborted stays in it until ``dispatch.abort`` has returned.
+        """
+        return PendingInspections(self._conditional)
+
+    @trio.lowlevel.enable_ki_protection
+    def inspect_complete(self, inspect_id: InspectId, answer: InspectAction | Verdict) -> Status:
+        """Decide about a request whose inspector has answered `InspectAction.PEND`.
+
+        In any order, from any task; from a thread through ``trio.from_thread.run_sync``. It
+        may come before the inspector has answered: then it counts when that answers PEND, and
+        not if it answers ACCEPT or REJECT by itself.
+
+        Args:
+          inspect_id: Which request.
+          answer: `InspectAction.ACCEPT` or `InspectAction.REJECT`, or a `Verdict` with one.
+
+        Returns:
+          `Status.SUCCESS`: the inspection is over; that does not say that the connection is
+          established. `Status.CONNECTION_ABORTED`: too late, the request is over, and nothing
+          has happened. `Status.NOT_FOUND`: it was never pended, or has been completed.
+          `Status.INVALID_PARAMETER`: that is no verdict.
+
+        Raises:
+          RuntimeError: called from outside the Trio run.
+
+        Source: PFN_WSK_INSPECT_COMPLETE.
+        """
+        check_caller(self._block.home, "listening.inspect_complete")
+        if self._conditional is None:
+            return Status.NOT_FOUND
+        return self._conditional.complete(inspect_id, answer)
+
+    # --- Accepting ---------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def accept(
+        self, *, context: object = None, dispatch: ConnectionDispatch | None = None
+    ) -> Connection:
+        """Wait for the next connection and return it (WskAccept, awaited).
+
+        Any number of tasks may wait; they are served in the order in which they came. The
+        connection has no events enabled, whatever the listening socket has enabled.
+
+        Args:
+          context: Becomes ``connection.context``.
+          dispatch: The callbacks of the connection's events, for when they are enabled.
+
+        Raises:
+          SocketClosedError: the listening socket was closed, before or meanwhile.
+          ForcedClosedError: it has failed.
+          InvalidParameterError: ``dispatch`` is no `ConnectionDispatch`.
+
+        Always a checkpoint. If cancelled, no connection was taken: the next one in line
+        is still first in line.
+
+        Source: PFN_WSK_ACCEPT.
+        """
+        _check_connection_dispatch("accept", dispatch)
+        check_caller(self._block.home, "listening.accept")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        acceptor = TaskAcceptor(context, dispatch)
+        try:
+            self._enqueue(acceptor)
+        except (SocketClosedError, ForcedClosedError):
+            # Who goes on after each error must not stop the run.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
+        if acceptor.connection is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return acceptor.connection
+        return await acceptor.wait(self._delivery)
+
+    @trio.lowlevel.enable_ki_protection
+    def accept_nowait(
+        self, *, context: object = None, dispatch: ConnectionDispatch | None = None
+    ) -> Connection:
+        """Return a connection that is there already.
+
+        The system is asked, so that who waits in its backlog is found, at the price of an
+        accept(2) for each call. With an inspector only what it has let through is there.
+
+        Raises:
+          WouldBlockError: none is there, or others are queued for it.
+          SocketClosedError, ForcedClosedError, InvalidParameterError: as for `accept`.
+        """
+        check_caller(self._block.home, "listening.accept_nowait")
+        _check_connection_dispatch("accept_nowait", dispatch)
+        acceptor = TaskAcceptor(context, dispatch)
+        self._enqueue(acceptor, waits=False)
+        if acceptor.connection is None:
+            self._delivery.withdraw(acceptor)
+            if acceptor.error is not None:
+                raise acceptor.error
+            raise WouldBlockError("no connection is waiting to be accepted")
+        return acceptor.connection
+
+    @trio.lowlevel.enable_ki_protection
+    def queue_accept(
+        self,
+        *,
+        context: object = None,
+        dispatch: ConnectionDispatch | None = None,
+        on_completion: Callable[[Irp[Connection]], object] | None = None,
+    ) -> Irp[Connection]:
+        """Queue an accept and return at once (WskAccept).
+
+        Args:
+          context: Becomes ``connection.context``, and ``irp.context`` until then.
+          dispatch: The callbacks of the connection's events, for when they are enabled;
+            none of them is enabled by this.
+          on_completion: The completion routine: called in the pump, once, with the Irp.
+
+        Returns:
+          An `Irp` that completes with the connection; with `Status.CANCELLED` when it is
+          cancelled or the listening socket is closed, with `Status.FILE_FORCED_CLOSED`
+          when that fails.
+
+        Raises:
+          SocketClosedError, ForcedClosedError: as for `accept`; then there is no Irp.
+          InvalidParameterError: ``on_completion`` is no plain function, or ``dispatch`` no
+            `ConnectionDispatch`.
+
+        Source: PFN_WSK_ACCEPT.
+        """
+        check_caller(self._block.home, "listening.queue_accept")
+        _check_connection_dispatch("queue_accept", dispatch)
+        acceptor = IrpAcceptor(context, dispatch)
+        acceptor.irp = Irp(
+            home=self._block.home,
+            withdraw=lambda _: self._delivery.withdraw(acceptor),
+            finished=self._completed,
+            context=context,
+            on_completion=on_completion,
+        )
+        self._enqueue(acceptor)
+        return acceptor.irp
+
+    def _enqueue(self, acceptor: Acceptor, *, waits: bool = True) -> None:
+        """Serve the acceptor from what is there, or queue it."""
+        self._check_listening()
+        while True:
+            request = self._delivery.queue(acceptor)
+            if request is None:
+                break
+            if self._is_alive(request):
+                self._hand_over(acceptor, request)
+                return
+        self._intake.take_for_caller(waits=waits)
+
+    def _is_alive(self, request: TransportRequest) -> bool:
+        """See whether a parked request is still worth having; drop it if not."""
+        if not request.was_reset():
+            return True
+        if self._conditional is None:
+            self._drop(request, "reset-while-parked")
+        else:
+            self._conditional.lost_while_parked(request)
+        return False
+
+    def _check_listening(self) -> None:
+        if self._state is not _LISTENING:
+            raise self._why_not()
+
+    def _why_not(self) -> SocketClosedError | ForcedClosedError:
+        if self._state is _FAILED:
+            error = ForcedClosedError(f"the listening socket has failed: {self._failure}")
+            error.__cause__ = self._failure
+            return error
+        return SocketClosedError("the listening socket is closed")
+
+    def _completed(self, irp: Irp[Connection]) -> None:
+        self._block.post(lambda: self._run_completion(irp))
+
+    def _run_completion(self, irp: Irp[Connection]) -> None:
+        assert irp.on_completion is not None
+        connection = irp.information
+        try:
+            context = self._block.context.copy()
+            answer = self._block.call("on_completion", connection, context, irp.on_completion, irp)
+        except ConnectionBrokenError:
+            answer = FAILED
+        if answer is FAILED and connection is not None:
+            connection.abort()
+
+    # --- Events ------------------------------------------------------------------------
+
+    def enable_events(self, mask: EventMask) -> None:
+        """Enable events; what is parked is indicated, in the order in which it came.
+
+        Args:
+          mask: `EventMask.ACCEPT` has ``dispatch.accept`` called for connections that
+            nobody is queued for. The others are inherited by the connections that this
+            callback takes, as far as the dispatch that it returns has callbacks for them;
+            they can't be disabled here again, but on each connection.
+
+        Raises:
+          InvalidParameterError: `EventMask.ACCEPT` without ``dispatch.accept``.
+          SocketClosedError, ForcedClosedError: as for `accept`.
+
+        Source: SO_WSK_EVENT_CALLBACK.
+        """
+        check_caller(self._block.home, "listening.enable_events")
+        self._check_listening()
+        if not are_events(mask, CONNECTION_EVENTS | ACCEPT):
+            raise InvalidParameterError(
+                f"{mask!r} are no events of a listening socket; write"
+                " listening.enable_events(EventMask.ACCEPT)"
+            )
+        bits = int(mask)
+        if bits & ACCEPT and self._dispatch.accept is None:
+            raise InvalidParameterError(
+                f"{EventMask.ACCEPT!r} has no callback; give one:"
+                " open_listening_socket(..., dispatch=ListenDispatch(accept=...))"
+            )
+        self._connection_events |= bits & CONNECTION_EVENTS
+        if bits & ACCEPT:
+            self._delivery.event_enabled = True
+            self._intake.post_turn()
+
+    async def disable_event(self, event: EventMask) -> None:
+        """Disable the accept event; afterwards its callback does not run and will not.
+
+        Connections that nobody is queued for wait in the backlog again.
+
+        Raises:
+          InvalidParameterError, InvalidDeviceStateError: as for `disable_event_nowait`.
+
+        Always a checkpoint; the event is disabled even if it is cancelled.
+        """
+        self.disable_event_nowait(event)
+        await trio.lowlevel.checkpoint()
+
+    def disable_event_nowait(self, event: EventMask) -> Status:
+        """Disable the accept event.
+
+        Returns:
+          `Status.SUCCESS`, or `Status.EVENT_PENDING` inside the accept callback itself,
+          which is then its last call.
+
+        Raises:
+          InvalidParameterError: ``event`` is not `EventMask.ACCEPT` alone. Events that
+            connections inherit are disabled on each connection.
+          InvalidDeviceStateError: the socket is a server's, which lives on this event: pause it.
+        """
+        check_caller(self._block.home, "listening.disable_event_nowait")
+        if event != EventMask.ACCEPT:
+            raise InvalidParameterError(
+                f"only {EventMask.ACCEPT!r} can be disabled on a listening socket, not {event!r};"
+                " events that connections inherit are disabled on each connection:"
+                " connection.disable_event(...)"
+            )
+        if self._admit is not None:
+            raise InvalidDeviceStateError(
+                "the server takes its connections by this event, so it stays enabled; to take no"
+                " more for a while, write server.listening.pause(), and resume() after it"
+            )
+        self._delivery.event_enabled = False
+        is_own = self._block.calling == "accept"
+        return Status.EVENT_PENDING if is_own else Status.SUCCESS
+
+    def _indicate(self, request: TransportRequest) -> None:
+        """In the pump: hand a connection to the accept event."""
+        if self._conditional is not None:
+            self._conditional.taken(request)
+        connection = Connection(request.accept(), request, self._block)
+        if self._admit is not None and self._admit(connection):
+            self._counters.to_event += 1
+            return
+        callback = self._dispatch.accept
+        assert callback is not None
+        self._block.event_driven.add(connection)
+        try:
+            context = connection._own_context()
+            answer = self._block.call("accept", connection, context, callback, connection)
+        except ConnectionBrokenError:
+            answer = Status.SUCCESS  # it came, and it went while it was being taken
+            connection.abort()
+        except BaseException:  # Ctrl-C and its like: they go on, and nobody has this connection
+            connection.abort()
+            raise
+        if isinstance(answer, ConnectionDispatch):
+            self._counters.to_event += 1
+            connection._start_events(self._connection_events & answer.mask, answer)
+        elif answer is Status.SUCCESS:
+            self._counters.to_event += 1
+            connection._may_leave_block()
+        else:
+            self._not_accepted(connection, answer)
+
+    def _not_accepted(self, connection: Connection, answer: object) -> None:
+        if answer is not FAILED and answer is not Status.REQUEST_NOT_ACCEPTED:
+            nonsense = TypeError(
+                f"the accept callback returned {shown(answer)}: return a ConnectionDispatch (its"
+                " events), Status.SUCCESS (taken, without events), or"
+                " Status.REQUEST_NOT_ACCEPTED (to have it reset)"
+            )
+            self._block.report_callback("accept", connection, nonsense)
+        connection.abort()
+        self._count_dropped(
+            connection.remote_address, "accept-failed" if answer is FAILED else "not-accepted"
+        )
+
+    # --- Pausing and refusing ----------------------------------------------------------
+
+    def pause(self) -> None:
+        """Take no new connections: they wait in the kernel's backlog, which fills.
+
+        What was parked before can still be accepted. Peers see connections that are
+        established and silent, and at last, on Linux, connection attempts that time out.
+        """
+        self._set_mode("listening.pause", Mode.PAUSE)
+
+    def resume(self) -> None:
+        """Back to normal after `pause` or `refuse`."""
+        self._set_mode("listening.resume", Mode.DELIVER)
+
+    def refuse(self) -> None:
+        """Reset every new connection, until `resume`.
+
+        Peers know at once that nobody is there for them. What was parked before can
+        still be accepted.
+
+        Source: SO_PAUSE_ACCEPT.
+        """
+        self._set_mode("listening.refuse", Mode.REFUSE)
+
+    def _set_mode(self, call: str, mode: Mode) -> None:
+        check_caller(self._block.home, call)
+        self._check_listening()
+        if self._intake.finished is not None:
+            raise SocketClosedError(f"{call}() of a listening socket whose server drains")
+        self._intake.set_mode(mode)
+
+    # --- Delivering --------------------------------------------------------------------
+
+    def _indicate_parked(self) -> None:
+        """In the pump: hand what is parked to the accept event, if it takes it."""
+        for _ in range(BATCH):
+            request = self._delivery.unpark_for_event()
+            if request is None:
+                return
+            if self._is_alive(request):
+                self._indicate(request)
+            else:
+                self._delivery.permits += 1
+        self._intake.post_turn()
+
+    def _arrived(self, request: TransportRequest) -> None:
+        """Put a new request where it belongs."""
+        self._counters.accepted += 1
+        if records.ConnectionAccepted in self._block.observers.wanting:
+            self._block.tell(records.ConnectionAccepted, remote_address=request.remote_address)
+        if self._intake.mode is REFUSE:
+            self._drop(request, "refused")
+        elif self._conditional is not None:
+            self._conditional.take(request)
+        else:
+            self._deliver(request, to_event=True)
+
+    def _deliver(self, request: TransportRequest, *, to_event: bool) -> bool:
+        """Give the connection to whoever is to have it.
+
+        Args:
+          request: It, approved and established.
+          to_event: Whether the accept event may be called now: in the pump only.
+
+        Returns:
+          Whether it waits for somebody to take it.
+        """
+        place = self._delivery.place(request, to_event=to_event)
+        if place is _TO_EVENT:
+            self._indicate(request)
+        elif isinstance(place, Acceptor):
+            self._hand_over(place, request)
+        else:
+            if self._delivery.event_takes:
+                self._intake.post_turn()
+            return True
+        return False
+
+    def _hand_over(self, acceptor: Acceptor, request: TransportRequest) -> None:
+        if self._conditional is not None:
+            self._conditional.taken(request)
+        connection = Connection(request.accept(), request, self._block, acceptor.context)
+        if acceptor.dispatch is not None:
+            connection._dispatch = acceptor.dispatch
+        self._counters.to_accept += 1
+        acceptor.give(connection)
+
+    def _drop(self, request: TransportRequest, reason: str) -> None:
+        request.reset()
+        self._count_dropped(request.remote_address, reason)
+
+    def _count_dropped(self, remote_address: Address, reason: str) -> None:
+        self._counters.dropped[reason] += 1
+        self._block.tell(records.ConnectionDropped, remote_address=remote_address, reason=reason)
+
+    # --- When the listening socket fails -----------------------------------------------
+
+    def _fail(self, error: OSError) -> None:
+        """The listening socket itself has failed: tell everybody, once."""
+        if self._state is not _LISTENING:
+            return
+        self._failure = error
+        self._end(_FAILED, "failed")
+        self._block.tell(records.ListenerFailed, error=error)
+        self._block.post(self._indicate_failure)
+
+    def _indicate_failure(self) -> None:
+        callback = self._dispatch.failed
+        if callback is not None:
+            context = self._block.context.copy()
+            self._block.call("failed", None, context, callback, self, self._failure)
+        self._nursery.cancel_scope.cancel()
+
+    # --- Closing -----------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Stop listening, and end every request and Irp.
+
+        The kernel resets what is in its backlog, and what is parked is reset. Requests that
+        are inspected are cancelled, aborted and reset. Queued
+        Irps complete with `Status.CANCELLED`, tasks in `accept` get `SocketClosedError`;
+        completion routines and abort callbacks have run when this returns. Connections that
+        were delivered are not touched. Idempotent.
+
+        It is bounded: an inspector that does not end when it is cancelled is waited for
+        one second, and reported (`InspectorStraggles`). Leaving the block waits for it.
+
+        Always a checkpoint. If cancelled, the socket is closed all the same, and what is left to be
+        called is called soon.
+
+        Source: PFN_WSK_CLOSE_SOCKET.
+        """
+        check_caller(self._block.home, "listening.aclose")
+        self._close()
+        if self._conditional is not None:
+            await self._conditional.settle()
+        await self._block.settle()
+
+    def _close(self) -> None:
+        self._end(_CLOSED, "closed")
+
+    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave half of it open
+    def _end(self, state: _State, reason: str) -> None:
+        if self._state is not _LISTENING:
+            return
+        self._state = state
+        self._intake.close()
+        self._transport.leave()  # first: who may ask others again is not refused by us
+        if self._conditional is not None:
+            is_failed = state is _FAILED
+            self._conditional.close(AbortReason.FAILED if is_failed else AbortReason.CLOSED)
+        self._transport.close()
+        self._public = []
+        acceptors, parked = self._delivery.drain()
+        for request in parked:
+            self._drop(request, reason)
+        for acceptor in acceptors:
+            acceptor.fail(self._why_not())
+
+    def statistics(self) -> ListeningStatistics:
+        """Return what was counted since the socket was opened, and what is true now."""
+        return self._counters.picture(
+            parked=self._delivery.parked,
+            parked_most=self._delivery.parked_most,
+            queued_accepts=self._delivery.acceptors,
+            pending=0 if self._conditional is None else self._conditional.pending,
+            straggling=0 if self._conditional is None else self._conditional.straggling,
+            queue_depth=(self._transport.queue_depth() if self._state is _LISTENING else None),
+            transport=self._transport.counters(),
+        )
+
+    # --- For the block and the server --------------------------------------------------
+
+    def _listen(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        readiness = self._transport.pump_readiness(nursery.start_soon)
+        self._block.start(nursery, readiness)
+        self._intake.open(readiness)
+
+    def _finish(self, more_permits: float) -> None:
+        """For a server that drains: take who waits already, and then nobody more.
+
+        Args:
+          more_permits: How many of them may be open beyond the limit.
+        """
+        if self._state is _LISTENING:
+            self._delivery.permits += more_permits
+            self._intake.finish()
+
+    async def _wait_finished(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
+        """For a server, after `_finish`: wait until nobody is left who may become a connection.
+
+        And until those who are turned away have read why.
+        """
+        finished = self._intake.finished
+        if finished is not None:
+            await finished.wait()
+        if self._conditional is not None:
+            await self._conditional.wait_read()
+
+    def _serve(
+        self, admit: Callable[[Connection], bool], max_connections: float, *, anywhere: bool
+    ) -> None:
+        """For a server: have every connection admitted, and no more at once than that.
+
+        Args:
+          admit: Called in the pump with each connection that the accept event would get;
+            True if that is all, False to go on with the accept callback.
+          max_connections: How many permits there are; one is taken before each accept.
+          anywhere: Whether ``admit`` runs no callbacks, so that what was inspected needs not wait
+            for the pump.
+        """
+        self._admit = admit
+        self._admits_anywhere = anywhere
+        self._delivery.permits = max_connections
+        self._delivery.event_enabled = True
+        self._connection_events = CONNECTION_EVENTS
+        self._intake.post_turn()
+
+    def _return_permit(self) -> None:
+        """For a server: a connection has ended, so another one may come."""
+        delivery = self._delivery
+        delivery.permits += 1
+        if delivery.permits == 1:
+            self._intake.post_turn()
+        elif self._conditional is not None:
+            self._conditional.has_room_again()
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave what is bound and not in the block yet
+async def open_listening_socket(
+    port: int | None = None,
+    *,
+    host: str | Sequence[str] | None = None,
+    path: str | bytes | os.PathLike[str] | None = None,
+    mode: int | None = None,
+    sockets: Sequence[stdlib_socket.socket | trio.socket.SocketType | int] | None = None,
+    transport: Transport | None = None,
+    backlog: int | None = None,
+    reuse_port: bool = False,
+    socket_options: Sequence[tuple[int, int, int | bytes]] = (),
+    context: object = None,
+    dispatch: ListenDispatch | None = None,
+    inspect: Callable[[ConnectionRequest], Answer | Awaitable[Answer]] | None = None,
+    inspect_point: InspectPoint = InspectPoint.AFTER_HANDSHAKE,
+    inspect_timeout: float | None = None,
+    max_pending: int = DEFAULT_MAX_PENDING,
+    max_parked: int = DEFAULT_MAX_PARKED,
+    overflow: Overflow | OverflowPolicy = "wait",
+    abort_on_half_close: bool | None = None,
+    on_no_descriptors: NoDescriptorsPolicy = "backoff",
+    observers: Iterable[Observer] = (),
+) -> AsyncIterator[ListeningSocket]:
+    r"""Open a socket that listens for as long as the block lasts.
+
+    Leaving the block closes it, resets the connections that have events, and waits for
+    the block's own tasks. Connections that were awaited are whoever's took them, and
+    outlive it.
+
+    Args:
+      port: The TCP port, 0 to 65535; 0 has the kernel choose one, the same for all hosts
+        and both families.
+      host: A name or an address, or several; None for every address of the machine.
+      path: Instead of a port, a Unix socket's path; ``"\0name"`` is an abstract one. What
+        a dead process left there is replaced; a socket that somebody listens on is not.
+      mode: The permissions of ``path``, such as ``0o660``.
+      sockets: Instead of a port, sockets or descriptors that are bound already, such as
+        those of `listen_fds`. They belong to the listening socket from the moment that the
+        block is entered, or `serve` is called: it closes them, also if it can't be opened,
+        whichever argument is wrong.
+      transport: Instead of a port, anyone's `Transport`; its owner is the listening socket,
+        as for ``sockets``.
+      backlog: How many connections the kernel keeps for us; the largest it allows by default.
+      reuse_port: Share the port with other processes that say so, too (SO_REUSEPORT).
+      socket_options: Triples for ``setsockopt``, set before bind.
+      context: Becomes ``listening.context``.
+      dispatch: The callbacks of the listening socket's events.
+      inspect: Called first for each connection request, an async function in a task of its
+        own: who is to be let through? Short for ``dispatch.inspect``.
+      inspect_point: Whether it is asked before the handshake is answered, which its peers
+        wait for, or after. Never another one than this.
+      inspect_timeout: Seconds on Trio's clock from a request's arrival to its verdict, pended
+        or not; then it is aborted. By default 10 after the handshake and 2 before it.
+      max_pending: How many requests may wait for their verdict at once.
+      max_parked: How many accepted connections may wait for somebody to take them; 0 never
+        takes one from the kernel that nobody wants: then no more are inspected at once than
+        would be taken, either, unless that is before the handshake.
+      overflow: What happens to requests beyond ``max_pending`` and, with an inspector, beyond
+        ``max_parked``: ``"wait"``, ``"reset"`` or ``"evict"``, or an `Overflow` that chooses
+        for each.
+      abort_on_half_close: Whether a peer that finishes sending (FIN) before it was let through
+        counts as gone. None: if it had sent nothing. True: always; False: never.
+      on_no_descriptors: When there is no descriptor or no memory for another connection:
+        ``"backoff"`` waits, longer each time, while peers wait in the backlog;
+        ``"shed"`` resets them with a descriptor set aside for that; ``"raise"`` has the
+        listening socket fail.
+      observers: Called with what happens; see `trio_wsk.observers`. A
+        `trio_wsk.observers.LoggingObserver` among them replaces the default one.
+
+    Raises:
+      InvalidParameterError: an argument is wrong; the message shows a right call.
+      InspectPointError: requests can't be inspected at that point; the message says why.
+      BindError: the address can't be had.
+      OSError: out of the block, if the listening socket has failed meanwhile. The body is
+        cancelled then.
+
+    The body's exceptions come out as they are, not in a group, unless the listening
+    socket has failed as well.
+    """
+    chosen = transport_at(
+        port=port,
+        path=path,
+        sockets=sockets,
+        transport=transport,
+        tcp={
+            "host": host,
+            "reuse_port": reuse_port,
+            "socket_options": socket_options,
+        },
+        mode=mode,
+        backlog=backlog,
+        inspect_point=inspect_point,
+    )
+    try:
+        check_in_trio("open_listening_socket()")
+        dispatch = _checked_dispatch(dispatch)
+        listening = ListeningSocket(
+            chosen,
+            dispatch=dispatch,
+            context=context,
+            max_parked=checked_count("max_parked", max_parked, least=0),
+            on_no_descriptors=_checked_policy(on_no_descriptors),
+            observers=_checked_observers(observers),
+        )
+        conditions = conditions_of(
+            dispatch,
+            inspect=inspect,
+            inspect_point=inspect_point,
+            inspect_timeout=inspect_timeout,
+            max_pending=max_pending,
+            overflow=overflow,
+            abort_on_half_close=abort_on_half_close,
+        )
+        # Without an inspector, too: a transport may have no other point than one before delivery.
+        chosen.inspect_at(inspect_point)
+        await chosen.bind()
+        if conditions is not None:
+            listening._conditional = ConditionalAccept(listening, conditions)
+            listening._conditional.choose_styles(chosen)
+    except BaseException:
+        chosen.close()
+        raise
+    async with _block_of(listening):
+        yield listening
+
+
+def _check_connection_dispatch(call: str, dispatch: object) -> None:
+    if dispatch is not None and not isinstance(dispatch, ConnectionDispatch):
+        raise InvalidParameterError(
+            "dispatch is of the connection that is accepted:"
+            f" {call}(dispatch=ConnectionDispatch(receive=...)), not {dispatch!r}"
+        )
+
+
+def _checked_dispatch(dispatch: ListenDispatch | None) -> ListenDispatch:
+    if dispatch is not None and not isinstance(dispatch, ListenDispatch):
+        raise InvalidParameterError(f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}")
+    return dispatch or ListenDispatch()
+
+
+def _checked_policy(policy: NoDescriptorsPolicy) -> NoDescriptorsPolicy:
+    if policy not in NO_DESCRIPTORS_POLICIES:
+        raise InvalidParameterError(
+            f"on_no_descriptors is one of {NO_DESCRIPTORS_POLICIES}, not {policy!r}"
+        )
+    return policy
+
+
+def _checked_observers(observers: Iterable[Observer]) -> list[Observer]:
+    """Return the observers, with one for the log if there is none."""
+    given: object = observers
+    if not isinstance(given, Iterable):
+        raise InvalidParameterError(
+            f"observers takes several, so write observers=[...], not observers={observers!r}"
+        )
+    checked = list(observers)
+    if not any(isinstance(observer, LoggingObserver) for observer in checked):
+        checked.append(LoggingObserver())
+    return checked
+
+
+@asynccontextmanager
+async def _block_of(listening: ListeningSocket) -> AsyncIterator[None]:
+    """Run a listening socket's block: its tasks, its end, and whose errors come out."""
+    error: BaseException | None = None
+    try:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
+            try:
+                listening._listen(nursery)
+                yield
+            finally:
+                listening._close()
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        error = unwrapped(group)
+    finally:
+        listening._close()
+        listening._block.finish()
+    try:
+        raise_both(listening._failure, error)
+    finally:
+        del error  # or it would hold this frame, which holds it
+
+
+def raise_both(failure: BaseException | None, error: BaseException | None) -> None:
+    """Raise the listening socket's failure, the body's error, or both as a group.
+
+    That the body found the socket failed, too, is no news.
+    """
+    try:
+        if failure is not None:
+            error = _without_news_of(failure, error)
+        if failure is not None and error is not None:
+            raise BaseExceptionGroup(
+                "the listening socket failed, and the body too", [failure, error]
+            )
+        error = failure or error
+        if error is not None:
+            raise error
+    finally:
+        del failure, error
+
+
+def _without_news_of(failure: BaseException, error: BaseException | None) -> BaseException | None:
+    """Take out of a body's error what only says that the listening socket has failed."""
+
+    def says_so(each: BaseException) -> bool:
+        return isinstance(each, ForcedClosedError) and each.__cause__ is failure
+
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(says_so)[1]
+    return None if error is None or says_so(error) else error

@@ -1,0 +1,138 @@
+"""The options of the functions that listen, by name: for who passes them on.
+
+::
+
+    async def serve_echo(port: int, **options: Unpack[ServerOptions]) -> None:
+        await trio_wsk.serve(echo, port, **options)
+
+``Unpack`` is in `typing` since Python 3.11, and in ``typing_extensions`` before.
+
+Source: PEP 692.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+
+if TYPE_CHECKING:
+    import os
+    import socket
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+
+    import trio
+
+    from trio_wsk._connection.dispatch import ListenDispatch
+    from trio_wsk._inspection.request import ConnectionRequest
+    from trio_wsk._intake.intake import NoDescriptorsPolicy
+    from trio_wsk._vocabulary.verdict import (
+        InspectAction,
+        InspectPoint,
+        Overflow,
+        OverflowPolicy,
+        Verdict,
+    )
+    from trio_wsk.observers import Observer
+    from trio_wsk.transports._contract import Transport
+
+    Answer = InspectAction | Verdict
+
+__all__ = [
+    "EventServerOptions",
+    "ListeningOptions",
+    "OnHandlerError",
+    "ServerOptions",
+    "check_options",
+]
+
+OnHandlerError = Literal["report", "raise"]
+
+
+class ListeningOptions(TypedDict, total=False):
+    """The options of `open_listening_socket`, which all that listen have.
+
+    ``port`` and ``dispatch`` are not among them: give those by themselves.
+    """
+
+    host: str | Sequence[str] | None
+    path: str | bytes | os.PathLike[str] | None
+    mode: int | None
+    sockets: Sequence[socket.socket | trio.socket.SocketType | int] | None
+    transport: Transport | None
+    backlog: int | None
+    reuse_port: bool
+    socket_options: Sequence[tuple[int, int, int | bytes]]
+    context: object
+    inspect: Callable[[ConnectionRequest], Answer | Awaitable[Answer]] | None
+    inspect_point: InspectPoint
+    inspect_timeout: float | None
+    max_pending: int
+    max_parked: int
+    overflow: Overflow | OverflowPolicy
+    abort_on_half_close: bool | None
+    on_no_descriptors: NoDescriptorsPolicy
+    observers: Iterable[Observer]
+
+
+class EventServerOptions(ListeningOptions, total=False):
+    """The options of `serve_events`, and of `open_server` with a `ListenDispatch`."""
+
+    max_connections: int | None
+    grace: float
+
+
+class ServerOptions(ListeningOptions, total=False):
+    """The options of `serve`, and of `open_server` with a handler.
+
+    ``ssl_context`` is not among them: it says what the handler is given.
+    """
+
+    dispatch: ListenDispatch | None
+    handshake_timeout: float
+    https_compatible: bool
+    max_connections: int | None
+    grace: float
+    on_handler_error: OnHandlerError
+
+
+_OTHERS: Final = frozenset({"dispatch", "port", "ssl_context"})
+"""Parameters that may be meant as well."""
+
+_FOR_HANDLERS: Final = frozenset(
+    {"ssl_context", "handshake_timeout", "https_compatible", "on_handler_error"}
+)
+
+
+def check_options(call: str, options: Collection[str]) -> None:
+    """Refuse options that don't exist, in the name of who was called.
+
+    Args:
+      call: Its name.
+      options: The names that were given and are not its own, but `ListeningOptions`.
+
+    Raises:
+      TypeError: one is unknown; the message says what may have been meant. (The caller's.)
+    """
+    for name in options:
+        if name not in _LISTENING:
+            raise TypeError(
+                f"{call}() got an unexpected keyword argument {name!r}{_hint(call, name)}"
+            )
+
+
+def _hint(call: str, name: str) -> str:
+    if name in _FOR_HANDLERS:
+        return f": that needs a task for each connection; write serve(handler, ..., {name}=...)"
+    own = _EVENT_SERVER if call == "serve_events" else _SERVER
+    meant = get_close_matches(name, sorted(own | _OTHERS), 1)
+    return f"; did you mean {meant[0]!r}?" if meant else ""
+
+
+def _names(options: Any) -> frozenset[str]:  # noqa: ANN401 - a TypedDict class has no type
+    names: frozenset[str] = options.__optional_keys__
+    return names
+
+
+_LISTENING: Final = _names(ListeningOptions)
+_EVENT_SERVER: Final = _names(EventServerOptions)
+_SERVER: Final = _names(ServerOptions)

@@ -1,0 +1,4 @@
+"""Servers: a listening socket, handlers, and the care around them.
+
+Tasks of handlers, TLS, permits, draining; `serving` has the functions that users call.
+"""
