@@ -29,6 +29,7 @@ import trio
 
 from trio_wsk._engine.callers import check_ending_caller
 from trio_wsk._engine.irp import Irp
+from trio_wsk._engine.pump import FAILED
 from trio_wsk._engine.readiness import (
     ENDED,
     LOOK_SECONDS,
@@ -58,7 +59,6 @@ from trio_wsk._vocabulary.status import (
 from trio_wsk._vocabulary.verdict import InspectId
 
 from .block import (
-    FAILED,
     LINGER_SECONDS,
     TAKING_OCTETS,
     TAKING_SECONDS,
@@ -923,7 +923,7 @@ class EventSide(Wire):
         return self._context
 
     def _call(self, name: str, callback: Callable[..., object], what: object) -> object:
-        """In the pump: run one of this connection's callbacks; see `Block.call`."""
+        """In the pump: run one of this connection's callbacks; see `Pump.call`."""
         return self._block.call(name, self, self._own_context(), callback, self, what)
 
     def _tell_drain(self, callback: Callable[[Any], object]) -> None:

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
-from trio_wsk._connection.block import FAILED
 from trio_wsk._connection.last_words import LastWords
 from trio_wsk._engine.callers import check_caller
+from trio_wsk._engine.pump import FAILED
 from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.arguments import shown, whole_number
 from trio_wsk._vocabulary.errors import (

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsk._connection.block import FAILED
 from trio_wsk._connection.faults import is_cancelled, split_error
+from trio_wsk._engine.pump import FAILED
 from trio_wsk._engine.reused_tasks import ReusedTasks, cancel_status, forget_first_frame
 
 if TYPE_CHECKING:

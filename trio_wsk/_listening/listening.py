@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from trio_wsk._connection.block import FAILED, Block, unwrapped
+from trio_wsk._connection.block import Block
 from trio_wsk._connection.connection import Connection
 from trio_wsk._connection.dispatch import ConnectionDispatch, ListenDispatch
 from trio_wsk._connection.events import CONNECTION_EVENTS
@@ -27,6 +27,7 @@ from trio_wsk._delivery.acceptors import Acceptor, IrpAcceptor, TaskAcceptor
 from trio_wsk._delivery.delivery import Delivery, Way
 from trio_wsk._engine.callers import check_caller, check_in_trio
 from trio_wsk._engine.irp import Irp
+from trio_wsk._engine.pump import FAILED, unwrapped
 from trio_wsk._inspection.conditions import DEFAULT_MAX_PENDING, conditions_of
 from trio_wsk._inspection.driver import ConditionalAccept, PendingInspections
 from trio_wsk._intake.intake import (
@@ -132,9 +133,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """Whatever `open_listening_socket` was given; the library never looks at it."""
         self._transport = transport
         self._dispatch = dispatch
-        self._block = Block(self, observers)
-        self._delivery: Delivery[Acceptor, TransportRequest] = Delivery(max_parked)
         self._counters = ListeningCounters()
+        self._block = Block(self, observers, self._counters.callback_failures)
+        self._delivery: Delivery[Acceptor, TransportRequest] = Delivery(max_parked)
         self._state = _LISTENING
         self._failure: OSError | None = None
         self._public: list[PublicSocket] = []
