@@ -96,14 +96,35 @@ async def test_peer_that_leaves_gives_its_permit_back_though_nobody_receives(
             await until(lambda count=count: server.statistics().served == count)  # type: ignore[misc]
 
 
+# Plain functions: of an async test that skips, pytest-trio loses the reason.
+@pytest.fixture
+def tells_end_behind_data(readiness: str) -> None:
+    """Where there are no edges, nothing does."""
+    if readiness != "epoll":
+        pytest.skip("without edges, nothing tells of an end behind unread data")
+
+
+@pytest.fixture
+def tells_reset_after_fin(readiness: str, request: pytest.FixtureRequest) -> None:
+    """Where there are no edges, nothing does, of a peer's that had finished."""
+    if readiness != "epoll" and request.getfixturevalue("finished") == "peer":
+        pytest.skip("without edges, nothing tells of a reset after FIN")
+
+
+@pytest.fixture
+def tells_two_of_room(readiness: str) -> None:
+    """Trio's own waits tell one."""
+    if readiness != "epoll":
+        pytest.skip("without epoll, one task waits for a socket's room, and another one is told so")
+
+
+@pytest.mark.usefixtures("tells_end_behind_data")
 @pytest.mark.parametrize("leave", [close, reset])
 @pytest.mark.parametrize("dispatch", DEAF.values(), ids=DEAF)
 async def test_end_behind_an_octet_is_heard_of_though_nobody_receives(
-    dispatch: ConnectionDispatch, leave: Callable[[trio.SocketStream], None], readiness: str
+    dispatch: ConnectionDispatch, leave: Callable[[trio.SocketStream], None]
 ) -> None:
     """What the peer sent before it left hides its end from nobody, where there are edges."""
-    if readiness != "epoll":
-        pytest.skip("without edges, nothing tells of an end behind unread data")
     async with open_server(
         ListenDispatch(accept=lambda _: dispatch), 0, host="127.0.0.1", max_connections=1
     ) as server:
@@ -116,13 +137,12 @@ async def test_end_behind_an_octet_is_heard_of_though_nobody_receives(
             await until(lambda count=count: server.statistics().served == count)  # type: ignore[misc]
 
 
-async def test_fin_behind_unread_data_is_told_and_can_still_be_answered(readiness: str) -> None:
+@pytest.mark.usefixtures("tells_end_behind_data")
+async def test_fin_behind_unread_data_is_told_and_can_still_be_answered() -> None:
     """
     Without a receive callback FIN is told as soon as it comes. The answer arrives whole: what
     the peer sent is thrown away, so that closing doesn't reset.
     """
-    if readiness != "epoll":
-        pytest.skip("without edges, nothing tells of an end behind unread data")
     ends: list[bool] = []
 
     def disconnect(connection: Connection, abortive: bool) -> None:  # noqa: FBT001 - WSK's
@@ -161,16 +181,14 @@ async def test_awaited_connection_with_the_backlog_event_alone_is_its_owners_to_
 # --- A reset after FIN -----------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("tells_reset_after_fin")
 @pytest.mark.parametrize("has_receive", [True, False])
 @pytest.mark.parametrize("finished", ["peer", "here", "here first"])
 async def test_reset_is_told_after_a_fin(
     finished: str,
     has_receive: bool,  # noqa: FBT001 - a parameter
-    readiness: str,
 ) -> None:
     """That one side has finished hides no reset: it is told, and the connection closes."""
-    if readiness != "epoll" and finished == "peer":
-        pytest.skip("without edges, nothing tells of a reset after FIN")
     ends: list[bool] = []
     dispatch = ConnectionDispatch(
         receive=nothing if has_receive else None,
@@ -856,10 +874,9 @@ async def test_peer_that_resets_or_does_not_read_holds_nothing_after_the_block(
         assert "reset" == await fate_of(client)
 
 
-async def test_somebody_who_waits_for_the_socket_does_not_keep_the_queue(readiness: str) -> None:
+@pytest.mark.usefixtures("tells_two_of_room")
+async def test_somebody_who_waits_for_the_socket_does_not_keep_the_queue() -> None:
     """A task of the owner's may wait for the public socket; what is queued goes on after it."""
-    if readiness != "epoll":
-        pytest.skip("without epoll, one task waits for a socket's room, and another one is told so")
     async with trio.open_nursery() as nursery:
 
         def use(connection: Connection) -> None:

@@ -603,7 +603,7 @@ async def test_stray_cancellation_is_its_inspectors_crash_and_nobody_elses(
     """The request is turned away, and the next one is inspected as if nothing had been."""
     asked = 0
 
-    async def inspect(_: ConnectionRequest | None) -> InspectAction:
+    async def inspect(_: ConnectionRequest) -> InspectAction:
         nonlocal asked
         asked += 1
         if asked == 1:
