@@ -687,6 +687,11 @@ def test_marked_callback_is_async() -> None:
         (open_server, "observer", "; did you mean 'observers'?"),
         (serve_events, "graze", "; did you mean 'grace'?"),
         (serve_events, "xyzzy", ""),
+        (serve, "timeout", ""),
+        (serve, "ssl", "; did you mean 'ssl_context'?"),
+        (serve, "limit", "; did you mean 'max_connections'?"),
+        (open_server, "accept", ": it is a callback; write dispatch=ListenDispatch(accept=...)"),
+        (serve_events, "ssl", ": that needs a task for each connection; write serve(handler"),
         (
             serve_events,
             "ssl_context",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
 import trio_wsk
 from trio_wsk import ConnectionDispatch, InspectAction, InspectId, ListenDispatch, Status
-
-if TYPE_CHECKING:
-    from trio_wsk.observers import ConnectionEnded
+from trio_wsk.observers import ConnectionEnded
 
 NAMES = {"127.0.0.1": "Anna", "::1": "Anna"}
 MOST = 1

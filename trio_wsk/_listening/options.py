@@ -98,6 +98,15 @@ class ServerOptions(ListeningOptions, total=False):
 _OTHERS: Final = frozenset({"dispatch", "port", "ssl_context"})
 """Parameters that may be meant as well."""
 
+_CALLBACKS: Final = frozenset({"abort", "accept", "drain", "failed"})
+"""Slots of a `ListenDispatch` that are no options."""
+
+_ELSEWHERE: Final = {"limit": "max_connections", "ssl": "ssl_context"}
+"""What it is called in asyncio and its like."""
+
+_ALIKE: Final = 0.7
+"""From how much likeness on one name is taken for another: `timeout` is no `inspect_timeout`."""
+
 _FOR_HANDLERS: Final = frozenset(
     {"ssl_context", "handshake_timeout", "https_compatible", "on_handler_error"}
 )
@@ -121,10 +130,13 @@ def check_options(call: str, options: Collection[str]) -> None:
 
 
 def _hint(call: str, name: str) -> str:
-    if name in _FOR_HANDLERS:
-        return f": that needs a task for each connection; write serve(handler, ..., {name}=...)"
+    ours = _ELSEWHERE.get(name, name)
+    if ours in _FOR_HANDLERS and call == "serve_events":
+        return f": that needs a task for each connection; write serve(handler, ..., {ours}=...)"
+    if name in _CALLBACKS:
+        return f": it is a callback; write dispatch=ListenDispatch({name}=...)"
     own = _EVENT_SERVER if call == "serve_events" else _SERVER
-    meant = get_close_matches(name, sorted(own | _OTHERS), 1)
+    meant = get_close_matches(ours, sorted(own | _OTHERS), 1, _ALIKE)
     return f"; did you mean {meant[0]!r}?" if meant else ""
 
 

@@ -198,7 +198,8 @@ class Server:
         if runs_in(self._handlers) or runs_in(self.listening._nursery):
             raise InvalidDeviceStateError(
                 "drain() would wait for the handler or the inspector that calls it; have a task"
-                " outside of the server do it: nursery.start_soon(server.drain)"
+                " outside of the server do it, in a nursery that was opened before the server:"
+                " nursery.start_soon(server.drain)"
             )
         if self._over.is_set():
             raise SocketClosedError("drain() of a server that has ended: it was drained or aborted")
