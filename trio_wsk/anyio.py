@@ -18,10 +18,10 @@ import trio
 try:
     import anyio
     import anyio.abc
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "trio_wsk.anyio needs anyio, which is not installed: pip install 'trio-wsk[anyio]'"
-    ) from error
+    ) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from threading import get_ident
-from typing import final
+from typing import Final, final
 
 import trio
 from trio.lowlevel import current_task, current_trio_token
@@ -19,7 +19,7 @@ class Home:
     __slots__ = ("_token", "thread")
 
     def __init__(self) -> None:
-        self.thread = get_ident()
+        self.thread: Final = get_ident()
         """Its thread's number."""
         self._token = current_trio_token()
 
