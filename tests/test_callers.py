@@ -28,6 +28,7 @@ from trio_wsk import (
     serve,
     serve_events,
 )
+from trio_wsk._connection.public_socket import PublicSocket
 
 from .pairs import open_pair
 from .support import PATIENCE, connect, connect_now, read_to_end, until
@@ -235,8 +236,12 @@ async def test_call_from_elsewhere_is_refused_and_changes_nothing(
             assert not stage.connection.closed, name
 
 
+ENDS = ["close", "detach"]
+"""What a public socket does by itself; all else is Trio's."""
+
+
 @pytest.mark.parametrize("where", [in_no_run, in_asyncio, in_another_run])
-@pytest.mark.parametrize("end", ["close", "detach"])
+@pytest.mark.parametrize("end", ENDS)
 async def test_public_socket_is_not_closed_from_elsewhere(
     where: Callable[[Callable[[], object]], None], end: str
 ) -> None:
@@ -248,6 +253,32 @@ async def test_public_socket_is_not_closed_from_elsewhere(
         await connection.send_all(b"still here")
 
         assert b"still here" == await client.receive_some()
+
+
+@pytest.mark.parametrize("where", [in_no_run, in_asyncio, in_another_run])
+@pytest.mark.parametrize("end", ENDS)
+async def test_public_listening_socket_is_not_closed_from_elsewhere(
+    where: Callable[[Callable[[], object]], None], end: str
+) -> None:
+    """The same for a listening socket: who waits in accept() goes on, and is served."""
+    async with open_listening_socket(0, host=HOST) as listening, trio.open_nursery() as nursery:
+        accepted: list[Connection] = []
+
+        @nursery.start_soon
+        async def accept() -> None:
+            accepted.append(await listening.accept())
+
+        await trio.testing.wait_all_tasks_blocked()
+        call = getattr(listening.socket, end)
+        with pytest.raises(RuntimeError, match=rf"listening\.socket\.{end}"):
+            await trio.to_thread.run_sync(where, call)
+
+        assert "listening" in repr(listening)
+        assert 1 == listening.statistics().queued_accepts
+
+        async with await connect(listening.local_addresses[0]):
+            await until(lambda: accepted)
+            await accepted[0].aclose()
 
 
 async def test_every_call_is_guarded_or_only_reads() -> None:
@@ -265,6 +296,14 @@ async def test_every_call_is_guarded_or_only_reads() -> None:
     }
 
     assert there - {"connection.on_edges"} == called  # that is for its readiness to call
+
+    of_sockets = {
+        name
+        for name, member in vars(PublicSocket).items()
+        if not name.startswith("_") and inspect.isfunction(member)
+    }
+
+    assert of_sockets == set(ENDS)
 
 
 async def test_threads_call_through_trio() -> None:

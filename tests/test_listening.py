@@ -1058,6 +1058,32 @@ async def test_closed_public_socket_is_no_failure_to_who_asks_at_once() -> None:
             listening.accept_nowait()
 
 
+async def test_public_socket_is_not_detached_while_it_listens() -> None:
+    """
+    A listening socket without its descriptor would be none: who tries is told how to hand it
+    over, and it goes on. What the message says works: who waits in the queue is taken elsewhere.
+    """
+    async with open_listening_socket(0, host=HOST) as listening:
+        sock = listening.socket
+        with pytest.raises(trio_wsk.InvalidDeviceStateError, match=r"os\.dup\("):
+            sock.detach()
+        async with connect_now(listening.local_addresses[0]):
+            (await listening.accept()).abort()
+        client = connect_now(listening.local_addresses[0])
+        descriptor = os.dup(sock.fileno())
+        await listening.aclose()
+
+        assert -1 == sock.detach()
+
+    async with open_listening_socket(sockets=[descriptor]) as heir:
+        connection = await heir.accept()
+        await connection.send_all(b"taken")
+
+        assert b"taken" == await client.receive_some()
+
+        await close_all(connection, client)
+
+
 async def test_public_sockets_are_those_of_the_addresses() -> None:
     """``listening.sockets`` has one for each address, in their order; afterwards there are none."""
     async with open_listening_socket(0, host=["127.0.0.1", "127.0.0.2"]) as listening:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
             """Close, as the owner of the public socket wants it; idempotent."""
 
         def _detach_by_socket(self) -> None:
-            """Let go of the descriptor, which has another owner from now on; idempotent."""
+            """Let go of the descriptor, or refuse to; idempotent."""
 
 
 __all__ = ["PublicSocket"]
@@ -65,7 +65,11 @@ class PublicSocket(trio.socket.SocketType):
         self._inner.close()  # if the connection had let go of it before
 
     def detach(self) -> int:
-        """Take the descriptor out; connection and socket are closed without it."""
+        """Take the descriptor out; connection and socket are closed without it.
+
+        Raises:
+          InvalidDeviceStateError: it is a listening socket's, which still listens. (Yours.)
+        """
         self._connection._detach_by_socket()
         return self._inner.detach()
 

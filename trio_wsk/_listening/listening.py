@@ -25,7 +25,7 @@ from trio_wsk._connection.events import CONNECTION_EVENTS
 from trio_wsk._connection.public_socket import PublicSocket
 from trio_wsk._delivery.acceptors import Acceptor, IrpAcceptor, TaskAcceptor
 from trio_wsk._delivery.delivery import Delivery, Way
-from trio_wsk._engine.callers import check_caller, check_in_trio
+from trio_wsk._engine.callers import check_caller, check_ending_caller, check_in_trio
 from trio_wsk._engine.irp import Irp
 from trio_wsk._engine.pump import FAILED, unwrapped
 from trio_wsk._inspection.conditions import DEFAULT_MAX_PENDING, conditions_of
@@ -179,7 +179,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """The listening sockets themselves, one for each of `local_addresses`.
 
         For those who look at them: none if the transport has none, or when this is closed. Who
-        closes one has closed this listening socket, as with `aclose`.
+        closes one has closed this listening socket, as with `aclose`; both from inside the Trio
+        run only. To hand a descriptor over, duplicate it with ``os.dup``: ``detach()`` raises
+        `InvalidDeviceStateError` for as long as this listens.
 
         Of a Unix socket, ``getsockname()`` gives the temporary name that it was bound to
         before it was renamed; `local_addresses` has its path.
@@ -190,11 +192,18 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         return list(self._public)
 
     def _close_by_socket(self) -> None:
-        """Close: the owner of a public socket wants it."""
+        check_ending_caller(self._block.home, "listening.socket.close")
         self._close()
 
     def _detach_by_socket(self) -> None:
-        """Somebody else has the descriptor: the next accept finds none, which is a failure."""
+        """Refuse: without its descriptor it would listen in name only."""
+        check_ending_caller(self._block.home, "listening.socket.detach")
+        if self._state is _LISTENING:
+            raise InvalidDeviceStateError(
+                "a listening socket keeps its descriptor for as long as it listens; to hand it"
+                " over, duplicate it and close this one: os.dup(listening.socket.fileno()), then"
+                " await listening.aclose()"
+            )
 
     @property
     def draining(self) -> trio.Event:
