@@ -44,7 +44,7 @@ from .support import (
 from .test_serving import HOST, Silent, client_of, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from trio_wsk import ConnectionRequest, Server
@@ -680,6 +680,61 @@ async def test_drain_outlives_a_shortage_of_descriptors(policy: str) -> None:
         assert DrainReport(finished=1, reset=0) == await server.drain(grace=PATIENCE)
         assert b"x" == await said_to(client)
         assert 1 == server.statistics().listening.accept_backoffs
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "memory"])
+async def test_drain_is_over_when_all_who_waited_were_shed(kind: str, tmp_path: Path) -> None:
+    """
+    Who is reset for want of a descriptor was one of those who wait: when the last of them has been,
+    nobody listens any more, newcomers are refused, and the drain waits for open connections alone.
+    """
+    memory = MemoryNetwork()
+    at_place: dict[str, Callable[[], Any]] = {
+        "tcp": partial(FaultyTransport.tcp, 0, host=HOST),
+        "unix": partial(FaultyTransport.unix, tmp_path / "s"),
+        "memory": partial(memory.host("192.0.2.1").transport, 80),
+    }
+    transport: Any = at_place[kind]()
+
+    async def connected(server: Server) -> trio.abc.Stream:
+        if kind == "memory":
+            return await memory.host("192.0.2.2").connect(("192.0.2.1", 80))
+        return client_of(server)
+
+    async with serving(serve_one, transport=transport, on_no_descriptors="shed") as (server, _):
+        first = await connected(server)
+        await until(lambda: server.statistics().open_connections)
+        server.listening.pause()
+        clients = [await connected(server) for _ in range(5)]
+        for client in clients:
+            await client.send_all(b"unread")  # by which a Unix peer knows a reset
+        if isinstance(transport, FaultyTransport):
+            transport.faults.append(NoDescriptorsError(OSError(24, "Too many open files")))
+        else:
+            transport.fail_next(24)
+        reports: list[DrainReport] = []
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def drain() -> None:
+                    reports.append(await server.drain(grace=math.inf))
+
+                for client in clients:
+                    with pytest.raises(trio.BrokenResourceError):
+                        await client.receive_some()
+                await trio.testing.wait_all_tasks_blocked()
+                with pytest.raises(OSError, match=r"refused|No such file"):
+                    await connected(server)
+                await first.send_all(b"x")
+
+                assert b"x" == await said_to(first)
+
+        assert [DrainReport(finished=1, reset=0)] == reports
+        assert 5 == server.statistics().listening.shed
+
+        for client in clients:
+            await client.aclose()
 
 
 async def test_port_is_free_when_the_queue_has_been_taken() -> None:

@@ -223,8 +223,8 @@ class Intake:
             has_answered = True
             self._faults_in_a_row = 0
             if request is None:
-                if is_asked and self.mode is LAST:
-                    self._left = 0
+                if is_asked:
+                    self._nobody_waits()
                 break
             self._left -= 1
             self._listening._arrived(request)
@@ -232,6 +232,11 @@ class Intake:
         # says that there is one (accept4, net/socket.c).
         if is_asked and has_answered and not self._backing_off:
             self._recovered()
+
+    def _nobody_waits(self) -> None:
+        """The kernel says so: in a drain, there were not as many left as was thought."""
+        if self.mode is LAST:
+            self._left = 0
 
     def _takes_more(self, *, indicate: bool) -> bool:
         """Whether one more request has a place to go to."""
@@ -336,8 +341,14 @@ class Intake:
     def _shed_some(self) -> bool:
         """Reset peers that wait; False if some do, and there is no descriptor even for that."""
         for shed in range(BATCH):
+            if self.mode is LAST and self._left <= 0:
+                break  # who comes now was not waiting when the drain began
             if not self._transport.shed():
-                return shed > 0 or not self._transport.has_more()
+                if self._transport.has_more():
+                    return shed > 0
+                self._nobody_waits()
+                break
+            self._left -= 1
             self._counters.shed += 1
             self._shed_since_backoff += 1
         return True
