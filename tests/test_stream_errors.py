@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 from contextlib import asynccontextmanager, suppress
@@ -14,16 +15,18 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.inspecting import ACCEPT, PEND, inspecting
 from tests.pairs import await_event, descriptor_of, open_pair, plain
-from tests.support import PATIENCE, reset, until
+from tests.support import PATIENCE, connect_now, reset, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
+    EventMask,
     ForcedClosedError,
     InvalidDeviceStateError,
     SocketBusyError,
     SocketClosedError,
     WskError,
     open_listening_socket,
+    open_server,
 )
 from trio_wsk.testing import MemoryNetwork
 
@@ -361,6 +364,10 @@ async def test_buffer_is_free_when_it_was_refused() -> None:
 # --- Checkpoints ----------------------------------------------------------------------------------
 
 
+OF_TRIO = (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError)
+"""What Trio's streams, and ours in memory, fail with."""
+
+
 async def check_yields(call: Callable[[], Awaitable[object]]) -> None:
     """See that a call that goes wrong at once lets others run each time, and can be cancelled."""
     turns = 0
@@ -374,7 +381,7 @@ async def check_yields(call: Callable[[], Awaitable[object]]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
         for tries in range(20):
-            with suppress(WskError, trio.BrokenResourceError, trio.ClosedResourceError):
+            with suppress(WskError, *OF_TRIO):
                 await call()
 
             assert tries - 2 <= turns
@@ -411,6 +418,69 @@ async def test_call_that_fails_at_once_lets_others_run(name: str, state: str) ->
         with trio.fail_after(PATIENCE):
             await check_yields(lambda: CALLS[name](connection))
         nursery.cancel_scope.cancel()
+
+
+def fill_kernel(connection: Connection) -> None:
+    """Have the kernel take all that it takes, and leave nothing in our queue."""
+    descriptor = descriptor_of(connection)
+    with suppress(BlockingIOError):
+        while os.write(descriptor, bytes(1 << 16)):
+            pass
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "send_eof"])
+async def test_call_beside_a_wait_for_its_socket_lets_others_run(name: str) -> None:
+    """
+    Trio lets only one task wait for a descriptor. When that is another one, which waits for
+    ``connection.socket``, a call says so in our words, and is a checkpoint.
+    """
+    wait = trio.lowlevel.wait_readable if "receive" in name else trio.lowlevel.wait_writable
+    async with open_pair() as (connection, _), trio.open_nursery() as nursery:
+        fill_kernel(connection)
+        nursery.start_soon(wait, connection.socket)
+        await wait_all_tasks_blocked()
+        with trio.fail_after(PATIENCE):
+            with pytest.raises(SocketBusyError, match="waits for this socket"):
+                await CALLS[name](connection)
+            await check_yields(lambda: CALLS[name](connection))
+        nursery.cancel_scope.cancel()
+    connection.abort()
+
+
+async def test_disabling_that_fails_at_once_lets_others_run() -> None:
+    """The same for a connection that is closed, and for the accept event that a server needs."""
+    async with open_pair() as (connection, _):
+        connection.close()
+        with trio.fail_after(PATIENCE):
+            await check_yields(lambda: connection.disable_event(EventMask.RECEIVE))
+    async with open_server(hold, 0, host="127.0.0.1", grace=0) as server:
+        with trio.fail_after(PATIENCE):
+            await check_yields(lambda: server.listening.disable_event(EventMask.ACCEPT))
+
+
+async def hold(_: Connection) -> None:
+    """Stay."""
+    await trio.sleep_forever()
+
+
+async def test_drain_that_fails_at_once_lets_others_run() -> None:
+    """The same for a server that another task drains, and for one that has ended."""
+    async with (
+        trio.open_nursery() as nursery,
+        open_server(hold, 0, host="127.0.0.1", grace=math.inf) as server,
+    ):
+        client = connect_now(server.local_addresses[0])
+        await until(lambda: server.statistics().open_connections)
+        nursery.start_soon(server.drain)
+        await wait_all_tasks_blocked()
+        with trio.fail_after(PATIENCE):
+            await check_yields(server.drain)
+
+            assert 1 == server.statistics().open_connections
+
+            server.abort()
+            await check_yields(server.drain)
+        await client.aclose()
 
 
 async def test_accept_that_fails_at_once_lets_others_run() -> None:
@@ -478,7 +548,7 @@ async def test_who_peeks_hears_of_a_verdict_at_once(kind: str, tmp_path: Path) -
 # --- The clients of the network in memory -----------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["broken", "closed"])
+@pytest.mark.parametrize("state", ["broken", "closed", "busy"])
 @pytest.mark.parametrize(
     "call",
     [
@@ -496,12 +566,19 @@ async def test_stream_in_memory_lets_others_run(call: Callable[[Any], Any], stat
     async with open_listening_socket(transport=transport) as listening:
         stream = await memory.host("192.0.2.2").connect(("192.0.2.1", 80))
         connection = await listening.accept()
-        if state == "broken":
-            connection.abort()
-        else:
-            await stream.aclose()
-            connection.close()
-        await check_yields(lambda: call(stream))
+        async with trio.open_nursery() as nursery:
+            if state == "broken":
+                connection.abort()
+            elif state == "closed":
+                await stream.aclose()
+                connection.close()
+            else:
+                nursery.start_soon(stream.receive_some)
+                nursery.start_soon(stream.send_all, bytes(LARGE))
+                await wait_all_tasks_blocked()
+            await check_yields(lambda: call(stream))
+            nursery.cancel_scope.cancel()
+        connection.abort()
 
 
 async def test_stream_in_memory_holds_no_buffer() -> None:

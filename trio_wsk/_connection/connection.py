@@ -168,7 +168,7 @@ class Connection(EventSide):
         Raises:
           ConnectionBrokenError: the peer reset the connection, or the network did.
           SocketClosedError: this side closed it, before or meanwhile.
-          SocketBusyError: another task is receiving.
+          SocketBusyError: another task is receiving, or waits for `socket` itself to be readable.
 
         Always a checkpoint. If cancelled, nothing was received. What an event callback
         has refused comes first.
@@ -262,7 +262,7 @@ class Connection(EventSide):
         Raises:
           ConnectionBrokenError: the peer or the network reset the connection.
           SocketClosedError: this side closed it, or has sent FIN.
-          SocketBusyError: another task is sending.
+          SocketBusyError: another task is sending, or waits for `socket` itself to be writable.
 
         Always a checkpoint. If cancelled, any part of ``data`` may have been sent: the
         only thing to do with the connection then is to close it. If a part was, closing it
@@ -510,7 +510,11 @@ class Connection(EventSide):
 
         Always a checkpoint; the event is disabled even if it is cancelled.
         """
-        self.disable_event_nowait(event)
+        try:
+            self.disable_event_nowait(event)
+        except (ConnectionBrokenError, SocketClosedError):
+            await trio.lowlevel.checkpoint()  # noqa: ASYNC120 - as it says
+            raise
         await trio.lowlevel.checkpoint()
 
     def disable_event_nowait(self, event: EventMask) -> Status:

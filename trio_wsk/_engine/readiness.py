@@ -51,6 +51,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from trio_wsk._vocabulary.errors import SocketBusyError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -200,7 +202,11 @@ class Watch:
         return trio.lowlevel.Abort.SUCCEEDED
 
     async def wait_on_trio(self, edge: int) -> None:  # noqa: ASYNC910 - a closed wait is one, too
-        """Wait with Trio's own waits; returns when the watch is being closed, too."""
+        """Wait with Trio's own waits; returns when the watch is being closed, too.
+
+        Raises:
+          SocketBusyError: another task waits for the descriptor itself. (The caller's.)
+        """
         self.direct += 1
         try:
             if edge == READ:
@@ -209,6 +215,13 @@ class Watch:
                 await trio.lowlevel.wait_writable(self.fd)
         except trio.ClosedResourceError:
             pass  # close() says so
+        except trio.BusyResourceError as error:
+            # Trio says so without a checkpoint: who goes on after it must not stop the run.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise SocketBusyError(
+                "another task waits for this socket itself (trio.lowlevel.wait_readable or"
+                " wait_writable, or a stream made of it), and Trio has one task at a time do that"
+            ) from error
         finally:
             self.direct -= 1
             self.drained = False

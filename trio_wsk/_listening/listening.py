@@ -48,6 +48,7 @@ from trio_wsk._vocabulary.errors import (
     NoSocketError,
     SocketClosedError,
     WouldBlockError,
+    WskError,
 )
 from trio_wsk._vocabulary.statistics import ListeningCounters, ListeningStatistics
 from trio_wsk._vocabulary.status import ACCEPT, EventMask, Status
@@ -450,7 +451,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Always a checkpoint; the event is disabled even if it is cancelled.
         """
-        self.disable_event_nowait(event)
+        try:
+            self.disable_event_nowait(event)
+        except WskError:
+            await trio.lowlevel.checkpoint()  # noqa: ASYNC120 - as it says
+            raise
         await trio.lowlevel.checkpoint()
 
     def disable_event_nowait(self, event: EventMask) -> Status:

@@ -49,6 +49,7 @@ from trio_wsk._vocabulary.errors import (
     InvalidParameterError,
     SocketBusyError,
     SocketClosedError,
+    WskError,
 )
 from trio_wsk._vocabulary.statistics import DrainReport, ServerStatistics
 from trio_wsk.transports._choosing import closing_if_wrong
@@ -195,6 +196,19 @@ class Server:
         """
         check_caller(self._block.home, "server.drain")
         grace = self._grace if grace is None else _checked_grace(grace)
+        try:
+            self._check_may_drain()
+        except WskError:
+            # Who tries again after each error must not stop the run.
+            await trio.lowlevel.checkpoint()  # noqa: ASYNC120 - as it says
+            raise
+        self._draining = True
+        try:
+            return await self._drain(grace)
+        finally:
+            self.abort()
+
+    def _check_may_drain(self) -> None:
         if runs_in(self._handlers) or runs_in(self.listening._nursery):
             raise InvalidDeviceStateError(
                 "drain() would wait for the handler or the inspector that calls it; have a task"
@@ -205,11 +219,6 @@ class Server:
             raise SocketClosedError("drain() of a server that has ended: it was drained or aborted")
         if self._draining:
             raise SocketBusyError("drain() while another task drains this server; once is enough")
-        self._draining = True
-        try:
-            return await self._drain(grace)
-        finally:
-            self.abort()
 
     async def _drain(self, grace: float) -> DrainReport:
         """Go through a drain, step by step; what is waited for shares one deadline."""

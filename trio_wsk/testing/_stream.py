@@ -81,7 +81,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         Source: connect(2); tcp(7), tcp_syn_retries.
         """
         endpoint = self._endpoint
-        self._begin_sending("established")
+        await self._begin_sending("established")
         try:
             if endpoint.phase is Phase.SYN_SENT:
                 await self._wait(WRITE)
@@ -108,6 +108,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         """
         size = _DEFAULT_RECEIVE_SIZE if max_bytes is None else _checked_size(max_bytes)
         if self._is_receiving:
+            await trio.lowlevel.checkpoint()
             raise trio.BusyResourceError("another task is receiving from this stream")
         self._is_receiving = True
         try:
@@ -149,7 +150,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
         Always a checkpoint. If cancelled, any part of ``data`` may have been sent.
         """
-        self._begin_sending("send_all")
+        await self._begin_sending("send_all")
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             with memoryview(data).cast("B") as view:
@@ -183,7 +184,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
         Raises, checkpoint: as for `send_all`. Cancelling it changes nothing.
         """
-        self._begin_sending("wait_send_all_might_not_block")
+        await self._begin_sending("wait_send_all_might_not_block")
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             self._check_not_closed()
@@ -207,9 +208,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
         Always a checkpoint. If cancelled, FIN has not been sent.
         """
-        if self._is_sending:
-            raise trio.BusyResourceError("another task is sending to this stream")
-        self._is_sending = True
+        await self._begin_sending("send_eof")
         try:
             await trio.lowlevel.checkpoint()
             while self._endpoint.phase is Phase.SYN_SENT:
@@ -222,8 +221,9 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         finally:
             self._is_sending = False
 
-    def _begin_sending(self, call: str) -> None:
+    async def _begin_sending(self, call: str) -> None:  # noqa: ASYNC910 - for who calls it
         if self._is_sending:
+            await trio.lowlevel.checkpoint()
             raise trio.BusyResourceError(f"{call}() while another task is sending to this stream")
         self._is_sending = True
 
