@@ -6,6 +6,7 @@ import contextvars
 import select
 import socket
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from tests.pairs import (
     receive_all,
     receive_exactly,
 )
-from tests.support import PATIENCE, connect, fate_of, open_descriptors, reset, until
+from tests.support import PATIENCE, connect, connect_now, fate_of, open_descriptors, reset, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
@@ -1641,3 +1642,52 @@ async def test_completion_is_told_before_the_connection_ends() -> None:
 
     assert LARGE == echoed
     assert [True] == found_open
+
+
+async def test_events_come_beside_a_wait_for_the_socket() -> None:
+    """
+    Trio lets only one task wait for a descriptor. When that is one of the user's, which waits for
+    ``connection.socket``, events come all the same, perhaps later, and the block goes on.
+    """
+    indicated: list[bytes] = []
+
+    def receive(_: Connection, data: bytes) -> None:
+        indicated.append(data)
+
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(trio.lowlevel.wait_readable, connection.socket)
+        await trio.testing.wait_all_tasks_blocked()
+        connection.enable_events(EventMask.RECEIVE, ConnectionDispatch(receive=receive))
+        await trio.testing.wait_all_tasks_blocked()
+        await client.send_all(b"x")
+        await until(lambda: indicated)
+
+        assert [b"x"] == indicated
+
+        connection.abort()
+
+
+async def test_accepting_goes_on_beside_a_wait_for_the_listening_socket() -> None:
+    """The same for ``listening.socket``."""
+    async with (
+        open_listening_socket(0, host="127.0.0.1") as listening,
+        trio.open_nursery() as nursery,
+    ):
+        waited = 0
+
+        @nursery.start_soon
+        async def wait() -> None:
+            nonlocal waited
+            while True:
+                with suppress(trio.BusyResourceError):
+                    await trio.lowlevel.wait_readable(listening.socket)
+                    waited += 1
+                await trio.lowlevel.checkpoint()
+
+        for _ in range(20):
+            async with connect_now(listening.local_addresses[0]):
+                (await listening.accept()).abort()
+
+        assert waited
+
+        nursery.cancel_scope.cancel()

@@ -47,6 +47,7 @@ from __future__ import annotations
 import select
 import sys
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -91,7 +92,8 @@ LOOK: Final = 0x10000
 """Ours, not epoll's: the peer may have ended, and only a look at the channel can tell."""
 
 LOOK_SECONDS: Final = 0.1
-"""How often a channel with unread data is looked at where no edge tells of its end."""
+"""How often a channel is looked at where no edge tells: of the end behind unread data, or of
+anything, while a task of the user's waits for its descriptor."""
 
 _DOUBTFUL: Final = ENDED | URGENT
 """After these a short read does not say that nothing is left."""
@@ -486,7 +488,10 @@ class TrioReadiness(Readiness):
 
     async def _report(self, watch: Watch, edge: int) -> None:  # noqa: ASYNC910 - a task of its own
         if watch.home is self:
-            await watch.wait_on_trio(edge)
+            try:
+                await watch.wait_on_trio(edge)
+            except SocketBusyError:  # a task of the user's waits for the public socket
+                await trio.sleep(LOOK_SECONDS)
         if watch.home is self:
             watch.interest &= ~edge
             watch.on_edges(edge)
@@ -505,7 +510,8 @@ class TrioReadiness(Readiness):
 
     async def _report_end(self, watch: Watch, edge: int) -> None:  # noqa: ASYNC910 - a task of its own
         while watch.home is self:
-            await watch.wait_on_trio(edge)
+            with suppress(SocketBusyError):  # as in `_report`
+                await watch.wait_on_trio(edge)
             if watch.home is not self:
                 break
             watch.on_edges(edge | LOOK)
