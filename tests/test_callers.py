@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from collections.abc import Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -236,8 +237,8 @@ async def test_call_from_elsewhere_is_refused_and_changes_nothing(
             assert not stage.connection.closed, name
 
 
-ENDS = ["close", "detach"]
-"""What a public socket does by itself; all else is Trio's."""
+ENDS: dict[str, tuple[int, ...]] = {"close": (), "detach": (), "shutdown": (socket.SHUT_RDWR,)}
+"""What a public socket does by itself, and with what; all else is Trio's."""
 
 
 @pytest.mark.parametrize("where", [in_no_run, in_asyncio, in_another_run])
@@ -247,7 +248,7 @@ async def test_public_socket_is_not_closed_from_elsewhere(
 ) -> None:
     """It is the connection's descriptor, and so is its guard."""
     async with open_pair() as (connection, client):
-        call = getattr(connection.socket, end)
+        call = partial(getattr(connection.socket, end), *ENDS[end])
         with pytest.raises(RuntimeError, match=rf"connection\.socket\.{end}"):
             await trio.to_thread.run_sync(where, call)
         await connection.send_all(b"still here")
@@ -269,7 +270,7 @@ async def test_public_listening_socket_is_not_closed_from_elsewhere(
             accepted.append(await listening.accept())
 
         await trio.testing.wait_all_tasks_blocked()
-        call = getattr(listening.socket, end)
+        call = partial(getattr(listening.socket, end), *ENDS[end])
         with pytest.raises(RuntimeError, match=rf"listening\.socket\.{end}"):
             await trio.to_thread.run_sync(where, call)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import errno
 import gc
+import select
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.pairs import open_event_pair, open_pair, receive_exactly
+from tests.pairs import (
+    await_event,
+    descriptor_of,
+    open_event_pair,
+    open_pair,
+    receive_exactly,
+)
 from tests.support import PATIENCE, connect, reset, until
 from trio_wsk import (
     Connection,
@@ -415,6 +422,52 @@ async def test_observers_hear_how_a_handlers_connection_ended(reason: EndReason,
     assert 1 == ended.octets_received
     if how == "raise":
         assert error is ended.error
+
+
+@pytest.mark.parametrize("end", ["return", "aclose", "close", "public socket"])
+@pytest.mark.parametrize("reason", [EndReason.FINISHED, EndReason.PEER_RESET])
+async def test_peers_end_is_why_though_its_handler_has_not_looked(
+    reason: EndReason, end: str
+) -> None:
+    """A peer that had ended before this side closed is why, and a reset is so with its error."""
+    diary = Diary()
+    taken: list[Connection] = []
+    has_ended = trio.Event()
+
+    async def handle(connection: Connection) -> None:
+        await connection.receive_some()
+        taken.append(connection)
+        await has_ended.wait()
+        if end == "aclose":
+            await connection.aclose()
+        elif end == "close":
+            connection.close()
+        elif end == "public socket":
+            connection.socket.close()
+
+    async with open_server(handle, 0, host="127.0.0.1", observers=[diary]) as server:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"x")
+        await until(lambda: taken)
+        descriptor = descriptor_of(taken[0])
+        if reason is EndReason.FINISHED:
+            await client.send_eof()
+        else:
+            reset(client)
+        await_event(descriptor, select.POLLRDHUP)
+        has_ended.set()
+        await until(lambda: diary.told)
+        client.socket.close()
+
+    ended = diary.told[0]
+    assert isinstance(ended, ConnectionEnded)
+    assert reason is ended.reason
+    error = ended.error
+    if reason is EndReason.PEER_RESET:
+        assert isinstance(error, OSError)
+        assert errno.ECONNRESET == error.errno
+    else:
+        assert error is None
 
 
 async def test_ended_connection_keeps_its_callbacks_alive_for_nobody() -> None:

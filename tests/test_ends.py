@@ -242,17 +242,129 @@ async def cut_short(connection: Connection) -> None:
             scope.cancel()
 
 
-@pytest.mark.parametrize("end", ["close", "aclose"])
-async def test_closing_after_a_send_that_was_cut_short_resets(end: str) -> None:
+async def end_by(connection: Connection, end: str) -> None:
+    """End a connection in one of the ways that are in good order if they can be."""
+    if end == "close":
+        connection.close()
+    elif end == "aclose":
+        await connection.aclose()
+    elif end == "public socket":
+        connection.socket.close()
+    elif end == "disconnect":
+        connection.disconnect()
+    elif end == "send_eof":
+        with pytest.raises(SocketClosedError, match="cut short"):
+            await connection.send_eof()
+
+
+ORDERLY = ["close", "aclose", "public socket"]
+
+
+@pytest.mark.parametrize("end", [*ORDERLY, "disconnect", "send_eof"])
+async def test_ending_after_a_send_that_was_cut_short_resets(end: str) -> None:
     """A part of the answer can't be taken for all of it: it is followed by a reset, not by FIN."""
     async with open_pair() as (connection, client):
         await cut_short(connection)
-        if end == "close":
-            connection.close()
-        else:
-            await connection.aclose()
+        await end_by(connection, end)
+
+        assert connection.closed
+        assert "reset" == await fate_of(client)
+
+
+@pytest.mark.parametrize("end", ["disconnect", "send_eof"])
+async def test_connection_with_events_resets_after_a_cut(end: str) -> None:
+    """It is reset and told to be over, though its peer has finished and only our FIN is missing."""
+    ends: list[EndReason] = []
+    dispatch = ConnectionDispatch(
+        disconnect=nothing, closed=lambda _, ended: ends.append(ended.reason)
+    )
+    async with open_event_pair(dispatch) as (connection, client):
+        await cut_short(connection)
+        await client.send_eof()
+        await end_by(connection, end)
 
         assert "reset" == await fate_of(client)
+
+        await until(lambda: ends)
+
+        assert [EndReason.ABORTED] == ends
+
+
+@pytest.mark.parametrize("has_block", [True, False])
+async def test_fin_that_waits_for_a_task_is_a_reset_if_that_is_cut_short(
+    has_block: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """FIN that was wanted while a task was sending doesn't follow a part of what that had."""
+    scope = trio.CancelScope()
+
+    async def send(connection: Connection) -> None:
+        with scope:
+            await connection.send_all(bytes(1 << 24))
+
+    async with trio.open_nursery() as nursery:
+        async with open_listening_socket(0, host="127.0.0.1") as listening:
+            client = await connect(listening.local_addresses[0])
+            connection = await listening.accept()
+            nursery.start_soon(send, connection)
+            await wait_all_tasks_blocked()
+            connection.disconnect()
+            if has_block:
+                scope.cancel()
+                await wait_all_tasks_blocked()
+        scope.cancel()
+
+    assert connection.closed
+    assert "reset" == await fate_of(client)
+
+    await client.aclose()
+
+
+async def send_to_its_end(connection: Connection, data: bytes) -> None:
+    """Send until this side has closed."""
+    with pytest.raises(SocketClosedError):
+        await connection.send_all(data)
+
+
+@pytest.mark.parametrize("end", ORDERLY)
+async def test_closing_while_a_task_is_sending_resets(end: str) -> None:
+    """What a task has sent of its data is not all of it, if this side closes meanwhile."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(send_to_its_end, connection, bytes(1 << 24))
+        await wait_all_tasks_blocked()
+        await end_by(connection, end)
+
+        assert "reset" == await fate_of(client)
+
+
+@pytest.mark.parametrize("end", ["return", *ORDERLY])
+async def test_handler_that_ends_while_a_task_is_sending_resets(end: str) -> None:
+    """A connection that would linger is reset as well, whichever task is sending."""
+    async with trio.open_nursery() as nursery:
+
+        async def handler(connection: Connection) -> None:
+            nursery.start_soon(send_to_its_end, connection, bytes(1 << 24))
+            await wait_all_tasks_blocked()
+            await end_by(connection, end)
+
+        async with open_server(handler, 0, host="127.0.0.1") as server:
+            client = await connect(server.local_addresses[0])
+            await until(lambda: server.statistics().served)
+
+            assert "reset" == await fate_of(client)
+
+            await client.aclose()
+
+
+async def test_closing_while_a_task_waits_with_all_of_its_data_is_in_good_order() -> None:
+    """A task that has sent nothing yet leaves whole what went before it."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        while connection._send_now(bytes(1 << 20)):  # noqa: SLF001 - and queue nothing
+            pass
+        nursery.start_soon(send_to_its_end, connection, b"x")
+        await wait_all_tasks_blocked()
+        connection.close()
+
+        assert "fin" == await fate_of(client)
 
 
 async def test_handler_that_was_cut_short_in_its_answer_resets() -> None:
@@ -336,6 +448,24 @@ async def test_peer_that_still_uploads_gets_its_answer() -> None:
         assert [b"413 too large"] * 5 == answers
 
 
+@pytest.mark.parametrize("end", ORDERLY)
+async def test_peer_that_still_uploads_gets_its_answer_however_this_side_closes(end: str) -> None:
+    """`close` is `aclose` for plain functions, and the socket's is no other."""
+
+    async def handler(connection: Connection) -> None:
+        await refuse(connection)
+        await end_by(connection, end)
+
+    async with open_server(handler, 0, host="127.0.0.1") as server:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"x")
+        await until(lambda: server.statistics().served)
+
+        assert b"413 too large" == await upload(client, 1 << 24)
+
+        await client.aclose()
+
+
 async def test_lingering_holds_no_permit() -> None:
     """While a peer goes on sending, the next one is served."""
     async with open_server(refuse, 0, host="127.0.0.1", max_connections=1) as server:
@@ -352,7 +482,7 @@ async def test_lingering_holds_no_permit() -> None:
             await client.aclose()
 
 
-@pytest.mark.parametrize("end", ["return", "aclose", "public socket"])
+@pytest.mark.parametrize("end", ["return", "aclose", "close", "public socket"])
 async def test_connection_that_lingers_is_closed(end: str) -> None:
     """Lingering is the kernel's and the pump's: who had the connection has it no more."""
     taken: list[Connection] = []
@@ -362,6 +492,9 @@ async def test_connection_that_lingers_is_closed(end: str) -> None:
         await connection.receive_some()
         if end == "aclose":
             await connection.aclose()
+            assert connection.closed
+        elif end == "close":
+            connection.close()
             assert connection.closed
         elif end == "public socket":
             taken_socket.append(connection.socket)
@@ -605,6 +738,118 @@ async def test_peer_that_sends_for_ever_after_our_fin_has_its_time(mock_clock: M
         await wait_all_tasks_blocked()
 
         assert connection.closed
+
+
+async def half_close(connection: Connection, how: str) -> None:
+    """Send FIN and go on receiving."""
+    if how == "send_eof":
+        await connection.send_eof()
+    elif how == "public socket":
+        connection.socket.shutdown(socket.SHUT_WR)
+    else:
+        await trio.SocketStream(connection.socket).send_eof()
+
+
+HALF_CLOSES = ["send_eof", "public socket", "stream"]
+
+
+@pytest.mark.parametrize("how", HALF_CLOSES)
+async def test_silent_peer_is_not_waited_for_after_a_half_close(
+    how: str, mock_clock: MockClock
+) -> None:
+    """
+    Nobody but the block ends a connection that its accept event has taken. So after FIN its
+    peer has as long as after `disconnect`, however FIN was sent.
+    """
+    ends: list[EndReason] = []
+    dispatch = ConnectionDispatch(
+        receive=nothing, closed=lambda _, ended: ends.append(ended.reason)
+    )
+    async with open_event_pair(dispatch) as (connection, _):
+        await half_close(connection, how)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(SILENT_SECONDS / 2)
+        await wait_all_tasks_blocked()
+
+        assert not connection.closed
+
+        mock_clock.jump(SILENT_SECONDS / 2)
+        await wait_all_tasks_blocked()
+
+        assert [EndReason.TIMED_OUT] == ends
+
+
+@pytest.mark.parametrize("how", HALF_CLOSES)
+async def test_half_closed_connection_is_over_when_its_peer_finishes(how: str) -> None:
+    """Both have finished: it is closed by itself, whoever was first."""
+    for is_peer_first in (True, False):
+        ends: list[EndReason] = []
+        told: list[bool] = []
+        dispatch = ConnectionDispatch(
+            receive=nothing,
+            disconnect=lambda _, how, told=told: told.append(how),  # type: ignore[misc]
+            closed=lambda _, ended, ends=ends: ends.append(ended.reason),  # type: ignore[misc]
+        )
+        async with open_event_pair(dispatch) as (connection, client):
+            if is_peer_first:
+                await client.send_eof()
+                await until(lambda told=told: told)  # type: ignore[misc]
+            await half_close(connection, how)
+            if not is_peer_first:
+                await client.send_eof()
+            await until(lambda ends=ends: ends)  # type: ignore[misc]
+
+            assert [EndReason.FINISHED] == ends
+            assert "fin" == await fate_of(client)
+
+
+@pytest.mark.parametrize("ends", ["send_eof", "disconnect"])
+async def test_task_that_receives_after_our_fin_hears_its_peer_to_its_end(
+    ends: str, mock_clock: MockClock
+) -> None:
+    """What a task receives is a sign of the peer's, as is what is indicated."""
+    async with (
+        open_event_pair(ConnectionDispatch()) as (connection, client),
+        trio.open_nursery() as nursery,
+    ):
+        received = bytearray()
+
+        async def receive() -> None:
+            while data := await connection.receive_some():
+                received.extend(data)
+
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        if ends == "send_eof":
+            await connection.send_eof()
+        else:
+            connection.disconnect()
+        for count in range(1, 3):
+            mock_clock.jump(SILENT_SECONDS - 1)
+            await wait_all_tasks_blocked()
+            await client.send_all(b"x")
+            await wait_all_tasks_blocked()
+
+            assert count == len(received)
+
+        await client.send_eof()
+
+
+async def test_half_closed_connection_that_was_awaited_is_its_owners(mock_clock: MockClock) -> None:
+    """A task that has it may wait as long as it wants, and nothing of it is thrown away."""
+    async with (
+        open_listening_socket(0, host="127.0.0.1") as listening,
+        await connect(listening.local_addresses[0]) as client,
+        await listening.accept() as connection,
+    ):
+        connection.enable_events(EventMask.SEND_BACKLOG, ConnectionDispatch(send_backlog=nothing))
+        await connection.send_eof()
+        await client.send_all(b"answer")
+        await wait_all_tasks_blocked()
+        mock_clock.jump(2 * TOTAL_SECONDS)
+        await wait_all_tasks_blocked()
+
+        assert b"answer" == await connection.receive_some()
 
 
 # --- Closing the public socket ---------------------------------------------------------

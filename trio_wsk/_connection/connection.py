@@ -34,6 +34,7 @@ from .public_socket import PublicSocket
 from .wire import (
     ACTIVE,
     FIN_SENT,
+    HALFWAY,
     IDLE,
     RECEIVE_SIZE,
     WAITING,
@@ -265,8 +266,9 @@ class Connection(EventSide):
           SocketBusyError: another task is sending, or waits for `socket` itself to be writable.
 
         Always a checkpoint. If cancelled, any part of ``data`` may have been sent: the
-        only thing to do with the connection then is to close it. If a part was, closing it
-        with nothing sent since resets it, so that the peer can't take the part for all of it.
+        only thing to do with the connection then is to close it. If a part was, ending it in any
+        way with nothing sent since resets it, so that the peer can't take the part for all of it.
+        So does closing it while this is sending.
         """
         if get_ident() != self._block.home.thread:
             check_caller(self._block.home, "connection.send_all")
@@ -307,6 +309,8 @@ class Connection(EventSide):
         try:
             while sent < view.nbytes:
                 if blocked:
+                    if sent:
+                        self._marks |= HALFWAY
                     await self._wait(WRITE)
                     waited = True
                 with view[sent:] as rest:
@@ -317,6 +321,8 @@ class Connection(EventSide):
             if sent:
                 self._annexed().cut_at = self._octets_out
             raise
+        finally:
+            self._marks &= ~HALFWAY
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -350,11 +356,13 @@ class Connection(EventSide):
     async def send_eof(self) -> None:
         """Send FIN after everything that was sent before; receiving goes on.
 
-        Does nothing if it has been sent already.
+        Does nothing if it has been sent already. A connection that an accept event has taken is
+        then bounded as after `disconnect`; another one is yours to close.
 
         Raises:
           ConnectionBrokenError: the peer or the network reset the connection.
-          SocketClosedError: this side closed it.
+          SocketClosedError: this side closed it; or a `send_all` was cut short with nothing sent
+            since, for which the connection is reset now.
           SocketBusyError: another task is sending.
 
         Always a checkpoint. If cancelled, FIN has not been sent.
@@ -369,7 +377,15 @@ class Connection(EventSide):
             self._open_channel()
             if self._unsent:
                 await self._wait_sent()
+                self._open_channel()
+            if not self._fin_sent and self._is_cut_short:
+                self._abort(EndReason.ABORTED)
+                raise SocketClosedError(
+                    f"a send_all to {self.remote_address} was cut short, and FIN would say that"
+                    " the part was all: the connection has been reset"
+                )
             self._shut_down_sending()
+            self._has_half_closed()
         finally:
             self._sending = IDLE
             if self._annex is not None:
@@ -383,8 +399,9 @@ class Connection(EventSide):
         The peer sees FIN; it sees a reset if input was left unread (RFC 1122 4.2.2.13:
         it must learn that data was lost), but not from a handler of `serve`, where what it
         still sends is thrown away, after this has returned. It is reset, too, if it has not
-        taken what was queued, for 30 seconds. Idempotent; other tasks' calls on this
-        connection raise `SocketClosedError`.
+        taken what was queued, for 30 seconds, or if another task's `send_all` is under way and
+        has sent a part. Idempotent; other tasks' calls on this connection raise
+        `SocketClosedError`.
 
         Always a checkpoint. If cancelled, the connection is closed all the same; it is
         reset if something queued was not sent.
@@ -396,6 +413,17 @@ class Connection(EventSide):
         finally:
             self._part()
         await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close the connection at once, without waiting: `aclose` for plain functions.
+
+        The peer sees what it sees after `aclose`, but the connection is reset if something was
+        not sent to its end, so that the peer can't take part of it for all of it: queued data, or
+        that of a `send_all` that is under way, or was cut short if nothing was sent since.
+        Idempotent.
+        """
+        check_ending_caller(self._block.home, "connection.close")
+        self._part()
 
     @property
     def _may_send(self) -> bool:
@@ -421,7 +449,7 @@ class Connection(EventSide):
             self._close()
         elif channel is not None:
             # What a task has left unread is thrown away, too: it must not turn FIN into a reset.
-            what_next = farewells.discard(channel)[1]
+            what_next = self._discard_now(channel, farewells)
             if what_next != FINISHED and self._finish_sending():
                 watch, self._watch = self._watch, None  # it goes with the channel
                 if watch is not None:
@@ -440,6 +468,12 @@ class Connection(EventSide):
         check_ending_caller(self._block.home, "connection.socket.detach")
         if self._channel is not None:
             self._let_go(EndReason.CLOSED)
+
+    def _shut_down_by_socket(self, inner: trio.socket.SocketType, how: int) -> None:
+        check_ending_caller(self._block.home, "connection.socket.shutdown")
+        inner.shutdown(how)
+        if self._fin_sent:
+            self._has_half_closed()
 
     def _finish_sending(self) -> bool:
         try:

@@ -291,7 +291,7 @@ class EventSide(Wire):
         except ConnectionBrokenError:
             self._tell_reset()
         except SocketClosedError:
-            self.close()  # through the public socket
+            self._close()  # through the public socket
 
     def _indicate(self, due: int) -> int:
         """Indicate what has come; return what stays due because nobody wants it now."""
@@ -437,6 +437,8 @@ class EventSide(Wire):
     def _task_received(self) -> None:
         """A task has finished receiving: it is the events' turn again."""
         if self._enabled and self._channel is not None:
+            if self._marks & LINGERING:
+                self._block.lingering.start(self)
             self._schedule(READ)
 
     def _task_sent(self) -> None:
@@ -723,12 +725,22 @@ class EventSide(Wire):
             self._bound_taking()
 
     def _send_fin(self) -> None:
-        """Send FIN; a connection that is over is closed, which sends it as well."""
+        """Send FIN, or reset after a part of something.
+
+        A connection that is over is closed, which does either as well.
+        """
         if self._marks & FIN_RECEIVED and self._enabled:
             self._close_in_turn()
-            return
-        self._shut_down_sending()
-        self._wait_for_peer()
+        elif self._is_cut_short:
+            self._abort(EndReason.ABORTED)
+        else:
+            self._shut_down_sending()
+            self._wait_for_peer()
+
+    def _has_half_closed(self) -> None:
+        """After FIN that leaves the rest to who has this connection: the block's has only that."""
+        if self._enabled & _THE_BLOCKS:
+            self._wait_for_peer()
 
     def _wait_for_peer(self) -> None:
         """After our FIN: wait for the peer's, throwing away what it sends, and not for ever."""
@@ -753,16 +765,6 @@ class EventSide(Wire):
             self._block.post(self._close_in_turn)
         else:
             self._close()
-
-    def close(self) -> None:
-        """Close the connection at once, without waiting: `aclose` for plain functions.
-
-        If something was not sent to its end, the connection is reset, so that the peer can't
-        take part of it for all of it: queued data, or that of a `send_all` that was cut short,
-        if nothing was sent since. Idempotent.
-        """
-        check_ending_caller(self._block.home, "connection.close")
-        self._close()
 
     def _close(self) -> None:
         if self._is_cut_short:

@@ -56,7 +56,7 @@ MORE: Final = 0
 NO_MORE: Final = 1
 """There is no more now."""
 FINISHED: Final = 2
-"""The peer has finished, or the connection is broken."""
+"""The peer has finished."""
 
 _DISCARD_OCTETS: Final = 1 << 16
 _DISCARD_READS: Final = 16
@@ -92,6 +92,9 @@ class Farewells:
 
         Returns:
           How many octets, and what is next: `MORE`, `NO_MORE` for now, or `FINISHED` for ever.
+
+        Raises:
+          OSError: the connection is broken.
         """
         octets = 0
         try:
@@ -102,8 +105,6 @@ class Farewells:
                 octets += count
         except BlockingIOError:
             return octets, NO_MORE
-        except OSError:
-            return octets, FINISHED
         return octets, MORE
 
     def part(
@@ -200,7 +201,11 @@ class _Parting:
         channel = self._channel
         if channel is None:
             return
-        octets, what_next = self._farewells.discard(channel)
+        try:
+            octets, what_next = self._farewells.discard(channel)
+        except OSError:
+            self.close()
+            return
         self._left -= octets
         if what_next == FINISHED or self._left < 0:
             self.close()

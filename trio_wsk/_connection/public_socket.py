@@ -24,6 +24,9 @@ if TYPE_CHECKING:
         def _close_by_socket(self) -> None:
             """Close, as the owner of the public socket wants it; idempotent."""
 
+        def _shut_down_by_socket(self, inner: trio.socket.SocketType, how: int) -> None:
+            """Shut it down, as the owner of the public socket wants it."""
+
         def _detach_by_socket(self) -> None:
             """Let go of the descriptor, or refuse to; idempotent."""
 
@@ -63,6 +66,10 @@ class PublicSocket(trio.socket.SocketType):
         """Close it and its connection; tasks that wait get `trio.ClosedResourceError`."""
         self._connection._close_by_socket()
         self._inner.close()  # if the connection had let go of it before
+
+    def shutdown(self, how: int) -> None:
+        """Shut it down; FIN that this sends is its connection's."""
+        self._connection._shut_down_by_socket(self._inner, how)
 
     def detach(self) -> int:
         """Take the descriptor out; connection and socket are closed without it.

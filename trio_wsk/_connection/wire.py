@@ -20,6 +20,8 @@ from trio_wsk._engine.readiness import READ, task_readiness
 from trio_wsk._vocabulary.errors import ConnectionBrokenError, SocketClosedError
 from trio_wsk._vocabulary.status import status_of
 
+from .farewell import FINISHED
+
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Awaitable
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from trio_wsk.transports._contract import Channel, TransportRequest
 
     from .block import Block
+    from .farewell import Farewells
 
     Octets = bytes | bytearray | memoryview
 
@@ -45,6 +48,7 @@ __all__ = [
     "END_TOLD",
     "FIN_RECEIVED",
     "FIN_SENT",
+    "HALFWAY",
     "IDLE",
     "IN_DOUBT",
     "LINGERING",
@@ -93,6 +97,8 @@ LINGERING: Final = 256
 """After our FIN: it is closed when the peer has finished, too, or has been silent for long."""
 IN_DOUBT: Final = 512
 """A short read does not say that nothing is left; see `readiness.Watch.in_doubt`."""
+HALFWAY: Final = 1024
+"""A task's ``send_all`` waits for room, and has sent a part of its data."""
 
 
 class Unsent:
@@ -292,6 +298,20 @@ class Wire(trio.abc.HalfCloseableStream):
         except OSError as error:
             raise self._translated(error) from error
 
+    def _discard_now(self, channel: Channel, farewells: Farewells) -> int:
+        """Throw away what is there; return what is next, as `Farewells.discard` says it.
+
+        Of a connection that turns out to be broken, `FINISHED`.
+        """
+        try:
+            what_next = farewells.discard(channel)[1]
+        except OSError as error:
+            self._translated(error)
+            return FINISHED
+        if what_next == FINISHED:
+            self._marks |= FIN_RECEIVED
+        return what_next
+
     def _send_now(self, data: Octets, flags: int = 0) -> int:
         """Have the kernel take what it can; 0 if it can't take anything now."""
         channel = self._channel
@@ -342,6 +362,8 @@ class Wire(trio.abc.HalfCloseableStream):
     @property
     def _is_cut_short(self) -> bool:
         """Whether something was not sent to its end, and nothing else since."""
+        if self._marks & HALFWAY:
+            return True
         annex = self._annex
         return annex is not None and (bool(annex.unsent) or annex.cut_at == self._octets_out)
 

@@ -196,6 +196,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         check_ending_caller(self._block.home, "listening.socket.close")
         self._close()
 
+    def _shut_down_by_socket(self, inner: trio.socket.SocketType, how: int) -> None:
+        """Shut it down: nothing listens there any more, which the next accept finds out."""
+        check_ending_caller(self._block.home, "listening.socket.shutdown")
+        inner.shutdown(how)
+
     def _detach_by_socket(self) -> None:
         """Refuse: without its descriptor it would listen in name only."""
         check_ending_caller(self._block.home, "listening.socket.detach")
