@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,6 +135,62 @@ def test_what_expires_may_start_and_forget_others() -> None:
         timers.run()
         assert ["first", "first"] == expired
         assert 0 == len(deadlines)
+
+    clock = MockClock()
+    trio.run(walk, clock=clock)
+
+
+def test_what_is_started_again_makes_no_other_one_late() -> None:
+    """What expires and is given time again sets no timer past the next one's end."""
+
+    async def walk() -> None:
+        timers = Timers()
+        expired: list[tuple[str, float]] = []
+
+        def expire(thing: str) -> None:
+            expired.append((thing, trio.current_time() - began))
+            if thing == "again":
+                deadlines.start(thing)
+
+        deadlines = Deadlines(timers.call_at, SECONDS, expire)
+        began = trio.current_time()
+        deadlines.start("again")
+        clock.jump(1)
+        deadlines.start("once")
+        for _ in range(int(SECONDS) * 2):
+            clock.jump(1)
+            timers.run()
+
+        assert [("again", SECONDS), ("once", SECONDS + 1), ("again", 2 * SECONDS)] == expired
+        assert timers.most <= 1
+
+    clock = MockClock()
+    trio.run(walk, clock=clock)
+
+
+def test_one_whose_end_raises_takes_no_other_ones_time() -> None:
+    """An error of ``expired`` goes to whoever calls the timers; the next deadline comes."""
+
+    async def walk() -> None:
+        timers = Timers()
+        expired: list[str] = []
+
+        def expire(thing: str) -> None:
+            expired.append(thing)
+            if thing == "bad":
+                raise ValueError(thing)
+
+        deadlines = Deadlines(timers.call_at, SECONDS, expire)
+        deadlines.start("bad")
+        clock.jump(1)
+        deadlines.start("good")
+        clock.jump(SECONDS - 1)
+        with pytest.raises(ValueError, match="bad"):
+            timers.run()
+        clock.jump(1)
+        timers.run()
+
+        assert ["bad", "good"] == expired
 
     clock = MockClock()
     trio.run(walk, clock=clock)

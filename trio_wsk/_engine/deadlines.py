@@ -65,12 +65,16 @@ class Deadlines(Generic[T]):
             self._call_at(end, self._sweep)
 
     def _sweep(self) -> None:
-        self._is_timed = False
         now = trio.current_time()
-        while self._ends:
-            thing, end = next(iter(self._ends.items()))
-            if end > now:
-                self._time(end)
-                break
-            del self._ends[thing]
-            self._expired(thing)
+        try:
+            while self._ends:
+                thing, end = next(iter(self._ends.items()))
+                if end > now:
+                    break
+                del self._ends[thing]
+                self._expired(thing)
+        finally:
+            # Not before: `expired` may have started later ones, which must not set the timer.
+            self._is_timed = False
+            if self._ends:
+                self._time(next(iter(self._ends.values())))
