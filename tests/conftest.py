@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
+from trio_wsk import open_listening_socket
 from trio_wsk._engine import readiness as _readiness
 
-from .support import open_descriptors
+from .support import connect, open_descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Coverage follows us into the workers of pytest-xdist, but not into the programs that tests
@@ -45,6 +48,24 @@ def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         pytest.skip("this system has no epoll")
     monkeypatch.setattr(_readiness, "HAVE_EPOLL", kind == "epoll")
     return kind
+
+
+@pytest.fixture(params=["alone", "in company"])
+async def company(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Have another connection be waited for, or none: alone, one waits straight on Trio."""
+    if request.param == "alone":
+        yield
+        return
+    async with (
+        open_listening_socket(0, host="127.0.0.1") as listening,
+        await connect(listening.local_addresses[0]),
+        await listening.accept() as connection,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(connection.receive_some)
+        await wait_all_tasks_blocked()
+        yield
+        nursery.cancel_scope.cancel()
 
 
 def _descriptors_stay() -> Iterator[None]:

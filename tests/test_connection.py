@@ -42,7 +42,7 @@ from trio_wsk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("readiness")
@@ -63,24 +63,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
         "unix": {"port": None, "host": None, "path": tmp_path / "s"},
     }
     return places[request.param]
-
-
-@pytest.fixture(params=["alone", "in company"])
-async def company(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """Have another connection be waited for, or none: alone, one waits straight on Trio."""
-    if request.param == "alone":
-        yield
-        return
-    async with (
-        open_listening_socket(0, host="127.0.0.1") as listening,
-        await connect(listening.local_addresses[0]),
-        await listening.accept() as connection,
-        trio.open_nursery() as nursery,
-    ):
-        nursery.start_soon(connection.receive_some)
-        await wait_all_tasks_blocked()
-        yield
-        nursery.cancel_scope.cancel()
 
 
 async def _make(place: dict[str, Any]) -> tuple[Connection, trio.SocketStream]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from tests.pairs import (
     descriptor_of,
     open_event_pair,
     open_pair,
+    plain,
     receive_all,
     receive_exactly,
 )
@@ -717,6 +719,41 @@ async def test_disconnect_from_a_peer_that_does_not_read_has_an_end(
         assert "reset" == await fate_of(client)
 
 
+@pytest.mark.parametrize("end", ["disconnect", "aclose"])
+async def test_peer_that_takes_what_stands_before_the_queue_goes_on(
+    end: str, mock_clock: MockClock
+) -> None:
+    """A task's ``send_all`` stands before what is queued: a peer that takes of it takes some."""
+    before = 1 << 24
+    async with (
+        open_listening_socket(0, host="127.0.0.1") as listening,
+        await connect(listening.local_addresses[0]) as client,
+        await listening.accept() as connection,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(connection.send_all, bytes(before))
+        await wait_all_tasks_blocked()
+        connection.send_nowait(b"queued")
+        if end == "disconnect":
+            connection.disconnect()
+        else:
+            nursery.start_soon(connection.aclose)
+        taken = 0
+        for _ in range(3):  # neither of them has come to the queue by then
+            share = before // 8
+            await receive_exactly(client, share)
+            taken += share
+            await wait_all_tasks_blocked()
+            mock_clock.jump(TAKING_SECONDS)
+            await wait_all_tasks_blocked()
+
+            assert not connection.closed
+
+        rest = await receive_all(client)
+
+    assert before + len(b"queued") == taken + len(rest)
+
+
 async def test_peer_that_sends_for_ever_after_our_fin_has_its_time(mock_clock: MockClock) -> None:
     """An octet every four seconds holds a connection with events for `TOTAL_SECONDS`."""
     async with (
@@ -1119,6 +1156,137 @@ async def test_peer_that_resets_or_does_not_read_holds_nothing_after_the_block(
         assert "reset" == await fate_of(client)
 
 
+async def test_peer_that_takes_too_little_has_its_time_after_the_block(
+    mock_clock: MockClock,
+) -> None:
+    """
+    Before FIN, each `TAKING_SECONDS` have to take some, after the block as in it; FIN that is
+    wanted later begins that time, and who takes enough has it again.
+    """
+    async with outliving(lambda connection: connection.send_nowait(bytes(1 << 26))) as (
+        connection,
+        client,
+    ):
+        await wait_all_tasks_blocked()
+        mock_clock.jump(TAKING_SECONDS / 2)  # nothing is to end yet
+        await wait_all_tasks_blocked()
+        connection.disconnect()
+        for _ in range(3):
+            mock_clock.jump(TAKING_SECONDS - 1)
+            await receive_exactly(client, 1 << 23)
+            await wait_all_tasks_blocked()
+
+            assert not connection.closed
+
+        # A run that was stopped meanwhile looks before it resets.
+        with plain(client) as peer, suppress(BlockingIOError):
+            while peer.recv(1 << 20, socket.MSG_DONTWAIT):
+                pass
+        mock_clock.jump(2 * TAKING_SECONDS)
+        await wait_all_tasks_blocked()
+
+        assert not connection.closed
+
+        for _ in range(3 * int(TAKING_SECONDS)):  # the kernel has made some room meanwhile
+            if not connection.closed:
+                await client.receive_some(1)
+            mock_clock.jump(1)
+            await wait_all_tasks_blocked()
+
+        assert connection.closed
+        assert "reset" == await fate_of(client)
+
+
+async def test_tasks_that_give_up_leave_one_task_that_sends_after_the_block(
+    company: None,
+) -> None:
+    """However many calls are cancelled that wait for the queue, it is sent, and what follows."""
+    size = 1 << 24
+
+    async with (
+        outliving(lambda connection: connection.send_nowait(bytes(size))) as (connection, client),
+        trio.open_nursery() as nursery,
+    ):
+        for call in (
+            partial(connection.send_all, b"given up"),
+            connection.wait_send_all_might_not_block,
+            connection.send_eof,
+        ):
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(call)
+                await wait_all_tasks_blocked()
+                waiting.cancel_scope.cancel()
+            await wait_all_tasks_blocked()
+
+        assert 1 == len(senders())
+
+        nursery.start_soon(connection.send_all, b"x" * size)
+        with trio.fail_after(PATIENCE):
+            received = await receive_exactly(client, 2 * size)
+
+        assert bytes(size) + b"x" * size == received
+
+        await wait_all_tasks_blocked()
+
+        assert [] == senders()
+
+
+def senders() -> list[str]:
+    """Return the tasks that send for connections without a block."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return [
+        task.name
+        for nursery in root.child_nurseries
+        for task in nursery.child_tasks
+        if "send queue" in task.name
+    ]
+
+
+async def test_who_waits_for_what_is_withdrawn_after_the_block_goes_on(company: None) -> None:
+    """What is taken back is nothing to wait for, although the peer makes no room by reading."""
+    irps: list[Irp[int]] = []
+
+    def use(connection: Connection) -> None:
+        with socket.fromfd(descriptor_of(connection), socket.AF_INET, socket.SOCK_STREAM) as full:
+            for size in (1 << 16, 1):
+                with suppress(BlockingIOError):
+                    while True:
+                        full.send(bytes(size), socket.MSG_DONTWAIT)
+        irps.append(connection.queue_send(b"irp"))
+
+    async with outliving(use) as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send_eof)
+        await wait_all_tasks_blocked()
+
+        assert 1 == len(nursery.child_tasks)
+
+        irps[0].cancel()
+        await wait_all_tasks_blocked()
+
+        assert set() == nursery.child_tasks
+        assert set(b"\0") == set(await receive_all(client))
+
+
+def test_queue_that_the_run_does_not_wait_for_is_reset() -> None:
+    """A run that ends with something queued resets: its peer can't take the part for all of it."""
+    kept: list[Connection] = []
+    with socket.socket() as client:
+        client.settimeout(PATIENCE)
+
+        async def main() -> None:
+            async with open_listening_socket(0, host="127.0.0.1") as listening:
+                client.connect(listening.local_addresses[0].sockaddr)
+                kept.append(await listening.accept())
+                kept[0].send_nowait(bytes(1 << 24))
+
+        trio.run(main)
+
+        assert kept[0].closed
+        with pytest.raises(ConnectionResetError):
+            b"".join(iter(partial(client.recv, 1 << 20), b""))
+
+
 @pytest.mark.usefixtures("tells_two_of_room")
 async def test_somebody_who_waits_for_the_socket_does_not_keep_the_queue() -> None:
     """A task of the owner's may wait for the public socket; what is queued goes on after it."""
@@ -1131,6 +1299,31 @@ async def test_somebody_who_waits_for_the_socket_does_not_keep_the_queue() -> No
         async with outliving(use) as (_, client):
             await wait_all_tasks_blocked()
             await receive_exactly(client, 1 << 24)
+
+
+@pytest.mark.usefixtures("tells_two_of_room")
+async def test_somebody_who_waits_for_the_socket_gives_the_peer_no_time(
+    mock_clock: MockClock,
+) -> None:
+    """A peer that does not read has its time before FIN, whoever waits for the public socket."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait_until_closed(connection: Connection) -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await trio.lowlevel.wait_writable(connection.socket)
+
+        def use(connection: Connection) -> None:
+            connection.send_nowait(bytes(1 << 24))
+            connection.disconnect()
+            nursery.start_soon(wait_until_closed, connection)
+
+        async with outliving(use) as (connection, client):
+            for _ in range(int(TAKING_SECONDS) + 1):
+                mock_clock.jump(1)
+                await wait_all_tasks_blocked()
+
+            assert connection.closed
+            assert "reset" == await fate_of(client)
 
 
 async def test_completion_routine_that_is_due_makes_a_connection_the_blocks() -> None:

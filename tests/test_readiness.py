@@ -6,7 +6,7 @@ import errno
 import os
 import select
 import socket
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +36,7 @@ from trio_wsk import (
     ConnectionDispatch,
     EventMask,
     ListenDispatch,
+    SocketBusyError,
     SocketClosedError,
     open_listening_socket,
 )
@@ -423,6 +424,42 @@ async def test_closing_wakes_tasks_that_wait(alone: bool) -> None:  # noqa: FBT0
         nursery.cancel_scope.cancel()
 
     assert 2 == closed
+
+
+@pytest.mark.parametrize("edge", [READ, WRITE])
+@pytest.mark.parametrize("edge_triggered", [pytest.param(True, marks=needs_epoll), False])
+async def test_one_task_at_a_time_waits_for_an_edge(
+    edge_triggered: bool,  # noqa: FBT001 - pytest
+    edge: int,
+) -> None:
+    """The second one is refused; the first one is woken all the same."""
+    with socket_pair() as (ours, theirs):
+        while True:
+            try:
+                ours.send(bytes(1 << 16))
+            except BlockingIOError:
+                break
+        watch = Watch(ours.fileno())
+        woken = trio.Event()
+
+        async def wait() -> None:
+            await readiness.wait(watch, edge)
+            woken.set()
+
+        async with driven(edge_triggered=edge_triggered) as readiness:
+            if edge_triggered:
+                readiness.arm(watch, edge)  # so that nobody is alone
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await wait_all_tasks_blocked()
+                with pytest.raises(SocketBusyError), trio.fail_after(PATIENCE):
+                    await readiness.wait(watch, edge)
+                theirs.send(b"x")
+                while not woken.is_set():
+                    with suppress(BlockingIOError):
+                        theirs.recv(1 << 20)
+                    await wait_all_tasks_blocked()
+            watch.close()
 
 
 async def _keep_company(task_status: trio.TaskStatus[None]) -> None:

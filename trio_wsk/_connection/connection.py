@@ -435,10 +435,10 @@ class Connection(EventSide):
         """Wait until everything that is queued has been sent; reset if the peer doesn't take it."""
         annex = self._annexed()
         while annex.unsent:
-            before = annex.unsent
+            before = self._octets_out
             with trio.move_on_after(TAKING_SECONDS) as scope:
                 await self._wait_sent()
-            if scope.cancelled_caught and annex.unsent and not takes(before, annex.unsent):
+            if scope.cancelled_caught and annex.unsent and not takes(before, self._octets_out):
                 self._abort(EndReason.TIMED_OUT)
 
     def _part(self) -> None:

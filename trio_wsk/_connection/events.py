@@ -46,6 +46,7 @@ from trio_wsk._vocabulary.errors import (
     InvalidDeviceStateError,
     InvalidParameterError,
     OperationCancelledError,
+    SocketBusyError,
     SocketClosedError,
 )
 from trio_wsk._vocabulary.records import ConnectionEnded
@@ -215,29 +216,50 @@ class EventSide(Wire):
         )
 
     def _leave_block(self) -> None:
-        """The block has ended: what is queued is sent by a task of the run's."""
+        """The block has ended: what is queued is sent by a task of the run's, one at a time."""
         self._block.event_driven.discard(self)
         if self._watch is not None:
             self._watch.sink = None
-        trio.lowlevel.spawn_system_task(
-            self._send_queue, name="trio_wsk: send queue of a connection that outlives its block"
-        )
+        annex = self._annexed()
+        if annex.sender is None:
+            annex.sender = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(
+                self._send_queue,
+                annex.sender,
+                name="trio_wsk: send queue of a connection that outlives its block",
+            )
 
-    async def _send_queue(self) -> None:  # noqa: ASYNC910 - a task of its own
-        """Send what is queued, while no task stands in line that does it."""
+    async def _send_queue(self, bound: trio.CancelScope) -> None:  # noqa: ASYNC910 - a task of its own
+        """Send what is queued, while no task stands in line that does it.
+
+        The deadline of what it is bound by is the peer's, to take some before FIN; who withdraws
+        the last of the queue cancels its wait.
+        """
+        annex = self._annexed()
         try:
-            while self._channel is not None and self._unsent and self._sending != ACTIVE:
-                with trio.move_on_after(TAKING_SECONDS) as scope:
-                    await self._wait(WRITE, passed=True)
-                if scope.cancelled_caught and self._annexed().fin_wanted:
+            self._bound_taking()
+            while self._channel is not None:
+                self._flush()
+                if not annex.unsent or self._sending == ACTIVE:
+                    break
+                if takes(annex.octets_then, self._octets_out):
+                    self._bound_taking()
+                elif trio.current_time() >= bound.deadline:
                     self._abort(EndReason.TIMED_OUT)
-                else:
-                    self._flush()
+                    break
+                bound = annex.sender = trio.CancelScope(deadline=bound.deadline)
+                with bound:
+                    try:
+                        await self._wait(WRITE, passed=True)
+                    except SocketBusyError:  # somebody waits for the public socket
+                        await trio.sleep(LOOK_SECONDS)
         except (ConnectionBrokenError, SocketClosedError):
             self._drop_queue()  # whoever awaits this connection finds out by himself
-        except trio.BusyResourceError:  # somebody waits for the public socket
-            await trio.sleep(LOOK_SECONDS)
-            self._leave_block()
+        except trio.Cancelled:  # the run ends, and with it who could send the rest
+            self._abort(EndReason.ABORTED)
+            raise
+        finally:
+            annex.sender = None
 
     def _disable(self, event: EventMask) -> Status:
         """Disable one event."""
@@ -645,7 +667,10 @@ class EventSide(Wire):
                 queue.remove(unsent)
                 annex.unsent -= unsent.size
                 if not annex.unsent:
-                    self._schedule(WRITE)
+                    if annex.sender is not None:
+                        annex.sender.cancel()
+                    else:
+                        self._schedule(WRITE)
                 return True
         return False
 
@@ -710,16 +735,19 @@ class EventSide(Wire):
             self._bound_taking()
 
     def _bound_taking(self) -> None:
-        """Have the peer take what is unsent, in good time."""
+        """Have the peer take what is unsent before FIN, in good time."""
         annex = self._annexed()
-        if annex.unsent:
-            annex.unsent_then = annex.unsent
-            self._block.taking.start(self)
+        if annex.unsent and annex.fin_wanted:
+            annex.octets_then = self._octets_out
+            if annex.sender is not None:
+                annex.sender.deadline = trio.current_time() + TAKING_SECONDS
+            else:
+                self._block.taking.start(self)
 
     def _check_taking(self) -> None:
         """In the pump: see whether the peer has taken enough since, or all."""
         annex = self._annexed()
-        if annex.unsent and not takes(annex.unsent_then, annex.unsent):
+        if annex.unsent and not takes(annex.octets_then, self._octets_out):
             self._abort(EndReason.TIMED_OUT)
         else:
             self._bound_taking()
@@ -963,8 +991,11 @@ _SLOTS: Final = {
 
 
 def takes(before: int, now: int) -> bool:
-    """Whether a peer has taken enough of what was unsent in `TAKING_SECONDS`."""
-    return now <= before - TAKING_OCTETS
+    """Whether a peer has taken enough in `TAKING_SECONDS`, by the octets that were sent in all.
+
+    Not by those that are queued: a task's ``send_all`` may stand before them, and go on.
+    """
+    return now >= before + TAKING_OCTETS
 
 
 def _slot(mask: int) -> str:

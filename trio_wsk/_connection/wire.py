@@ -127,12 +127,13 @@ class Annex:
         "fin_wanted",
         "held",
         "ideal",
+        "octets_then",
         "queue",
         "routines_due",
+        "sender",
         "sent_waiters",
         "socket",
         "unsent",
-        "unsent_then",
     )
 
     def __init__(self) -> None:
@@ -151,8 +152,10 @@ class Annex:
         self.queue: deque[Unsent] | None = None
         self.unsent = 0
         """Octets that are queued for sending."""
-        self.unsent_then = 0
-        """How many they were when the peer's time to take some began."""
+        self.octets_then = 0
+        """How many octets had been sent in all when the peer's time to take some began."""
+        self.sender: trio.CancelScope | None = None
+        """What bounds the task that sends the queue after the block; there is one at most."""
         self.fin_wanted = False
         """FIN follows what is queued."""
         self.routines_due = 0

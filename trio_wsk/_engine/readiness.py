@@ -187,11 +187,19 @@ class Watch:
             self.home.disarm(self)
 
     def park(self, edge: int) -> Awaitable[None]:
-        """Put the current task in the place of ``edge``; await what this returns at once."""
+        """Put the current task in the place of ``edge``; await what this returns at once.
+
+        Raises:
+          SocketBusyError: another task is there, who would never be woken.
+        """
         task = trio.lowlevel.current_task()
         if edge == READ:
+            if self.reader is not None:
+                raise _taken(self.reader)
             self.reader = task
             return trio.lowlevel.wait_task_rescheduled(self._reader_cancelled)  # noqa: ASYNC105 - by our caller
+        if self.writer is not None:
+            raise _taken(self.writer)
         self.writer = task
         return trio.lowlevel.wait_task_rescheduled(self._writer_cancelled)  # noqa: ASYNC105 - as above
 
@@ -250,6 +258,10 @@ class Watch:
             self.sink.on_edges(edges)
 
 
+def _taken(task: trio.lowlevel.Task) -> SocketBusyError:
+    return SocketBusyError(f"{task.name} waits for this edge already")
+
+
 class Readiness(ABC):
     """Tells watches about edges, and parks tasks until one comes."""
 
@@ -283,7 +295,8 @@ class Readiness(ABC):
 
         With ``passed``, the edge may have been told before: what is true now counts too.
         A wake-up says "look again", no more. Always a checkpoint; cancelling it leaves
-        the watch as it was.
+        the watch as it was. One task at a time waits for one edge: the next one gets
+        `SocketBusyError`.
         """
         home = watch.home or self
         if passed:
