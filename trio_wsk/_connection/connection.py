@@ -67,8 +67,9 @@ class Connection(EventSide):
     that do the same thing at once get `SocketBusyError`.
 
     A connection that was awaited belongs to whoever took it, and outlives the listening
-    block; what is in its send queue is sent. One that has events enabled, or a completion routine
-    that is due, belongs to the block and is reset when it ends.
+    block; what is in its send queue is sent, or it is reset if the run of Trio ends before. One
+    that has events enabled, or a completion routine that is due, belongs to the block and is reset
+    when it ends.
     """
 
     __slots__ = ("__weakref__", "context")
