@@ -490,7 +490,8 @@ class Connection(EventSide):
         fits. Receiving goes on. A connection that has events is closed by itself when
         the peer has finished too; it is reset if that has been silent for five seconds, or has
         gone on for 30. One that is awaited is yours to close. Either is reset if the peer has
-        not taken what is queued, for 30 seconds.
+        not taken what is queued, for 30 seconds; and in place of FIN if a `send_all` was cut short
+        with nothing sent since.
 
         Args:
           abortive: Reset instead, at once. Excludes ``data``.
