@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
+import sys
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,6 +41,8 @@ from trio_wsk import (
     EventMask,
     Irp,
     ListenDispatch,
+    Server,
+    SocketBusyError,
     SocketClosedError,
     Status,
     open_listening_socket,
@@ -47,11 +51,12 @@ from trio_wsk import (
 from trio_wsk._connection import farewell as _farewell
 from trio_wsk._connection.block import TAKING_SECONDS
 from trio_wsk._connection.events import ABORTIVE, GRACEFUL
-from trio_wsk._connection.farewell import SILENT_SECONDS, TOTAL_SECONDS
+from trio_wsk._connection.farewell import HEARD_SECONDS, SILENT_SECONDS, TOTAL_SECONDS
 from trio_wsk.transports._contract import NoDescriptorsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from trio.testing import MockClock
 
@@ -627,18 +632,145 @@ async def test_drain_waits_for_who_still_sends() -> None:
         await client.aclose()
 
 
-async def test_drain_does_not_wait_for_who_is_silent() -> None:
-    """A peer that has its answer and keeps its connection holds no drain up, and sees FIN."""
-    async with open_server(refuse, 0, host="127.0.0.1") as server:
-        client = await connect(server.local_addresses[0])
-        await client.send_all(b"x")
-        await until(lambda: server.statistics().lingering)
-        with trio.fail_after(PATIENCE):
-            await server.drain(grace=10 * PATIENCE)
+async def one_lingers(server: Server) -> None:
+    """Wait until somebody lingers; for a clock that stands still."""
+    while not server.statistics().lingering:
+        await trio.lowlevel.checkpoint()
 
-        assert b"413 too large" == await receive_all(client)
+
+@asynccontextmanager
+async def leaving(
+    handler: Callable[[Connection], Awaitable[None]],
+    first_words: bytes,
+    pause: Callable[[], object],
+) -> AsyncIterator[Server]:
+    """Leave a server to a peer who says something, pauses till it waits, and goes on uploading.
+
+    Args:
+      handler: Answers as `refuse` does.
+      first_words: What the peer sends before the server is left.
+      pause: Called when all that happens by itself then has happened.
+    """
+    left = trio.Event()
+
+    async def visit(server: Server) -> None:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(first_words)
+        said = await receive_exactly(client, 3)
+        await left.wait()
+        await wait_all_tasks_blocked()
+        pause()
+        await wait_all_tasks_blocked()
+
+        assert b"413 too large" == said + await upload(client, 1 << 24)
 
         await client.aclose()
+
+    async with (
+        trio.open_nursery() as nursery,
+        open_server(handler, 0, host="127.0.0.1") as server,
+    ):
+        nursery.start_soon(visit, server)
+        yield server
+        left.set()
+
+
+@pytest.mark.usefixtures("mock_clock")
+@pytest.mark.parametrize("returns", ["before the drain", "in the drain"])
+async def test_server_is_not_left_before_who_has_parted_just_now_could_be_heard(
+    returns: str,
+) -> None:
+    """
+    A peer that is a round trip away looks silent to a drain that begins at the handler's end, or
+    brings it about. So it is given the time to be heard, and its upload goes on to the answer.
+    """
+    answered = trio.Event()
+
+    async def handler(connection: Connection) -> None:
+        await refuse(connection)
+        answered.set()
+        if returns == "in the drain":
+            await connection.draining.wait()
+
+    async with leaving(handler, b"x", nothing) as server:
+        await answered.wait()
+        if returns == "before the drain":
+            await one_lingers(server)
+
+
+async def test_server_is_not_left_before_whose_octets_were_unread_is_silent(
+    mock_clock: MockClock,
+) -> None:
+    """What a handler has left unread is the word of a peer that sends: it has `SILENT_SECONDS`."""
+    almost_all = partial(mock_clock.jump, SILENT_SECONDS - 0.1)
+    async with leaving(refuse, bytes(1000), almost_all) as server:
+        await one_lingers(server)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_drain_waits_for_who_is_silent_while_he_could_be_heard(
+    kind: str, mock_clock: MockClock, tmp_path: Path
+) -> None:
+    """
+    A peer that has its answer and keeps its connection holds a drain up for `HEARD_SECONDS`, and
+    for less where the kernel has measured the path; but not if its handler has ended that long
+    ago. Then it sees FIN.
+    """
+    is_measured = kind == "tcp" and sys.platform == "linux"
+    for seconds_before in (0, HEARD_SECONDS):
+        async with (
+            open_server(refuse, 0, host="127.0.0.1")
+            if kind == "tcp"
+            else open_server(refuse, path=tmp_path / str(seconds_before))
+        ) as server:
+            client = await connect(server.local_addresses[0])
+            await client.send_all(b"x")
+            await one_lingers(server)
+            mock_clock.jump(seconds_before)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.drain)
+                await wait_all_tasks_blocked()
+                if not seconds_before:
+                    with pytest.raises(SocketBusyError):
+                        await server.drain()
+
+                    mock_clock.jump(HEARD_SECONDS * (0.9 if is_measured else 1))
+                    await wait_all_tasks_blocked()
+
+                with pytest.raises(SocketClosedError):  # it is over
+                    await server.drain()
+
+            assert b"413 too large" == await receive_all(client)
+
+            await client.aclose()
+
+
+@pytest.mark.usefixtures("mock_clock")
+@pytest.mark.parametrize("sends", [True, False])
+@pytest.mark.parametrize("end", ["no grace", "abort", "abort in a drain"])
+async def test_who_ends_a_server_at_once_waits_for_nobody_who_lingers(
+    end: str,
+    sends: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """``grace=0`` and `abort` give no time to peers that have parted, be they heard or not."""
+    async with open_server(refuse, 0, host="127.0.0.1") as server, trio.open_nursery() as nursery:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(bytes(1000) if sends else b"x")
+        await one_lingers(server)
+        if end == "abort in a drain":
+            nursery.start_soon(server.drain)
+            await wait_all_tasks_blocked()
+
+            assert 1 == server.statistics().lingering
+
+        if end == "no grace":
+            await server.drain(grace=0)
+        else:
+            server.abort()
+
+            assert 0 == server.statistics().lingering
+
+    await client.aclose()
 
 
 async def test_peers_that_linger_end_in_every_way_and_leave_nothing() -> None:
@@ -887,6 +1019,45 @@ async def test_half_closed_connection_that_was_awaited_is_its_owners(mock_clock:
         await wait_all_tasks_blocked()
 
         assert b"answer" == await connection.receive_some()
+
+
+# --- Handing a connection over ---------------------------------------------------------
+
+
+GREETER = "import sys; print('hello', sys.stdin.readline().strip())"
+
+
+async def test_connection_is_handed_over_to_a_program() -> None:
+    """
+    A detached descriptor is a program's input and output, as inetd would have it: the handler
+    returns, the server ends, and the connection goes on till the program ends it.
+    """
+    started: list[trio.Process] = []
+
+    async def handler(connection: Connection) -> None:
+        descriptor = connection.socket.detach()
+        try:
+            os.set_blocking(descriptor, True)
+            started.append(
+                await trio.lowlevel.open_process(
+                    [sys.executable, "-c", GREETER], stdin=descriptor, stdout=descriptor
+                )
+            )
+        finally:
+            os.close(descriptor)
+
+    async with open_server(handler, 0, host="127.0.0.1") as server:
+        client = await connect(server.local_addresses[0])
+        await until(lambda: server.statistics().served)
+
+        assert 0 == server.statistics().lingering
+
+    await client.send_all(b"Bob\n")
+
+    assert b"hello Bob\n" == await receive_all(client)
+    assert 0 == await started[0].wait()
+
+    await client.aclose()
 
 
 # --- Closing the public socket ---------------------------------------------------------

@@ -8,9 +8,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from trio_wsk.transports._tcp_info import congestion_window, queue_of
+from trio_wsk.transports._tcp_info import congestion_window, queue_of, retransmission_timeout
 
 from .portable_peers import PATIENCE, await_readable
+
+EVERYTHING = (queue_of, congestion_window, retransmission_timeout)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -47,15 +49,30 @@ def test_congestion_window_is_some_segments() -> None:
         assert 10 * segment == congestion_window(peer)
 
 
-def test_unix_socket_has_neither() -> None:
+@linux_only
+def test_retransmission_timeout_is_above_a_round_trip() -> None:
+    """It is in seconds: on the loopback the least that the system has TCP wait, and no more than a
+    path without any measure has (RFC 6298).
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname(), PATIENCE) as peer,
+    ):
+        timeout = retransmission_timeout(peer)
+
+        assert timeout is not None
+        assert 0 < timeout <= 1
+
+
+def test_unix_socket_has_none() -> None:
     """What is no TCP socket has no TCP_INFO, and None says so."""
     with socket.socket(socket.AF_UNIX) as sock:
-        assert (None, None) == (queue_of(sock), congestion_window(sock))
+        assert [None] * 3 == [ask(sock) for ask in EVERYTHING]
 
 
-def test_closed_socket_has_neither() -> None:
+def test_closed_socket_has_none() -> None:
     """Asking about a closed socket is no error."""
     sock = socket.socket()
     sock.close()
 
-    assert (None, None) == (queue_of(sock), congestion_window(sock))
+    assert [None] * 3 == [ask(sock) for ask in EVERYTHING]

@@ -139,6 +139,11 @@ class Connection(EventSide):
         ``trio.SocketStream(connection.socket)`` works, too. Connection and socket are one
         descriptor: closing either closes both, and FIN that one has sent the other has.
 
+        ``connection.socket.detach()`` hands the connection over: it returns the descriptor, which
+        is not blocking and the caller's to close, and the connection is closed without it. That is
+        the way to give it to a child process or to another owner. A copy of the descriptor isn't
+        (``dup()``, a child's ``stdin``): this connection's end is the copy's end, too.
+
         Raises:
           NoSocketError: the connection is closed, so that there is none any more. It is an
             AttributeError as well: ``getattr(connection, "socket", None)`` is None then.
@@ -404,6 +409,9 @@ class Connection(EventSide):
         has sent a part. Idempotent; other tasks' calls on this connection raise
         `SocketClosedError`.
 
+        That ends it for everybody who has a copy of its descriptor, a child process or another
+        socket. ``connection.socket.detach()`` closes it here alone.
+
         Always a checkpoint. If cancelled, the connection is closed all the same; it is
         reset if something queued was not sent.
         """
@@ -450,14 +458,14 @@ class Connection(EventSide):
             self._close()
         elif channel is not None:
             # What a task has left unread is thrown away, too: it must not turn FIN into a reset.
-            what_next = self._discard_now(channel, farewells)
-            if what_next != FINISHED and self._finish_sending():
+            discarded = self._discard_now(channel, farewells)
+            if discarded[1] != FINISHED and self._finish_sending():
                 watch, self._watch = self._watch, None  # it goes with the channel
                 if watch is not None:
                     watch.release()
                 self._let_go(EndReason.CLOSED)
                 private = self._request.private_channel(channel)
-                farewells.part(private, self._request, watch, self._block.readiness, what_next)
+                farewells.part(private, self._request, watch, self._block.readiness, discarded)
             else:
                 self._close()
 

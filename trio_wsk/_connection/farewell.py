@@ -13,12 +13,15 @@ Source: RFC 9112, section 9.6; ``lingering_close`` of nginx.
 
 from __future__ import annotations
 
+import _socket
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from trio_wsk._engine.deadlines import Deadlines
 from trio_wsk._engine.readiness import READ, EpollReadiness
+from trio_wsk.transports._tcp_info import retransmission_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FINISHED",
+    "HEARD_SECONDS",
     "PARTING_MOST",
     "PARTING_OCTETS",
     "SILENT_SECONDS",
@@ -42,6 +46,11 @@ the same thing (``lingering_timeout``)."""
 TOTAL_SECONDS: Final = 30.0
 """How long a peer may go on sending after our FIN: nginx's ``lingering_time``. Nearly every upload
 that is still under way has been given up by then, or is done."""
+
+HEARD_SECONDS: Final = 1.0
+"""How long after our FIN a peer that sends may still look silent, at most, and where the kernel has
+no measure of its path: what TCP itself begins with (RFC 6298, section 2). Nearly every round trip
+is shorter (its appendix A)."""
 
 PARTING_OCTETS: Final = 1 << 28
 """How much a peer may go on sending, in octets: more than it gets through in that time over the
@@ -81,7 +90,7 @@ class Farewells:
         self._parting: dict[_Parting, None] = {}  # the oldest first
         self.silent: Deadlines[_Parting] = Deadlines(call_at, SILENT_SECONDS, _Parting.close)
         self._sending: Deadlines[_Parting] = Deadlines(call_at, TOTAL_SECONDS, _Parting.close)
-        self._none_sends: trio.Event | None = None
+        self._one_less: trio.Event | None = None
 
     def __len__(self) -> int:
         """How many there are."""
@@ -113,7 +122,7 @@ class Farewells:
         request: TransportRequest,
         watch: Watch | None,
         home: Readiness,
-        what_next: int,
+        discarded: tuple[int, int],
     ) -> None:
         """Let a channel linger that has sent FIN. Never raises.
 
@@ -122,20 +131,24 @@ class Farewells:
           request: Where it came from.
           watch: Its watch, if it has one.
           home: Where its edges are to come from, unless its watch knows better.
-          what_next: What `discard` has said of it.
+          discarded: What `discard` has said of it.
         """
+        octets, what_next = discarded
         if len(self._parting) >= PARTING_MOST:
             next(iter(self._parting)).close()
         parting = _Parting(self, channel, request, watch, home)
         self._parting[parting] = None
-        self.silent.start(parting)
+        if octets:
+            self.still_sends(parting)
+        else:
+            self.silent.start(parting)
         if what_next == MORE:
             self.post(parting.look)
         else:
             parting.hear_of_more(channel)
 
     def still_sends(self, parting: _Parting) -> None:
-        """Take note: it has sent something since our FIN."""
+        """Take note: it has sent something that nobody has read."""
         self.silent.start(parting)
         if parting not in self._sending:
             self._sending.start(parting)
@@ -145,16 +158,25 @@ class Farewells:
         del self._parting[parting]
         self.silent.forget(parting)
         self._sending.forget(parting)
-        if self._none_sends is not None and not self._sending:
-            self._none_sends.set()
-            self._none_sends = None
+        if self._one_less is not None:
+            self._one_less.set()
+            self._one_less = None
 
     async def wait_none_sends(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
-        """Wait until no peer is left that has sent something after our FIN."""
+        """Wait until no peer is left that sends, or that might, and could not be heard yet.
+
+        For when nobody parts any more.
+        """
+        with trio.move_on_at(max((each.heard_by for each in self._parting), default=-math.inf)):
+            while self._parting:
+                await self._wait_one_less()
         while self._sending:
-            if self._none_sends is None:
-                self._none_sends = trio.Event()
-            await self._none_sends.wait()
+            await self._wait_one_less()
+
+    async def _wait_one_less(self) -> None:
+        if self._one_less is None:
+            self._one_less = trio.Event()
+        await self._one_less.wait()
 
     def make_room(self) -> bool:
         """Give up the channel that has lingered the longest, for its descriptor; False if none."""
@@ -172,7 +194,16 @@ class Farewells:
 class _Parting:
     """One channel that lingers."""
 
-    __slots__ = ("_channel", "_farewells", "_home", "_is_told", "_left", "_request", "_watch")
+    __slots__ = (
+        "_channel",
+        "_farewells",
+        "_home",
+        "_is_told",
+        "_left",
+        "_request",
+        "_since",
+        "_watch",
+    )
 
     def __init__(
         self,
@@ -189,8 +220,21 @@ class _Parting:
         self._home = home
         self._is_told = False
         self._left = PARTING_OCTETS
+        self._since = trio.current_time()
         if watch is not None:
             watch.sink = self
+
+    @property
+    def heard_by(self) -> float:
+        """When it would have been heard of, if its peer sent, on Trio's clock.
+
+        What it had sent before our FIN reached it is here a round trip after that.
+        """
+        channel = self._channel
+        measured = retransmission_timeout(channel) if isinstance(channel, _socket.socket) else None
+        if measured is None:
+            measured = HEARD_SECONDS
+        return self._since + min(measured, HEARD_SECONDS)
 
     def on_edges(self, edges: int) -> None:  # noqa: ARG002 - whatever it is, it is looked at
         """Something has come."""

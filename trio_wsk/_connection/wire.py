@@ -301,19 +301,19 @@ class Wire(trio.abc.HalfCloseableStream):
         except OSError as error:
             raise self._translated(error) from error
 
-    def _discard_now(self, channel: Channel, farewells: Farewells) -> int:
-        """Throw away what is there; return what is next, as `Farewells.discard` says it.
+    def _discard_now(self, channel: Channel, farewells: Farewells) -> tuple[int, int]:
+        """Throw away what is there; return how much and what is next, as `Farewells.discard` does.
 
-        Of a connection that turns out to be broken, `FINISHED`.
+        Of a connection that turns out to be broken, nothing and `FINISHED`.
         """
         try:
-            what_next = farewells.discard(channel)[1]
+            discarded = farewells.discard(channel)
         except OSError as error:
             self._translated(error)
-            return FINISHED
-        if what_next == FINISHED:
+            return 0, FINISHED
+        if discarded[1] == FINISHED:
             self._marks |= FIN_RECEIVED
-        return what_next
+        return discarded
 
     def _send_now(self, data: Octets, flags: int = 0) -> int:
         """Have the kernel take what it can; 0 if it can't take anything now."""

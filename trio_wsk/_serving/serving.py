@@ -169,6 +169,10 @@ class Server:
         out, the handlers that are left are cancelled, and all that is left is reset. Then
         `serve` returns.
 
+        Within the grace, too, peers whose handlers have returned are let finish what they are
+        sending: those that have been heard, until they are silent for five seconds, and for a
+        second at most those that were not heard yet.
+
         Who waits in the queue when the drain begins is taken also if the listening socket is
         paused, and beyond ``max_connections``: by as many connections again, or by 16 if that is
         more. Of sockets that others share or have after us nobody is taken any more: those
@@ -206,7 +210,7 @@ class Server:
         try:
             return await self._drain(grace)
         finally:
-            self.abort()
+            self._end()
 
     def _check_may_drain(self) -> None:
         if runs_in(self._handlers) or runs_in(self.listening._nursery):
@@ -277,12 +281,18 @@ class Server:
 
         Every connection is reset when this returns, whoever still holds it: a handler that a
         thread or a shield keeps from ending finds it broken. Leaving the server's block, or the
-        return of `serve`, waits for the handlers. Idempotent.
+        return of `serve`, waits for the handlers. What lingers after a handler is closed, too.
+        Idempotent.
 
         Raises:
           RuntimeError: called from outside the Trio run.
         """
         check_caller(self._block.home, "server.abort")
+        if self._block.farewells is not None:
+            self._block.farewells.close()
+        self._end()
+
+    def _end(self) -> None:
         self.listening._close()
         self._reset_all()
         self._over.set()
@@ -855,7 +865,9 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
 
     Resource handling: when the handler returns, its connection is closed. That its peer is still
     sending doesn't cost that the answer: FIN is sent, and what comes is thrown away until the
-    peer has finished or a bounded time has passed. No task and no permit are held meanwhile.
+    peer has finished or a bounded time has passed. No task and no permit are held meanwhile. A
+    handler that gives its connection to a child process, or to another owner, first takes the
+    descriptor out: ``connection.socket.detach()``.
 
     Error handling: that a connection's own peer goes away, or breaks TLS, is no crash, also
     inside an exception group. Cancellation, `KeyboardInterrupt` and `SystemExit` go on; a

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import _socket
 
-__all__ = ["congestion_window", "queue_of"]
+__all__ = ["congestion_window", "queue_of", "retransmission_timeout"]
 
+_RTO: Final = 8
 _MSS: Final = 16
 _UNACKED: Final = 24
 _CWND: Final = 80
@@ -46,6 +47,19 @@ def congestion_window(connection: _socket.socket) -> int | None:
     (segments,) = _NUMBER.unpack_from(info, _CWND)
     (octets,) = _NUMBER.unpack_from(info, _MSS)
     return int(segments * octets)
+
+
+def retransmission_timeout(connection: _socket.socket) -> float | None:
+    """Return how long TCP would wait for an answer now, in seconds; None if unknown.
+
+    That is a round trip of this path at its longest, and not below 0.2 seconds unless the system
+    is set so (RFC 6298; TCP_RTO_MIN, linux/include/net/tcp.h).
+    """
+    info = _tcp_info(connection)
+    if info is None:
+        return None
+    (microseconds,) = _NUMBER.unpack_from(info, _RTO)
+    return float(microseconds / 1_000_000)
 
 
 def _tcp_info(sock: _socket.socket) -> bytes | None:
