@@ -309,7 +309,7 @@ class Wire(trio.abc.HalfCloseableStream):
         try:
             discarded = farewells.discard(channel)
         except OSError as error:
-            self._translated(error)
+            self._note_broken(error)
             return 0, FINISHED
         if discarded[1] == FINISHED:
             self._marks |= FIN_RECEIVED
@@ -454,14 +454,18 @@ class Wire(trio.abc.HalfCloseableStream):
             f"the socket of the connection with {self.remote_address} is closed"
         )
 
-    def _translated(self, error: OSError) -> SocketClosedError | ConnectionBrokenError:
-        """Say an error of the channel in our words, and remember that it is broken."""
-        if error.errno in _CLOSED_ELSEWHERE:
-            return self._closed_elsewhere()
+    def _note_broken(self, error: OSError) -> None:
+        """Remember that it is broken, and why first."""
         annex = self._annexed()
         if annex.broken is None:
             annex.broken = OSError(*error.args)  # without its traceback
             self._has_broken()
+
+    def _translated(self, error: OSError) -> SocketClosedError | ConnectionBrokenError:
+        """Say an error of the channel in our words, and remember that it is broken."""
+        if error.errno in _CLOSED_ELSEWHERE:
+            return self._closed_elsewhere()
+        self._note_broken(error)
         broken = ConnectionBrokenError(
             f"the connection with {self.remote_address} is broken: {error}",
             status=status_of(error),
