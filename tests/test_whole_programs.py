@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -277,9 +277,10 @@ def test_program_with_a_transport_of_its_own(tmp_path: Path, place: Place) -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can hold a SYN")
 @in_own_namespace
-def test_program_inspects_before_the_handshake(tmp_path: Path, place: Place) -> None:
+def test_program_inspects_before_the_handshake(tmp_path: Path) -> None:
     """In a network of its own it lets in who is on its list, and refuses everybody else."""
     with (
+        closing(Place()) as place,  # in that network, and no argument: it can't be pickled
         running("docs/how-to/before-the-handshake.md", tmp_path, place) as process,
         connected(process, ("127.0.0.1", place.port)) as client,
     ):
