@@ -750,7 +750,7 @@ async def test_events_wait_for_the_accept_callback() -> None:
     assert ["accepted", b"early"] == order
 
 
-async def test_accept_callback_may_enable_events_and_return_none() -> None:
+async def test_accept_callback_may_enable_events_by_itself() -> None:
     """What the accept callback enabled itself stays enabled when it returns `Status.SUCCESS`."""
     recorder = Recorder()
 

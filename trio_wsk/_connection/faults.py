@@ -1,8 +1,8 @@
 """Whose fault it is that a handler, an inspector or a TLS handshake ended with an error.
 
 Three things have to be told apart: a crash of user code, that the handler's own peer has gone, and
-what concerns neither (cancellation, Ctrl-C). Decided here, acted on in `serving` and
-`inspector_tasks`.
+what concerns neither (cancellation, Ctrl-C). Decided here, acted on in the rooms above: `_serving`
+and `_inspection.inspector_tasks`.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ ENDING: Final = 128
 LINGERING: Final = 256
 """After our FIN: it is closed when the peer has finished, too, or has been silent for long."""
 IN_DOUBT: Final = 512
-"""A short read does not say that nothing is left; see `readiness.Watch.in_doubt`."""
+"""A short read does not say that nothing is left; see `Watch.in_doubt`."""
 HALFWAY: Final = 1024
 """A task's ``send_all`` waits for room, and has sent a part of its data."""
 

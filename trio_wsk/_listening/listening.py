@@ -1,11 +1,11 @@
 """`ListeningSocket`, and the block that it lives in.
 
-It drives a transport, asks `delivery.Delivery` where each request goes, and does it. The
+It drives a transport, asks `_delivery.delivery` where each request goes, and does it. The
 decisions are there, the I/O is in the transport, the callbacks run in the block's pump;
 what is left here is to connect them.
 
-When a connection is taken from the transport is decided in `intake`, whether it is let
-through in `driver`.
+When a connection is taken from the transport is decided in `_intake`, whether it is let
+through in `_inspection`.
 """
 
 from __future__ import annotations
