@@ -146,7 +146,11 @@ def bench(session: nox.Session) -> None:
 def model(session: nox.Session) -> None:
     """Walk every state of a small world, and run the model for hundreds of thousands of steps."""
     session.install("--editable", ".[test]")
-    files = session.posargs or ["tests/test_inspection_walk.py", "tests/test_conditional_model.py"]
+    inspection = "tests/inspection"
+    files = session.posargs or [
+        f"{inspection}/test_inspection_walk.py",
+        f"{inspection}/test_conditional_model.py",
+    ]
     examples = os.environ.get("TRIO_WSK_EXAMPLES", MODEL_EXAMPLES)
     # Nothing hangs here that takes its time, so nothing ends it.
     unhurried = ("-s", "-o", "faulthandler_timeout=0")

@@ -13,10 +13,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.helpers.support import connect, open_descriptors
 from trio_wsk import open_listening_socket
 from trio_wsk._engine import readiness as _readiness
-
-from .support import connect, open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -16,9 +16,8 @@ import trio
 import trio.testing
 
 import trio_wsk
-
-from .pairs import open_pair
-from .support import PATIENCE, connect, fate_of, open_descriptors, reset
+from tests.helpers.pairs import open_pair
+from tests.helpers.support import PATIENCE, connect, fate_of, open_descriptors, reset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.namespaces import in_own_namespace
+from tests.helpers.seccomp import knows_this_machine
 from trio_wsk import probe
 from trio_wsk.__main__ import main
-
-from .namespaces import in_own_namespace
-from .seccomp import knows_this_machine
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="what is expected is what Linux has"),
@@ -44,7 +43,7 @@ sys.exit(main(sys.argv[1:]))
 # What systemd's `RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6` does.
 WITHOUT_NETLINK = """
 import errno, socket, sys
-from tests.seccomp import refuse
+from tests.helpers.seccomp import refuse
 from trio_wsk.__main__ import main
 refuse("socket", errno.EAFNOSUPPORT, first_argument=socket.AF_NETLINK)
 sys.exit(main(sys.argv[1:]))

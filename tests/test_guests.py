@@ -25,9 +25,8 @@ import trio
 import trio.testing
 
 import trio_wsk
+from tests.helpers.support import connect, open_descriptors
 from trio_wsk._engine import readiness as _readiness
-
-from .support import connect, open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 import trio_wsk
+from tests.helpers.support import connect_now, fate_of, read_to_end, until
 from trio_wsk import Address, Connection, open_listening_socket, open_server
 from trio_wsk._connection.block import Block
 from trio_wsk._vocabulary import records as all_records
@@ -23,8 +24,6 @@ from trio_wsk._vocabulary.records import (
     Record,
 )
 from trio_wsk.observers import REPEAT_SECONDS, LoggingObserver, Observer, Observers
-
-from .support import connect_now, fate_of, read_to_end, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

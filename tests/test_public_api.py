@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import trio_wsk
-
-from .public_names import public_definitions, public_modules
+from tests.helpers.public_names import public_definitions, public_modules
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -22,6 +22,10 @@ import pytest
 import trio
 
 import trio_wsk
+from tests.helpers.inspecting import Silent, inspecting
+from tests.helpers.pairs import open_pair
+from tests.helpers.public_names import public_definitions
+from tests.helpers.support import connect, connect_now, fate_of, open_descriptors, until
 from trio_wsk import (
     Address,
     AddressSet,
@@ -48,11 +52,6 @@ from trio_wsk import (
 from trio_wsk.observers import CallbackFailed, LoggingObserver
 from trio_wsk.testing import MemoryNetwork, check_transport
 from trio_wsk.transports import LinuxTransport, PortableTransport, Transport, listen_fds
-
-from .inspecting import Silent, inspecting
-from .pairs import open_pair
-from .public_names import public_definitions
-from .support import connect, connect_now, fate_of, open_descriptors, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping

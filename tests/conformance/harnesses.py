@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from tests.support import connect, reset
+from tests.helpers.support import connect, reset
 from trio_wsk import Address, InspectPoint
 from trio_wsk._engine import readiness as _readiness
 from trio_wsk.testing import MemoryNetwork, MemoryStream, MemoryTransport, TransportHarness
@@ -20,7 +20,7 @@ from trio_wsk.transports import LinuxTransport, PortableTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.namespaces import Namespace
+    from tests.helpers.namespaces import Namespace
     from trio_wsk.transports import Transport
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.namespaces import HERE, cabled_namespaces, in_own_namespace
+from tests.helpers.namespaces import HERE, cabled_namespaces, in_own_namespace
 from trio_wsk.testing import TRANSPORT_CHECKS
 
 from .harnesses import LinuxHarness

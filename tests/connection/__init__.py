@@ -1,0 +1,1 @@
+"""Tests of connections: bytes, events and ends."""

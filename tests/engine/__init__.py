@@ -1,0 +1,1 @@
+"""Tests of the pump and what it stands on."""

@@ -1,0 +1,1 @@
+"""What tests share: peers, wires, machines that lack something, programs."""

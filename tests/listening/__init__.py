@@ -1,0 +1,1 @@
+"""Tests of the listening socket as a whole."""

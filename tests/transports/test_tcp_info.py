@@ -1,0 +1,77 @@
+"""What the kernel tells about TCP sockets."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from tests.helpers.portable_peers import PATIENCE, await_readable
+from trio_wsk.transports._tcp_info import congestion_window, queue_of, retransmission_timeout
+
+EVERYTHING = (queue_of, congestion_window, retransmission_timeout)
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+
+
+@linux_only
+def test_queue_is_counted_and_its_maximum_is_the_backlog() -> None:
+    """Connections that nobody has accepted are counted; accepting takes them out."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=7))
+        assert (0, 7) == queue_of(listening)
+
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(listening.getsockname(), PATIENCE))
+        await_readable(listening)
+        # The third may have returned to its peer a moment before it is in the queue.
+        while queue_of(listening) == (2, 7):
+            pass
+        assert (3, 7) == queue_of(listening)
+
+        stack.enter_context(listening.accept()[0])
+
+        assert (2, 7) == queue_of(listening)
+
+
+@linux_only
+def test_congestion_window_is_some_segments() -> None:
+    """A fresh connection may have ten segments in flight (RFC 6928); the unit is octets."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname(), PATIENCE) as peer,
+    ):
+        segment = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+
+        assert 10 * segment == congestion_window(peer)
+
+
+@linux_only
+def test_retransmission_timeout_is_above_a_round_trip() -> None:
+    """It is in seconds: on the loopback the least that the system has TCP wait, and no more than a
+    path without any measure has (RFC 6298).
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname(), PATIENCE) as peer,
+    ):
+        timeout = retransmission_timeout(peer)
+
+        assert timeout is not None
+        assert 0 < timeout <= 1
+
+
+def test_unix_socket_has_none() -> None:
+    """What is no TCP socket has no TCP_INFO, and None says so."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        assert [None] * 3 == [ask(sock) for ask in EVERYTHING]
+
+
+def test_closed_socket_has_none() -> None:
+    """Asking about a closed socket is no error."""
+    sock = socket.socket()
+    sock.close()
+
+    assert [None] * 3 == [ask(sock) for ask in EVERYTHING]
