@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from tests import wire
+from tests.helpers import wire
 from tests.helpers.gated import ACK, LOOPBACK, RST, SYN, until
 from tests.helpers.namespaces import (
     HERE,

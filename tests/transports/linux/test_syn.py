@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests import strategies
+from tests.helpers import strategies
 from tests.helpers.support import PATIENCE
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports import _syn
