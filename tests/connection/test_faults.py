@@ -41,7 +41,7 @@ from trio_wsk import (
 from trio_wsk._connection.faults import is_peer_gone, split_error
 from trio_wsk._serving.tls import check_server_context
 from trio_wsk.transports import PortableTransport
-from trio_wsk.transports._accepted import PortableRequest
+from trio_wsk.transports._socket_request import PortableRequest
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup

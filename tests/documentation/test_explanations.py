@@ -56,8 +56,8 @@ from trio_wsk.observers import (
 )
 from trio_wsk.testing import MemoryNetwork, TcpState
 from trio_wsk.transports import PortableTransport, _accept_errors
-from trio_wsk.transports._accepted import can_be_silent
 from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError
+from trio_wsk.transports._socket_request import can_be_silent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.transports import PeerEnd, PortableTransport, Readiness, TransportRequest
-    from trio_wsk.transports._accepted import PortableRequest
+    from trio_wsk.transports._socket_request import PortableRequest
 
 PATIENCE: Final = 30
 """Seconds that a blocking peer waits before it calls the test a failure."""

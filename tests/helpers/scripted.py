@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trio_wsk.transports import Channel, Readiness, RequestKeeper
-    from trio_wsk.transports._accepted import PortableRequest
+    from trio_wsk.transports._socket_request import PortableRequest
 
 HERE = Address.tcp(IPv4Address("192.0.2.1"), 80)
 THERE = IPv4Address("192.0.2.2")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from trio_wsk import Address, Connection
     from trio_wsk._engine.readiness import Readiness, Watch
-    from trio_wsk.transports._accepted import PortableRequest
     from trio_wsk.transports._places import Place
+    from trio_wsk.transports._socket_request import PortableRequest
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: on, zero seconds."""

@@ -67,8 +67,8 @@ from trio_wsk.observers import (
     RequestRejected,
 )
 from trio_wsk.transports import PortableTransport
-from trio_wsk.transports._accepted import can_be_silent
 from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
+from trio_wsk.transports._socket_request import can_be_silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

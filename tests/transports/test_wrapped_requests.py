@@ -20,7 +20,7 @@ from trio_wsk.transports import PortableTransport, TransportRequest
 if TYPE_CHECKING:
     from trio_wsk import Address, Connection
     from trio_wsk.transports import Channel, Readiness, RequestKeeper, Watch
-    from trio_wsk.transports._accepted import PortableRequest
+    from trio_wsk.transports._socket_request import PortableRequest
 
 pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
-from ._accepted import can_be_silent
 from ._activation import _names_of_descriptors
+from ._socket_request import can_be_silent
 from .linux._netlink import KernelRefusedError, NetlinkError
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from trio_wsk._engine.readiness import READ, Watch
 from trio_wsk._vocabulary.verdict import CloseStyle
 
 from ._accept_errors import failure_of
-from ._accepted import PortableRequest, can_be_silent, named
 from ._adopting import AdoptedPlace
 from ._binding import TcpPlace
 from ._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
+from ._socket_request import PortableRequest, can_be_silent, named
 from ._socket_transport import SocketTransport
 from ._spare import SpareDescriptor
 from ._tcp_info import queue_of

@@ -24,7 +24,7 @@ from trio_wsk.transports import LinuxTransport
 from trio_wsk.transports.linux._gatekeeper import Gatekeeper, gatekeeper_here
 from trio_wsk.transports.linux._netlink import KernelRefusedError
 from trio_wsk.transports.linux._nfqueue import Packet, Queue
-from trio_wsk.transports.linux._requests import Act
+from trio_wsk.transports.linux._syn_table import Act
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator

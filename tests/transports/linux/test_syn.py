@@ -26,7 +26,7 @@ from trio_wsk.transports._syn import (
     parse,
     reset_of,
 )
-from trio_wsk.transports.linux._requests import key_of
+from trio_wsk.transports.linux._syn_table import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -33,8 +33,8 @@ from ._netlink import KernelRefusedError, NetlinkError
 from ._nflog import PacketLog
 from ._nfqueue import Fate, Queue
 from ._nftables import REJECT_MARK, Gatehouse
-from ._requests import Act
 from ._sock_diag import ConnectionState, SocketLookup
+from ._syn_table import Act
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence

@@ -26,7 +26,6 @@ from trio_wsk._vocabulary.arguments import check_flag, whole_number
 from trio_wsk._vocabulary.errors import InspectPointError, InvalidParameterError
 from trio_wsk._vocabulary.verdict import CloseStyle, InspectPoint
 from trio_wsk.transports._accept_errors import failure_of
-from trio_wsk.transports._accepted import PortableRequest
 from trio_wsk.transports._adopting import AdoptedPlace
 from trio_wsk.transports._binding import TcpPlace
 from trio_wsk.transports._contract import (
@@ -36,14 +35,15 @@ from trio_wsk.transports._contract import (
     TransportRequest,
 )
 from trio_wsk.transports._places import checked_backlog
+from trio_wsk.transports._socket_request import PortableRequest
 from trio_wsk.transports._socket_transport import SocketTransport
 from trio_wsk.transports._spare import SpareDescriptor
 from trio_wsk.transports._syn import NotASynError, parse
 
 from ._gatekeeper import gatekeeper_here
-from ._held import LinuxRequest
 from ._netlink import KernelRefusedError, NetlinkError
-from ._requests import Act, RequestTable, Stranger, key_of
+from ._request import LinuxRequest
+from ._syn_table import Act, RequestTable, Stranger, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from ._gatekeeper import Gatekeeper
     from ._nfqueue import Packet
     from ._nftables import Gate
-    from ._requests import Over
+    from ._syn_table import Over
 
 __all__: list[str] = []  # LinuxTransport's home is trio_wsk.transports
 

@@ -27,16 +27,16 @@ from tests.helpers.support import wait_in_task
 from trio_wsk import CloseStyle
 from trio_wsk._engine.readiness import HAVE_EPOLL, LOOK_SECONDS, EpollReadiness
 from trio_wsk.transports import PeerEnd, PeerFaultError, PortableTransport
-from trio_wsk.transports._accepted import can_be_silent
 from trio_wsk.transports._contract import IDEAL_SEND_BACKLOG
+from trio_wsk.transports._socket_request import can_be_silent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from tests.helpers.portable_peers import Owner
     from trio_wsk._engine.readiness import Watch
-    from trio_wsk.transports._accepted import PortableRequest
     from trio_wsk.transports._contract import Channel
+    from trio_wsk.transports._socket_request import PortableRequest
 
 MULTIPATH_TCP = getattr(socket, "IPPROTO_MPTCP", 262)  # whose name is missing in some builds
 

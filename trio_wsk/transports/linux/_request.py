@@ -14,16 +14,16 @@ from trio_wsk._vocabulary.errors import InvalidDeviceStateError
 from trio_wsk._vocabulary.verdict import InspectPoint
 from trio_wsk.transports._contract import PeerEnd, TransportRequest, next_serial_number
 
-from ._requests import Stage
+from ._syn_table import Stage
 
 if TYPE_CHECKING:
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk._vocabulary.addresses import Address
-    from trio_wsk.transports._accepted import PortableRequest
     from trio_wsk.transports._contract import Channel, RequestKeeper
+    from trio_wsk.transports._socket_request import PortableRequest
     from trio_wsk.transports._syn import Syn
 
-    from ._requests import Act, Request
+    from ._syn_table import Act, Request
     from .transport import LinuxTransport
 
 __all__ = ["LinuxRequest"]

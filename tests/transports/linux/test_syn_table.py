@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports._contract import PeerEnd
 from trio_wsk.transports._syn import Key
-from trio_wsk.transports.linux._requests import (
+from trio_wsk.transports.linux._syn_table import (
     FIRST_REPEAT,
     LATER_LOOKS,
     LOOKS,
