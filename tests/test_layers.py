@@ -41,7 +41,7 @@ CATCHES_OS_ERRORS = {
     "testing",
     "transports",
 }
-OPENS_NURSERIES = {"_listening/listening.py", "_serving/serving.py", "testing"}
+OPENS_NURSERIES = {"_listening/opening.py", "_serving/serving.py", "testing"}
 
 IMPURE_IMPORTS = {"_socket", "_ssl", "select", "socket", "ssl", "time", "trio"}
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from . import observers, transports
 from ._connection.connection import Connection
-from ._connection.dispatch import ConnectionDispatch, ListenDispatch, Taken
+from ._connection.dispatch import ConnectionDispatch, Taken
 from ._engine.irp import Irp
 from ._inspection.driver import PendingInspections
 from ._inspection.request import ConnectionRequest
-from ._listening.listening import ListeningSocket, open_listening_socket
+from ._listening.dispatch import ListenDispatch
+from ._listening.listening import ListeningSocket
+from ._listening.opening import open_listening_socket
 from ._listening.options import EventServerOptions, ListeningOptions, ServerOptions
 from ._listening.socket_streams import SocketStreams
 from ._serving.serving import (

@@ -19,6 +19,7 @@ from trio_wsk import (
     Overflow,
 )
 from trio_wsk._inspection.conditions import DEFAULT_MAX_PENDING, Conditions, conditions_of
+from trio_wsk._listening.arguments import checked_inspector
 from trio_wsk.transports import PeerEnd
 
 
@@ -38,10 +39,11 @@ def abort(inspect_id: InspectId) -> None:
 
 def told(dispatch: ListenDispatch | None = None, **options: Any) -> Conditions | None:
     """Say what was told, and leave the rest as it is by default."""
+    dispatch = dispatch or ListenDispatch()
+    options["inspect"] = checked_inspector(dispatch, options.get("inspect"))
     return conditions_of(
-        dispatch or ListenDispatch(),
+        abort=dispatch.abort,
         **{
-            "inspect": None,
             "inspect_point": InspectPoint.AFTER_HANDSHAKE,
             "inspect_timeout": None,
             "max_pending": DEFAULT_MAX_PENDING,

@@ -1,9 +1,9 @@
-"""The dispatch tables: which function is called for which event.
+"""The dispatch table of a connection: which function is called for which event.
 
-WSK_CLIENT_LISTEN_DISPATCH and WSK_CLIENT_CONNECTION_DISPATCH, as frozen values. A slot
-that is None has no callback, and its event can't be enabled.
+WSK_CLIENT_CONNECTION_DISPATCH, as a frozen value. A slot that is None has no callback, and its
+event can't be enabled.
 
-Source: WSK_CLIENT_LISTEN_DISPATCH, WSK_CLIENT_CONNECTION_DISPATCH.
+Source: WSK_CLIENT_CONNECTION_DISPATCH.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from trio_wsk._vocabulary.arguments import check_function, check_plain_function
+from trio_wsk._vocabulary.arguments import plain_function_slot
 from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.status import (
     DISCONNECT,
@@ -22,29 +22,14 @@ from trio_wsk._vocabulary.status import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from trio_wsk._inspection.request import ConnectionRequest
-    from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk._vocabulary.records import ConnectionEnded
     from trio_wsk._vocabulary.status import Status
-    from trio_wsk._vocabulary.verdict import InspectAction, InspectId, Verdict
 
     from .connection import Connection
 
-    Answer = InspectAction | Verdict
-
-__all__ = ["ConnectionDispatch", "ListenDispatch", "Taken"]
-
-
-def _plain_function(owner: object, slot: attrs.Attribute[Any], callback: object) -> None:
-    if callback is not None:
-        check_plain_function(f"{type(owner).__name__}({slot.name}=...)", callback)
-
-
-def _function(owner: object, slot: attrs.Attribute[Any], callback: object) -> None:
-    if callback is not None:
-        check_function(f"{type(owner).__name__}({slot.name}=...)", callback)
+__all__ = ["ConnectionDispatch", "Taken"]
 
 
 def _count(_taken: Taken, _field: attrs.Attribute[Any], count: object) -> None:
@@ -82,7 +67,7 @@ class ConnectionDispatch:
     """
 
     receive: Callable[[Connection, bytes], Status | Taken | None] | None = attrs.field(
-        default=None, validator=_plain_function
+        default=None, validator=plain_function_slot
     )
     """``receive(connection, data)``: octets have come; never empty.
 
@@ -94,7 +79,7 @@ class ConnectionDispatch:
     """
 
     disconnect: Callable[[Connection, bool], object] | None = attrs.field(
-        default=None, validator=_plain_function
+        default=None, validator=plain_function_slot
     )
     """``disconnect(connection, abortive)``: the peer has ended.
 
@@ -107,7 +92,7 @@ class ConnectionDispatch:
     """
 
     send_backlog: Callable[[Connection, int], object] | None = attrs.field(
-        default=None, validator=_plain_function
+        default=None, validator=plain_function_slot
     )
     """``send_backlog(connection, ideal)``: how many octets should be outstanding has changed.
 
@@ -115,7 +100,7 @@ class ConnectionDispatch:
     """
 
     closed: Callable[[Connection, ConnectionEnded], object] | None = attrs.field(
-        default=None, validator=_plain_function
+        default=None, validator=plain_function_slot
     )
     """``closed(connection, ended)``: the connection is closed; called once, and last of all.
 
@@ -140,61 +125,3 @@ class ConnectionDispatch:
     def events(self) -> EventMask:
         """The events that have a callback here."""
         return EventMask(self.mask)
-
-
-@attrs.frozen(kw_only=True)
-class ListenDispatch:
-    """The callbacks of one listening socket: plain functions that start things and never wait.
-
-    Only `inspect` may be an async function.
-    """
-
-    accept: Callable[[Connection], ConnectionDispatch | Status] | None = attrs.field(
-        default=None, validator=_plain_function
-    )
-    """``accept(connection)``: a connection is established and no accept is queued for it.
-
-    Return a `ConnectionDispatch` to have its events, `Status.SUCCESS` to take it without,
-    or `Status.REQUEST_NOT_ACCEPTED` to have it reset. Its events are held back until this
-    has returned. Anything else, None too, is reported, and the connection is reset: a
-    forgotten ``return`` has said nothing. (WskAcceptEvent)
-    """
-
-    inspect: Callable[[ConnectionRequest], Answer | Awaitable[Answer]] | None = attrs.field(
-        default=None, validator=_function
-    )
-    """``inspect(request)``: somebody wants to connect; called first, for each.
-
-    Return an `InspectAction` or a `Verdict`. An async function runs in a task of its own,
-    inside ``request.cancel_scope``; all of them are in flight at once. What it raises, and
-    what is no verdict, is reported and counts as a rejection. (WskInspectEvent)
-    """
-
-    abort: Callable[[InspectId], object] | None = attrs.field(
-        default=None, validator=_plain_function
-    )
-    """``abort(inspect_id)``: a request that was inspected and not rejected has ended undelivered.
-
-    Called once for it, and not for what was rejected or delivered. Until it has returned,
-    ``listening.pending_inspections[inspect_id]`` is the request, whose ``aborted`` says who
-    left and when. (WskAbortEvent)
-    """
-
-    drain: Callable[[Connection], object] | None = attrs.field(
-        default=None, validator=_plain_function
-    )
-    """``drain(connection)``: the server wants to end; finish what this connection is doing.
-
-    Called once for each event-driven connection that is open when the server drains.
-    """
-
-    failed: Callable[[ListeningSocket, OSError], object] | None = attrs.field(
-        default=None, validator=_plain_function
-    )
-    """``failed(listening, error)``: the listening socket itself has failed, and is closed.
-
-    Called once, whatever events are enabled, after every request has been aborted and every
-    queued accept completed; nothing of the listening socket is called after it. The error is
-    the operating system's, and comes out of the block, too. Not called for a socket that
-    was closed. (WskAcceptEvent without a socket, WskInspectEvent without an id)
-    """

@@ -15,7 +15,6 @@ from trio_wsk.transports._contract import PeerEnd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_wsk._connection.dispatch import ListenDispatch
     from trio_wsk._vocabulary.verdict import InspectId, OverflowPolicy
 
     from .request import ConnectionRequest
@@ -54,9 +53,9 @@ class Conditions:
 
 
 def conditions_of(
-    dispatch: ListenDispatch,
     *,
     inspect: Callable[[ConnectionRequest], object] | None,
+    abort: Callable[[InspectId], object] | None,
     inspect_point: InspectPoint,
     inspect_timeout: float | None,
     max_pending: int,
@@ -80,12 +79,13 @@ def conditions_of(
     timeout = _checked_timeout(inspect_point, inspect_timeout)
     if not isinstance(overflow, Overflow):
         overflow = Overflow(pending=overflow, parked=overflow)
-    inspect = _checked_inspect(dispatch, inspect, inspect_point)
     if inspect is None:
+        _check_nothing_to_ask(abort, inspect_point)
         return None
+    check_function("inspect", inspect)
     return Conditions(
         inspect=inspect,
-        abort=dispatch.abort,
+        abort=abort,
         timeout=timeout,
         max_pending=max_pending,
         overflow=overflow,
@@ -104,25 +104,16 @@ def _checked_timeout(inspect_point: InspectPoint, inspect_timeout: float | None)
     return inspect_timeout
 
 
-def _checked_inspect(
-    dispatch: ListenDispatch,
-    inspect: Callable[[ConnectionRequest], object] | None,
-    inspect_point: InspectPoint,
-) -> Callable[[ConnectionRequest], object] | None:
-    if inspect is not None:
-        check_function("inspect", inspect)
-        if dispatch.inspect is not None:
-            raise InvalidParameterError(
-                "inspect= is short for dispatch=ListenDispatch(inspect=...): give one of them"
-            )
-    inspect = inspect or dispatch.inspect
-    if inspect is None and dispatch.abort is not None:
+def _check_nothing_to_ask(
+    abort: Callable[[InspectId], object] | None, inspect_point: InspectPoint
+) -> None:
+    """Refuse what would only make sense beside an inspector."""
+    if abort is not None:
         raise InvalidParameterError(
             "dispatch.abort tells of requests that were inspected, so it needs an inspector:"
             " ListenDispatch(inspect=..., abort=...)"
         )
-    if inspect is None and inspect_point is not InspectPoint.AFTER_HANDSHAKE:
+    if inspect_point is not InspectPoint.AFTER_HANDSHAKE:
         raise InvalidParameterError(
             f"{inspect_point} says when to ask, but not whom: give inspect=..., too"
         )
-    return inspect

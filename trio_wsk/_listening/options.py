@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     import trio
 
-    from trio_wsk._connection.dispatch import ListenDispatch
     from trio_wsk._inspection.request import ConnectionRequest
     from trio_wsk._intake.intake import NoDescriptorsPolicy
     from trio_wsk._vocabulary.verdict import (
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     )
     from trio_wsk.observers import Observer
     from trio_wsk.transports._contract import Transport
+
+    from .dispatch import ListenDispatch
 
     Answer = InspectAction | Verdict
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import trio
 
 from trio_wsk._connection.connection import Connection
-from trio_wsk._connection.dispatch import ListenDispatch
 from trio_wsk._connection.farewell import Farewells
 from trio_wsk._connection.faults import (
     is_cancelled,
@@ -34,7 +33,9 @@ from trio_wsk._engine.callers import check_caller, check_in_trio, runs_in
 from trio_wsk._engine.pump import unwrapped
 from trio_wsk._engine.reused_tasks import ReusedTasks, cancel_status, forget_first_frame
 from trio_wsk._intake.intake import BATCH
-from trio_wsk._listening.listening import ListeningSocket, open_listening_socket
+from trio_wsk._listening.dispatch import ListenDispatch
+from trio_wsk._listening.listening import ListeningSocket
+from trio_wsk._listening.opening import open_listening_socket
 from trio_wsk._listening.options import check_options
 from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.arguments import (

@@ -10,10 +10,13 @@ import functools
 import inspect
 import math
 from types import FunctionType, MethodType
-from typing import TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from .errors import InvalidParameterError
 from .status import EventMask
+
+if TYPE_CHECKING:
+    import attrs
 
 __all__ = [
     "are_events",
@@ -23,7 +26,9 @@ __all__ = [
     "check_plain_function",
     "checked_count",
     "checked_seconds",
+    "function_slot",
     "is_time",
+    "plain_function_slot",
     "shown",
     "whole_number",
 ]
@@ -162,6 +167,18 @@ def check_async_function(name: str, function: object) -> None:
             f"{name} is an async function, not the plain {function!r}, which nobody can wait for:"
             f" write async def {_name(called)}(connection): ..."
         )
+
+
+def function_slot(table: object, slot: attrs.Attribute[Any], callback: object) -> None:
+    """Check a dispatch table's slot, as a validator of attrs: see `check_function`."""
+    if callback is not None:
+        check_function(f"{type(table).__name__}({slot.name}=...)", callback)
+
+
+def plain_function_slot(table: object, slot: attrs.Attribute[Any], callback: object) -> None:
+    """Check a dispatch table's slot, as a validator of attrs: see `check_plain_function`."""
+    if callback is not None:
+        check_plain_function(f"{type(table).__name__}({slot.name}=...)", callback)
 
 
 def _what_is_called(callback: object) -> object:

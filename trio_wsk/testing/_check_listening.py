@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from trio_wsk._connection.dispatch import ConnectionDispatch, ListenDispatch
-from trio_wsk._listening.listening import open_listening_socket
+from trio_wsk._connection.dispatch import ConnectionDispatch
+from trio_wsk._listening.dispatch import ListenDispatch
+from trio_wsk._listening.opening import open_listening_socket
 from trio_wsk._vocabulary.status import EventMask, Status
 from trio_wsk._vocabulary.verdict import (
     AbortReason,

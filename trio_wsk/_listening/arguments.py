@@ -1,0 +1,61 @@
+"""What `open_listening_socket` is given, checked: each mistake is told with the right call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from trio_wsk._intake.intake import NO_DESCRIPTORS_POLICIES
+from trio_wsk._vocabulary.errors import InvalidParameterError
+from trio_wsk.observers import LoggingObserver
+
+from .dispatch import ListenDispatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_wsk._inspection.request import ConnectionRequest
+    from trio_wsk._intake.intake import NoDescriptorsPolicy
+    from trio_wsk.observers import Observer
+
+__all__ = ["checked_dispatch", "checked_inspector", "checked_observers", "checked_policy"]
+
+
+def checked_dispatch(dispatch: ListenDispatch | None) -> ListenDispatch:
+    """Return the callbacks; a table without any if there is none."""
+    if dispatch is not None and not isinstance(dispatch, ListenDispatch):
+        raise InvalidParameterError(f"dispatch takes ListenDispatch(accept=...), not {dispatch!r}")
+    return dispatch or ListenDispatch()
+
+
+def checked_inspector(
+    dispatch: ListenDispatch, inspect: Callable[[ConnectionRequest], object] | None
+) -> Callable[[ConnectionRequest], object] | None:
+    """Return the one inspector that was given in one of two places, if any."""
+    if inspect is not None and dispatch.inspect is not None:
+        raise InvalidParameterError(
+            "inspect= is short for dispatch=ListenDispatch(inspect=...): give one of them"
+        )
+    return dispatch.inspect if inspect is None else inspect
+
+
+def checked_policy(policy: NoDescriptorsPolicy) -> NoDescriptorsPolicy:
+    """Return what is to be done without descriptors."""
+    if policy not in NO_DESCRIPTORS_POLICIES:
+        raise InvalidParameterError(
+            f"on_no_descriptors is one of {NO_DESCRIPTORS_POLICIES}, not {policy!r}"
+        )
+    return policy
+
+
+def checked_observers(observers: Iterable[Observer]) -> list[Observer]:
+    """Return the observers, with one for the log if there is none."""
+    given: object = observers
+    if not isinstance(given, Iterable):
+        raise InvalidParameterError(
+            f"observers takes several, so write observers=[...], not observers={observers!r}"
+        )
+    checked = list(observers)
+    if not any(isinstance(observer, LoggingObserver) for observer in checked):
+        checked.append(LoggingObserver())
+    return checked
