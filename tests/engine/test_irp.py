@@ -22,6 +22,7 @@ import trio_wsk
 from tests.helpers.support import FaultyTransport, connect_now, until
 from trio_wsk import Connection, Irp, Status, open_listening_socket
 from trio_wsk._engine.callers import Home
+from trio_wsk._engine.irp import complete, fail
 from trio_wsk.transports._contract import TransportFailedError
 
 if TYPE_CHECKING:
@@ -58,17 +59,17 @@ class Operation:
     def succeed(self) -> bool:
         """Complete with a 7."""
         self.is_queued = False
-        return self.irp._complete(7)  # noqa: SLF001 - for who implements an operation
+        return complete(self.irp, 7)
 
     def break_down(self) -> bool:
         """Fail by force."""
         self.is_queued = False
-        return self.irp._fail(trio_wsk.ForcedClosedError("by force"))  # noqa: SLF001 - the same
+        return fail(self.irp, trio_wsk.ForcedClosedError("by force"))
 
     def close(self) -> bool:
         """Cancel by closing."""
         self.is_queued = False
-        return self.irp._fail(trio_wsk.OperationCancelledError("closed"))  # noqa: SLF001 - the same
+        return fail(self.irp, trio_wsk.OperationCancelledError("closed"))
 
 
 # --- By itself --------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ class Block(Pump):
         """Where channels linger that are closed; if there is nothing, unread input resets."""
         self.is_served: bool = False
         """A server's: its observers hear of each connection's end."""
+        self.inspect_key: int | None = None
+        """The ``key`` of the ids that requests have here, if there is an inspector."""
 
     @trio.lowlevel.enable_ki_protection
     def finish(self) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from trio_wsk._engine.callers import check_ending_caller
-from trio_wsk._engine.irp import Irp
+from trio_wsk._engine.irp import Irp, complete, fail
 from trio_wsk._engine.pump import FAILED
 from trio_wsk._engine.readiness import (
     ENDED,
@@ -587,7 +587,7 @@ class EventSide(Wire):
         size = len(data)
         sent = self._send_first(data)
         if sent == size and not self._unsent:
-            irp._complete(size)
+            complete(irp, size)
         else:
             self._enqueue(bytes(memoryview(data)[sent:]), irp, size)
         return irp
@@ -647,7 +647,7 @@ class EventSide(Wire):
                 continue
             queue.popleft()
             if first.irp is not None:
-                first.irp._complete(first.size)
+                complete(first.irp, first.size)
         self._all_sent(annex)
 
     def _all_sent(self, annex: Annex) -> None:
@@ -847,7 +847,7 @@ class EventSide(Wire):
             self._drop_queue()
         self._say_ended(reason, error, has_events=has_events)
         if self._owner is not None:
-            self._owner._connection_ended(self)
+            self._owner.ended(self)
         return channel
 
     def _say_ended(
@@ -900,10 +900,8 @@ class EventSide(Wire):
         )
 
     def _inspect_id(self) -> InspectId | None:
-        conditional = self._block.listening._conditional
-        if conditional is None:
-            return None
-        return InspectId(conditional.key, self._request.serial_number)
+        key = self._block.inspect_key
+        return None if key is None else InspectId(key, self._request.serial_number)
 
     def _tell_closed(self, callback: Callable[..., object], ended: ConnectionEnded) -> None:
         """In the pump: the last call of all."""
@@ -930,7 +928,7 @@ class EventSide(Wire):
         queue, annex.queue = annex.queue, None
         for unsent in queue or ():
             if unsent.irp is not None:
-                unsent.irp._fail(self._why_unsent())
+                fail(unsent.irp, self._why_unsent())
             if unsent.turn is not None:
                 unsent.turn.set()
         if annex.sent_waiters is not None:

@@ -73,7 +73,8 @@ class LastWords:
                 self._all_read = trio.Event()
             await self._all_read.wait()
 
-    def _connection_ended(self, connection: Connection) -> None:
+    def ended(self, connection: Connection) -> None:
+        """Take note: it is closed."""
         del self._connections[connection]
         self._deadlines.forget(connection)
         if not self._connections and self._all_read is not None:

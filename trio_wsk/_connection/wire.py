@@ -166,12 +166,12 @@ class Annex:
 
 
 class Owner(Protocol):
-    """Who keeps account of a connection."""
+    """What keeps account of a connection, in its own room or in one above."""
 
     delivers: bool
     """Whether its connections were delivered to somebody, so that their ends are news."""
 
-    def _connection_ended(self, connection: Any) -> None:  # noqa: ANN401 - a layer above
+    def ended(self, connection: Any) -> None:  # noqa: ANN401 - a layer above
         """Take note: this side has closed it."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import outcome
 import trio
 
+from trio_wsk._engine.irp import complete, fail
 from trio_wsk._vocabulary.errors import OperationCancelledError, SocketClosedError
 
 if TYPE_CHECKING:
@@ -96,11 +97,11 @@ class IrpAcceptor(Acceptor):
 
     def give(self, connection: Connection) -> None:
         """Complete the Irp with its connection."""
-        self.irp._complete(connection)
+        complete(self.irp, connection)
 
     def fail(self, error: WskError) -> None:
         """Complete the Irp without."""
         if isinstance(error, SocketClosedError):
-            self.irp._fail(OperationCancelledError("the listening socket was closed"))
+            fail(self.irp, OperationCancelledError("the listening socket was closed"))
         else:
-            self.irp._fail(error)
+            fail(self.irp, error)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .callers import Home
 
-__all__ = ["Irp"]
+__all__ = ["Irp", "complete", "fail"]
 
 T = TypeVar("T")
 
@@ -158,23 +158,7 @@ class Irp(Generic[T]):
         check_caller(self._home, "irp.cancel")
         if self._status is not Status.PENDING or not self._withdraw(self):
             return False
-        return self._fail(OperationCancelledError("the operation was cancelled by Irp.cancel()"))
-
-    def _complete(self, information: T) -> bool:
-        """For who implements an operation: it succeeded. False if it had completed before."""
-        if self._status is not Status.PENDING:
-            return False
-        self._information = information
-        self._end(Status.SUCCESS)
-        return True
-
-    def _fail(self, error: WskError) -> bool:
-        """For who implements an operation: it failed. False if it had completed before."""
-        if self._status is not Status.PENDING:
-            return False
-        self._error = error
-        self._end(error.status)
-        return True
+        return fail(self, OperationCancelledError("the operation was cancelled by Irp.cancel()"))
 
     def _end(self, status: Status) -> None:
         self._status = status
@@ -185,6 +169,27 @@ class Irp(Generic[T]):
             trio.lowlevel.reschedule(task)
         if self._on_completion is not None:
             self._finished(self)
+
+
+# Who implements an operation ends it with one of these; its users can't.
+
+
+def complete(irp: Irp[T], information: T) -> bool:
+    """Have an operation succeed with what it has brought; False if it had completed before."""
+    if irp._status is not Status.PENDING:
+        return False
+    irp._information = information
+    irp._end(Status.SUCCESS)
+    return True
+
+
+def fail(irp: Irp[Any], error: WskError) -> bool:
+    """Have an operation fail; False if it had completed before."""
+    if irp._status is not Status.PENDING:
+        return False
+    irp._error = error
+    irp._end(error.status)
+    return True
 
 
 def _withdraw_nothing(_: Irp[Any]) -> bool:

@@ -144,6 +144,7 @@ class ConditionalAccept:
         self._pending_wait = conditions.overflow.pending == "wait"
         self._gone = conditions.gone
         self._block: Block = listening._block
+        self._block.inspect_key = self.key
         self._delivery: Delivery[Any, TransportRequest] = listening._delivery
         self._counters: ListeningCounters = listening._counters
         self._styles: frozenset[CloseStyle] = frozenset()

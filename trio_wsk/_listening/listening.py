@@ -17,6 +17,12 @@ import trio
 
 from trio_wsk._connection.block import Block
 from trio_wsk._connection.connection import Connection
+from trio_wsk._connection.control import (
+    call_accept,
+    give_dispatch,
+    start_events,
+    start_without_events,
+)
 from trio_wsk._connection.dispatch import ConnectionDispatch
 from trio_wsk._connection.events import CONNECTION_EVENTS
 from trio_wsk._connection.public_socket import PublicSocket
@@ -473,10 +479,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             return
         callback = self._dispatch.accept
         assert callback is not None
-        self._block.event_driven.add(connection)
         try:
-            context = connection._own_context()
-            answer = self._block.call("accept", connection, context, callback, connection)
+            answer = call_accept(connection, callback)
         except ConnectionBrokenError:
             answer = Status.SUCCESS  # it came, and it went while it was being taken
             connection.abort()
@@ -485,10 +489,10 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             raise
         if isinstance(answer, ConnectionDispatch):
             self._counters.to_event += 1
-            connection._start_events(self._connection_events & answer.mask, answer)
+            start_events(connection, self._connection_events & answer.mask, answer)
         elif answer is Status.SUCCESS:
             self._counters.to_event += 1
-            connection._may_leave_block()
+            start_without_events(connection)
         else:
             self._not_accepted(connection, answer)
 
@@ -588,7 +592,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             self._conditional.taken(request)
         connection = Connection(request.accept(), request, self._block, acceptor.context)
         if acceptor.dispatch is not None:
-            connection._dispatch = acceptor.dispatch
+            give_dispatch(connection, acceptor.dispatch)
         self._counters.to_accept += 1
         acceptor.give(connection)
 

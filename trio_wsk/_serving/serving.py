@@ -22,6 +22,17 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import trio
 
 from trio_wsk._connection.connection import Connection
+from trio_wsk._connection.control import (
+    end,
+    end_by_server,
+    is_owned_by,
+    may_send,
+    own,
+    part,
+    tell_drain,
+    unsent,
+    wait_taken,
+)
 from trio_wsk._connection.farewell import Farewells
 from trio_wsk._connection.faults import (
     is_cancelled,
@@ -93,8 +104,6 @@ CLOSE_NOTIFY_TIMEOUT: Final = 5.0
 class Server:
     """A running server, made by `open_server`, `serve` and `serve_events`."""
 
-    delivers = True
-
     def __init__(
         self,
         *,
@@ -120,6 +129,7 @@ class Server:
         self._handlers: trio.Nursery
         self._tasks: _Handlers
         self._block: Block
+        self._owner: Final = _EventDriven(self)
         self._open = 0
         self._open_most = 0
         self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
@@ -251,14 +261,14 @@ class Server:
         self._block.tell(records.DrainStarted, open_connections=self._open, grace=grace)
         self._block.draining.set()
         for connection in self._block.event_driven:
-            if connection._owner is self:
+            if is_owned_by(connection, self._owner):
                 self._tell(connection)
 
     def _tell(self, connection: EventSide) -> None:
         """Have one event-driven connection told, after whatever it is being told now."""
         callback = self.listening._dispatch.drain
         if callback is not None:
-            self._block.post(functools.partial(connection._tell_drain, callback))
+            self._block.post(functools.partial(tell_drain, connection, callback))
 
     @property
     def _permits_of_drain(self) -> float:
@@ -305,9 +315,9 @@ class Server:
         # First, so that who waits in a handler is cancelled, and hears of no error.
         self._handlers.cancel_scope.cancel()
         for handled in self._handled:
-            handled._reset_by_server()
+            end_by_server(handled)
         for connection in list(self._block.event_driven):
-            connection._abort(EndReason.SERVER_ENDED)
+            end(connection, EndReason.SERVER_ENDED)
 
     async def _wait_none_open(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
         while self._open:
@@ -347,7 +357,7 @@ class Server:
             self.listening._return_permit()
 
     def _admit_event_driven(self, connection: Connection) -> bool:
-        connection._owner = self
+        own(connection, self._owner)
         self._opened()
         if self._draining:
             self._tell(connection)
@@ -374,7 +384,7 @@ class Server:
         )
         if await self._shake_hands(stream):
             await self._handler(stream)
-            if connection._may_send:
+            if may_send(connection):
                 await self._say_good_bye(stream)
 
     async def _say_good_bye(  # noqa: ASYNC910 - `_Handlers._run` needs none
@@ -421,9 +431,9 @@ class Server:
         if crash is not None:
             crash = without_peers_end(connection, crash)
         if crash is not None:
-            connection._abort(EndReason.FAILED, crash)
+            end(connection, EndReason.FAILED, crash)
         else:
-            connection._abort(EndReason.SERVER_ENDED if rest is not None else EndReason.ABORTED)
+            end(connection, EndReason.SERVER_ENDED if rest is not None else EndReason.ABORTED)
         if crash is None and rest is None and not self._has_reset:
             self._peers_left += 1
             self._block.tell(records.PeerLeft, remote_address=connection.remote_address)
@@ -459,6 +469,19 @@ class Server:
         return "the handler has raised a cancellation outside of the scope that it was for"
 
 
+class _EventDriven:
+    """The owner of a server's event-driven connections."""
+
+    delivers = True
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def ended(self, connection: Connection) -> None:
+        """Take note: it is closed."""
+        self._server._connection_ended(connection)
+
+
 class _Handlers(ReusedTasks[Connection]):
     """The tasks of one server's handlers."""
 
@@ -477,15 +500,15 @@ class _Handlers(ReusedTasks[Connection]):
         while True:
             try:
                 await self._handler(connection)
-                if connection._unsent:
-                    await connection._wait_taken()
-                connection._part()
+                if unsent(connection):
+                    await wait_taken(connection)
+                part(connection)
             except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
                 forget_first_frame(error)
                 left_open = cancel_status(task) is not status
                 self._server._handler_raised(connection, error, left_open=left_open)
             finally:
-                connection._abort(EndReason.ABORTED)
+                end(connection, EndReason.ABORTED)
                 self._server._connection_ended(connection)
             if not self._may_wait(status):
                 break

@@ -1,0 +1,114 @@
+"""What the rooms above may do with a connection, and its users may not.
+
+`Connection` is a public class, and each public method of it is a promise to users. So what a
+listening socket and a server need beyond that are functions: nothing becomes interface by accident.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_wsk._vocabulary.end_reason import EndReason
+
+    from .connection import Connection
+    from .dispatch import ConnectionDispatch
+    from .events import EventSide
+    from .wire import Owner
+
+__all__ = [
+    "call_accept",
+    "end",
+    "end_by_server",
+    "give_dispatch",
+    "is_owned_by",
+    "may_send",
+    "own",
+    "part",
+    "start_events",
+    "start_without_events",
+    "tell_drain",
+    "unsent",
+    "wait_taken",
+]
+
+
+# --- Its beginning ---------------------------------------------------------------------
+
+
+def give_dispatch(connection: Connection, dispatch: ConnectionDispatch) -> None:
+    """Give a new connection callbacks, with no event enabled yet."""
+    connection._dispatch = dispatch
+
+
+def own(connection: Connection, owner: Owner) -> None:
+    """Have the owner told of the end of this connection, which is the block's until then."""
+    connection._owner = owner
+
+
+def is_owned_by(connection: EventSide, owner: Owner) -> bool:
+    """Whether this owner keeps account of the connection."""
+    return connection._owner is owner
+
+
+def call_accept(connection: Connection, callback: Callable[[Connection], object]) -> object:
+    """In the pump: give a new connection to the accept callback, and return the answer.
+
+    `start_events` or `start_without_events` follow, or the connection is ended.
+
+    Raises:
+      ConnectionBrokenError: the peer had gone already, and the callback let that out.
+    """
+    block = connection._block
+    block.event_driven.add(connection)
+    return block.call("accept", connection, connection._own_context(), callback, connection)
+
+
+def start_events(connection: Connection, mask: int, dispatch: ConnectionDispatch) -> None:
+    """In the pump: go on with these events, after an accept callback has answered."""
+    connection._start_events(mask, dispatch)
+
+
+def start_without_events(connection: Connection) -> None:
+    """Go on without events, after an accept callback has answered."""
+    connection._may_leave_block()
+
+
+# --- Its end ---------------------------------------------------------------------------
+
+
+def tell_drain(connection: EventSide, callback: Callable[[Any], object]) -> None:
+    """In the pump: call the drain callback, if the connection has events."""
+    connection._tell_drain(callback)
+
+
+def may_send(connection: Connection) -> bool:
+    """Whether this side has neither closed nor finished sending."""
+    return connection._may_send
+
+
+def unsent(connection: Connection) -> int:
+    """Return how many octets are queued for sending."""
+    return connection._unsent
+
+
+def wait_taken(connection: Connection) -> Awaitable[None]:
+    """Wait until all that is queued is sent; reset the connection if the peer does not take it."""
+    return connection._wait_taken()
+
+
+def part(connection: Connection) -> None:
+    """Close without waiting; a peer that has not finished yet is let finish in nobody's time."""
+    connection._part()
+
+
+def end(connection: EventSide, reason: EndReason, error: BaseException | None = None) -> None:
+    """Reset the connection, if it is open, and say why."""
+    connection._abort(reason, error)
+
+
+def end_by_server(connection: Connection) -> None:
+    """Reset the connection under the handler that holds it, and that finds it broken."""
+    connection._reset_by_server()
