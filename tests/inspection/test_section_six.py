@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
-from functools import cache
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.places import TESTS
 from tests.helpers.section_six import SECTION_SIX, Row
 
-IN_MEMORY = {"test_conditional_memory", "test_inspection_walk"}
-"""The modules that need no socket."""
+if TYPE_CHECKING:
+    from pathlib import Path
 
-BEFORE_THE_HANDSHAKE = {"test_before_handshake", "test_before_handshake_failures"}
-"""The modules in which a SYN is held."""
+MODULES_IN_MEMORY = ["inspection/test_conditional_memory*.py", "inspection/test_inspection_walk.py"]
+"""Where no test needs a socket."""
+
+MODULES_BEFORE_THE_HANDSHAKE = ["transports/linux/test_before_handshake*.py"]
+"""Where a SYN is held."""
 
 NOT_ON_THE_NETWORK = {
     "6.14": "options are refused before there is any",
@@ -27,16 +30,36 @@ def by_number(row: Row) -> str:
     return row.number
 
 
-@cache
-def names_in(module: str) -> frozenset[str]:
-    """Return the names of the tests in a module, without importing it."""
-    tree = ast.parse(next(TESTS.rglob(f"{module}.py")).read_text(encoding="utf-8"))
-    return frozenset(
-        node.name
-        for node in tree.body
+def modules_of_tests(*patterns: str) -> dict[str, Path]:
+    """Return the names of the tests in these modules, and where each stands; no module is run."""
+    return {
+        node.name: path
+        for pattern in patterns
+        for path in sorted(TESTS.glob(pattern))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and node.name.startswith("test_")
-    )
+    }
+
+
+@pytest.fixture(scope="module")
+def in_memory() -> dict[str, Path]:
+    """The tests that open no socket."""
+    return modules_of_tests(*MODULES_IN_MEMORY)
+
+
+@pytest.fixture(scope="module")
+def after_the_handshake(in_memory: dict[str, Path]) -> dict[str, Path]:
+    """The tests on real sockets, on every system."""
+    elsewhere = set(in_memory.values())
+    inspecting = modules_of_tests("inspection/test_*.py")
+    return {name: path for name, path in inspecting.items() if path not in elsewhere}
+
+
+@pytest.fixture(scope="module")
+def before_the_handshake() -> dict[str, Path]:
+    """The tests on real sockets, on Linux, that look at the wire."""
+    return modules_of_tests(*MODULES_BEFORE_THE_HANDSHAKE)
 
 
 def test_table_has_every_row_once_and_in_order() -> None:
@@ -61,14 +84,16 @@ def test_row_that_can_be_shown_is_shown(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", SECTION_SIX, ids=by_number)
-def test_named_tests_exist_where_they_are_said_to_be(row: Row) -> None:
+def test_named_tests_exist_where_they_are_said_to_be(
+    row: Row,
+    in_memory: dict[str, Path],
+    after_the_handshake: dict[str, Path],
+    before_the_handshake: dict[str, Path],
+) -> None:
     """A test that is renamed is renamed here too; what is shown in memory opens no socket."""
-    for name in row.memory + row.real + row.before:
-        module, _, test = name.partition("::")
-
-        assert test in names_in(module)
-        assert (module in IN_MEMORY) is (name in row.memory)
-        assert (module in BEFORE_THE_HANDSHAKE) is (name in row.before)
+    assert set(row.memory) <= in_memory.keys()
+    assert set(row.real) <= after_the_handshake.keys()
+    assert set(row.before) <= before_the_handshake.keys()
 
 
 @pytest.mark.parametrize("row", SECTION_SIX, ids=by_number)
