@@ -37,11 +37,11 @@ CATCHES_OS_ERRORS = {
     "_connection/farewell.py",
     "_connection/wire.py",
     "_engine/readiness.py",
-    "_serving/tls.py",
+    "_serving/server_context.py",
     "testing",
     "transports",
 }
-OPENS_NURSERIES = {"_listening/opening.py", "_serving/serving.py", "testing"}
+OPENS_NURSERIES = {"_listening/opening.py", "_serving/opening.py", "testing"}
 
 IMPURE_IMPORTS = {"_socket", "_ssl", "select", "socket", "ssl", "time", "trio"}
 

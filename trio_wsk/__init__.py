@@ -18,7 +18,7 @@ from ._listening.listening import ListeningSocket
 from ._listening.opening import open_listening_socket
 from ._listening.options import EventServerOptions, ListeningOptions, ServerOptions
 from ._listening.socket_streams import SocketStreams
-from ._serving.serving import (
+from ._serving.opening import (
     Server,
     open_server,
     serve,

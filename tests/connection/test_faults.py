@@ -39,7 +39,7 @@ from trio_wsk import (
     open_server,
 )
 from trio_wsk._connection.faults import is_peer_gone, split_error
-from trio_wsk._serving.tls import check_server_context
+from trio_wsk._serving.server_context import check_server_context
 from trio_wsk.transports import PortableTransport
 from trio_wsk.transports._socket_request import PortableRequest
 

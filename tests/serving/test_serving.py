@@ -41,7 +41,7 @@ from trio_wsk import (
     serve_events,
 )
 from trio_wsk._engine import readiness as _readiness
-from trio_wsk._serving import serving as _serving
+from trio_wsk._serving import opening as _serving
 from trio_wsk.transports._contract import TransportFailedError
 
 if sys.version_info < (3, 11):

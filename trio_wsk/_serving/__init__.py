@@ -1,4 +1,4 @@
 """Servers: a listening socket, handlers, and the care around them.
 
-Tasks of handlers, TLS, permits, draining; `serving` has the functions that users call.
+Tasks of handlers, TLS, permits, draining; `opening` has the functions that users call.
 """

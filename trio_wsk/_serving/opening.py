@@ -66,7 +66,7 @@ from trio_wsk._vocabulary.errors import (
 from trio_wsk._vocabulary.statistics import DrainReport, ServerStatistics
 from trio_wsk.transports._choosing import closing_if_wrong
 
-from .tls import check_server_context
+from .server_context import check_server_context
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
