@@ -49,6 +49,7 @@ from trio_wsk import (
     serve,
     serve_events,
 )
+from trio_wsk._serving.arguments import settings_for_events, settings_for_handler
 from trio_wsk.observers import CallbackFailed, LoggingObserver
 from trio_wsk.testing import MemoryNetwork, check_transport
 from trio_wsk.transports import LinuxTransport, PortableTransport, Transport, listen_fds
@@ -548,6 +549,19 @@ async def test_wrong_argument_is_told_at_the_call(call: str, parameter: str) -> 
 # --- Who is in the table ----------------------------------------------------------------------
 
 
+def _names(options: Any) -> frozenset[str]:
+    names: frozenset[str] = options.__optional_keys__
+    return names
+
+
+OWN_OPTIONS = {
+    "open_server": _names(ServerOptions) - _names(ListeningOptions),
+    "serve": _names(ServerOptions) - _names(ListeningOptions),
+    "serve_events": _names(EventServerOptions) - _names(ListeningOptions),
+}
+"""What is not among the parameters, but in a TypedDict; those of listening sockets have rows."""
+
+
 def _parameters(function: Callable[..., object]) -> set[str]:
     parameters = inspect.signature(function).parameters.values()
     more = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
@@ -588,7 +602,8 @@ def _public_parameters() -> Iterator[tuple[str, str]]:
             continue
         for name, call in calls.items():
             if name not in NO_ROW:
-                yield from ((name, parameter) for parameter in _parameters(call))
+                given = _parameters(call) | OWN_OPTIONS.get(name, frozenset())
+                yield from ((name, parameter) for parameter in given)
 
 
 def test_every_parameter_has_a_row() -> None:
@@ -727,25 +742,35 @@ def test_options_of_handlers_are_refused_where_there_is_none(option: dict[str, A
     ("options", "call", "others"),
     [
         (ListeningOptions, open_listening_socket, {"port", "dispatch"}),
-        (ServerOptions, serve, {"handler", "port", "ssl_context", "task_status"}),
-        (ServerOptions, open_server, {"handler", "port", "ssl_context"}),
-        (EventServerOptions, serve_events, {"dispatch", "port", "task_status"}),
+        (ServerOptions, settings_for_handler, {"handler", "ssl_context"}),
+        (EventServerOptions, settings_for_events, {"dispatch"}),
     ],
 )
 def test_options_have_names_and_types(
     options: Any, call: Callable[..., object], others: set[str]
 ) -> None:
-    """What can be passed on as ``**options`` is what the function takes, but for what is told."""
-    own = inspect.signature(call).parameters.keys() - {"options"}
+    """
+    What can be passed on as ``**options`` is what the function takes, but for what is told by
+    itself; the functions that serve pass them on.
+    """
+    own = inspect.signature(call).parameters.keys() - {"listening"}
     handed_on = {*_names(ListeningOptions)} if call is not open_listening_socket else set()
 
     assert _names(options) == (own | handed_on) - others
     assert set() == options.__required_keys__
 
 
-def _names(options: Any) -> frozenset[str]:
-    names: frozenset[str] = options.__optional_keys__
-    return names
+@pytest.mark.parametrize(
+    ("call", "own"),
+    [
+        (serve, {"handler", "port", "ssl_context", "task_status"}),
+        (open_server, {"handler", "port", "ssl_context"}),
+        (serve_events, {"dispatch", "port", "task_status"}),
+    ],
+)
+def test_options_of_servers_are_written_once(call: Callable[..., object], own: set[str]) -> None:
+    """The functions that serve take what is told by itself, and no option but by its TypedDict."""
+    assert own | {"options"} == inspect.signature(call).parameters.keys()
 
 
 # --- Answers ----------------------------------------------------------------------------------

@@ -18,12 +18,8 @@ from ._listening.listening import ListeningSocket
 from ._listening.opening import open_listening_socket
 from ._listening.options import EventServerOptions, ListeningOptions, ServerOptions
 from ._listening.socket_streams import SocketStreams
-from ._serving.opening import (
-    Server,
-    open_server,
-    serve,
-    serve_events,
-)
+from ._serving.opening import open_server, serve, serve_events
+from ._serving.server import Server
 from ._vocabulary.addresses import Address, AddressSet
 from ._vocabulary.end_reason import EndReason
 from ._vocabulary.errors import (

@@ -90,8 +90,9 @@ def held(server: object = None) -> tuple[int, int]:
     """
     idle = 0
     if isinstance(server, Server):
-        if server._handler is not None:  # noqa: SLF001
-            idle += len(server._tasks._idle)  # noqa: SLF001
+        handlers = server._core.handlers  # noqa: SLF001
+        if handlers is not None:
+            idle += len(handlers._idle)  # noqa: SLF001
         conditional = server.listening._conditional  # noqa: SLF001
         if conditional is not None:
             idle += len(conditional._tasks._idle)  # noqa: SLF001

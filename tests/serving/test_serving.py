@@ -41,7 +41,7 @@ from trio_wsk import (
     serve_events,
 )
 from trio_wsk._engine import readiness as _readiness
-from trio_wsk._serving import opening as _serving
+from trio_wsk._serving import tls
 from trio_wsk.transports._contract import TransportFailedError
 
 if sys.version_info < (3, 11):
@@ -603,7 +603,7 @@ async def test_server_says_good_bye_unless_https_is_spoken(
 
 async def test_good_bye_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that reads nothing can't keep the server from closing: close_notify has its time."""
-    monkeypatch.setattr(_serving, "CLOSE_NOTIFY_TIMEOUT", 0.05)
+    monkeypatch.setattr(tls, "CLOSE_NOTIFY_TIMEOUT", 0.05)
 
     async def handler(stream: trio.SSLStream[Connection]) -> None:
         # Beneath TLS, for which a send that was cancelled would be the end.

@@ -118,13 +118,14 @@ def check_options(call: str, options: Collection[str]) -> None:
 
     Args:
       call: Its name.
-      options: The names that were given and are not its own, but `ListeningOptions`.
+      options: The names that were given, but those of its own parameters.
 
     Raises:
       TypeError: one is unknown; the message says what may have been meant. (The caller's.)
     """
+    known = _EVENT_SERVER if call == "serve_events" else _SERVER
     for name in options:
-        if name not in _LISTENING:
+        if name not in known:
             raise TypeError(
                 f"{call}() got an unexpected keyword argument {name!r}{_hint(call, name)}"
             )
@@ -136,8 +137,8 @@ def _hint(call: str, name: str) -> str:
         return f": that needs a task for each connection; write serve(handler, ..., {ours}=...)"
     if name in _CALLBACKS:
         return f": it is a callback; write dispatch=ListenDispatch({name}=...)"
-    own = _EVENT_SERVER if call == "serve_events" else _SERVER
-    meant = get_close_matches(ours, sorted(own | _OTHERS), 1, _ALIKE)
+    known = _EVENT_SERVER if call == "serve_events" else _SERVER
+    meant = get_close_matches(ours, sorted(known | _OTHERS), 1, _ALIKE)
     return f"; did you mean {meant[0]!r}?" if meant else ""
 
 
@@ -146,6 +147,5 @@ def _names(options: Any) -> frozenset[str]:  # noqa: ANN401 - a TypedDict class 
     return names
 
 
-_LISTENING: Final = _names(ListeningOptions)
 _EVENT_SERVER: Final = _names(EventServerOptions)
 _SERVER: Final = _names(ServerOptions)

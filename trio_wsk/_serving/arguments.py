@@ -1,0 +1,223 @@
+"""What a server is opened with, and what is wrong with it: told at the call."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import attrs
+
+from trio_wsk._listening.dispatch import ListenDispatch
+from trio_wsk._vocabulary.arguments import (
+    check_async_function,
+    check_flag,
+    checked_count,
+    checked_seconds,
+)
+from trio_wsk._vocabulary.errors import InvalidParameterError
+
+from .server_context import check_server_context
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from typing_extensions import Unpack
+
+    from trio_wsk._listening.options import (
+        EventServerOptions,
+        ListeningOptions,
+        OnHandlerError,
+        ServerOptions,
+    )
+
+__all__ = [
+    "Settings",
+    "checked_grace",
+    "settings_for_either",
+    "settings_for_events",
+    "settings_for_handler",
+]
+
+DEFAULT_GRACE: Final = 30.0
+"""Seconds that open connections are given to finish when a server drains."""
+
+DEFAULT_HANDSHAKE_TIMEOUT: Final = 30.0
+"""Seconds for a TLS handshake: anyio's; hypercorn and asyncio give 60, Ranch 5."""
+
+_LEFT_OUT: Final = (DEFAULT_HANDSHAKE_TIMEOUT, False, "report")
+"""The options of handlers where they are left out."""
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The arguments of one server, checked."""
+
+    handler: Callable[[Any], Awaitable[object]] | None = None
+    """What connections are given to; None if callbacks get them."""
+    ssl_context: ssl.SSLContext | None = None
+    """What handlers' connections speak TLS with."""
+    handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT
+    """Seconds for a handshake."""
+    https_compatible: bool = False
+    """Whether TLS may end without close_notify."""
+    on_handler_error: OnHandlerError = "report"
+    """What becomes of a handler's crash."""
+    max_connections: float
+    """How many may be open at once; infinity is no limit."""
+    grace: float
+    """Seconds of a drain that is given no others."""
+    dispatch: ListenDispatch | None
+    """The callbacks of the listening socket."""
+    listening: ListeningOptions
+    """The options of the listening socket."""
+
+
+def settings_for_either(
+    handler: Callable[[Any], Awaitable[object]] | ListenDispatch,
+    ssl_context: ssl.SSLContext | None,
+    **options: Unpack[ServerOptions],
+) -> Settings:
+    """Check the arguments of a server that calls a handler, or callbacks in its place.
+
+    Raises:
+      InvalidParameterError: one is wrong; the message says what is right. (The caller's.)
+    """
+    if not isinstance(handler, ListenDispatch):
+        return settings_for_handler(handler, ssl_context, **options)
+    if options.pop("dispatch", None) is not None:
+        raise InvalidParameterError(
+            "open_server takes one ListenDispatch, in the place of the handler, not another"
+            " one as dispatch="
+        )
+    if ssl_context is not None:
+        raise InvalidParameterError(
+            "ssl_context= needs a task for each connection: open_server(handler, ...)"
+            f" with an async handler, not with {handler!r}"
+        )
+    of_handlers = (
+        options.pop("handshake_timeout", DEFAULT_HANDSHAKE_TIMEOUT),
+        options.pop("https_compatible", False),
+        options.pop("on_handler_error", "report"),
+    )
+    if of_handlers != _LEFT_OUT:
+        raise InvalidParameterError(
+            "handshake_timeout=, https_compatible= and on_handler_error= are of handlers,"
+            " and there is none in a server of events; leave them out"
+        )
+    return settings_for_events(handler, **cast("EventServerOptions", options))
+
+
+def settings_for_handler(
+    handler: Callable[[Any], Awaitable[object]],
+    ssl_context: ssl.SSLContext | None,
+    *,
+    dispatch: ListenDispatch | None = None,
+    handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+    https_compatible: bool = False,
+    max_connections: int | None = None,
+    grace: float = DEFAULT_GRACE,
+    on_handler_error: OnHandlerError = "report",
+    **listening: Unpack[ListeningOptions],
+) -> Settings:
+    """Check the arguments of a server that calls a handler.
+
+    Raises:
+      InvalidParameterError: one is wrong; the message says what is right. (The caller's.)
+    """
+    check_async_function("handler", handler)
+    _check_ssl_context(ssl_context)
+    check_flag("https_compatible", https_compatible)
+    if on_handler_error not in ("report", "raise"):
+        raise InvalidParameterError(
+            f"on_handler_error is 'report' or 'raise', not {on_handler_error!r}"
+        )
+    limit = _checked_limit(max_connections)
+    return Settings(
+        handler=handler,
+        ssl_context=ssl_context,
+        handshake_timeout=checked_seconds(
+            "handshake_timeout", handshake_timeout, endless="as long as it takes"
+        ),
+        https_compatible=https_compatible,
+        on_handler_error=on_handler_error,
+        max_connections=limit,
+        grace=checked_grace(grace),
+        dispatch=_checked_conditional(dispatch),
+        listening=_within(limit, listening),
+    )
+
+
+def settings_for_events(
+    dispatch: ListenDispatch,
+    *,
+    max_connections: int | None = None,
+    grace: float = DEFAULT_GRACE,
+    **listening: Unpack[ListeningOptions],
+) -> Settings:
+    """Check the arguments of a server without handlers.
+
+    Raises:
+      InvalidParameterError: one is wrong; the message says what is right. (The caller's.)
+    """
+    given: object = dispatch  # by a caller without a type checker, perhaps
+    if not isinstance(given, ListenDispatch) or given.accept is None:
+        raise InvalidParameterError(
+            "a server of events takes ListenDispatch(accept=...) with an accept callback,"
+            f" not {dispatch!r}"
+        )
+    limit = _checked_limit(max_connections)
+    return Settings(
+        max_connections=limit,
+        grace=checked_grace(grace),
+        dispatch=dispatch,
+        listening=_within(limit, listening),
+    )
+
+
+def checked_grace(grace: object) -> float:
+    """Return a grace in seconds.
+
+    Raises:
+      InvalidParameterError: it is no time, or below zero. (The caller's.)
+    """
+    return checked_seconds("grace", grace, endless="as long as they take")
+
+
+def _checked_limit(max_connections: int | None) -> float:
+    if max_connections is None:
+        return math.inf
+    return checked_count(
+        "max_connections", max_connections, least=1, or_none=", or None for no limit"
+    )
+
+
+def _within(limit: float, options: ListeningOptions) -> ListeningOptions:
+    """Keep the listening socket within a limit of connections, if there is one.
+
+    What is read ahead of a permit would be a connection beyond the limit.
+    """
+    return options if limit is math.inf else {**options, "max_parked": 0}
+
+
+def _check_ssl_context(context: object) -> None:
+    if context is None:
+        return
+    if not isinstance(context, ssl.SSLContext):
+        raise InvalidParameterError(
+            f"ssl_context is an ssl.SSLContext with a certificate, or None, not {context!r}"
+        )
+    check_server_context(context)
+
+
+def _checked_conditional(dispatch: ListenDispatch | None) -> ListenDispatch | None:
+    """Let a dispatch beside a handler have no callback that takes connections."""
+    given: object = dispatch  # by a caller without a type checker, perhaps
+    if given is not None and not (
+        isinstance(given, ListenDispatch) and given.accept is None and given.drain is None
+    ):
+        raise InvalidParameterError(
+            "beside a handler, dispatch takes ListenDispatch(inspect=..., abort=..., failed=...):"
+            f" connections go to the handler, which sees connection.draining, not {dispatch!r}"
+        )
+    return dispatch

@@ -1,0 +1,104 @@
+"""The account of a server's connections: who is open, and the permits that they hold.
+
+Nothing here awaits but the wait for the end of the last one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsk._connection import control
+from trio_wsk._vocabulary.end_reason import EndReason
+
+if TYPE_CHECKING:
+    from trio_wsk._connection.connection import Connection
+    from trio_wsk._connection.events import EventSide
+    from trio_wsk._listening.listening import ListeningSocket
+
+__all__ = ["ServedConnections"]
+
+
+class ServedConnections:
+    """The connections of one server.
+
+    Args:
+      listening: Where they come from, and where their permits go back to.
+      gives_permits: Whether somebody waits for permits.
+    """
+
+    delivers = True
+
+    def __init__(self, listening: ListeningSocket, *, gives_permits: bool) -> None:
+        self.open = 0
+        """How many are open."""
+        self.open_most = 0
+        """How many were open at once, at most."""
+        self.served = 0
+        """How many have ended."""
+        self.were_reset = 0
+        """How many were open when all that were left were reset."""
+        self.have_been_reset = False
+        """Whether all that were left have been reset."""
+        self._listening = listening
+        self._block = listening._block
+        self._gives_permits = gives_permits
+        self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
+        self._none_open: trio.Event | None = None
+
+    def opened(self, connection: Connection) -> None:
+        """Take note: a handler is about to be given this connection."""
+        self._handled.add(connection)
+        self._count_opened()
+
+    def opened_with_events(self, connection: Connection) -> None:
+        """Take note: callbacks get this connection, which itself says when it ends."""
+        control.own(connection, self)
+        self._count_opened()
+
+    def _count_opened(self) -> None:
+        self.open += 1
+        if self.open > self.open_most:  # noqa: PLR1730 - max() costs more, each time
+            self.open_most = self.open
+
+    def ended(self, connection: Connection) -> None:
+        """Take note: this connection has ended; whoever waits for a permit gets its own."""
+        self.open -= 1
+        self.served += 1
+        self._handled.discard(connection)
+        if not self.open and self._none_open is not None:
+            self._none_open.set()
+            self._none_open = None
+        if self._gives_permits:
+            self._listening._return_permit()
+
+    async def wait_none_open(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
+        """Wait until no connection is open."""
+        while self.open:
+            if self._none_open is None:
+                self._none_open = trio.Event()
+            await self._none_open.wait()
+
+    def reset_all(self) -> None:
+        """Reset every connection that is open, whoever has it."""
+        if not self.have_been_reset:  # abort() during a drain comes first
+            self.have_been_reset = True
+            self.were_reset = self.open - sum(each.closed for each in self._handled)
+        for handled in self._handled:
+            control.end_by_server(handled)
+        for connection in list(self._block.event_driven):
+            control.end(connection, EndReason.SERVER_ENDED)
+
+    def tell_drain(self) -> None:
+        """Have every connection that is event-driven told that the server drains."""
+        for connection in self._block.event_driven:
+            if control.is_owned_by(connection, self):
+                self.tell(connection)
+
+    def tell(self, connection: EventSide) -> None:
+        """Have one connection told that the server drains, after whatever it is being told now."""
+        callback = self._listening._dispatch.drain
+        if callback is not None:
+            self._block.post(partial(control.tell_drain, connection, callback))

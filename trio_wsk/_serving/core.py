@@ -1,0 +1,132 @@
+"""The server at work: a listening socket, the account of who is open, and who takes them.
+
+Two nurseries, handlers outside and the listening block inside: closing the listening socket can't
+touch a handler, and cancelling the handlers can't touch who drains.
+"""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trio_wsk._connection.farewell import Farewells
+from trio_wsk._vocabulary.statistics import ServerStatistics
+
+from .connections import ServedConnections
+from .handlers import Handlers, name_of
+from .tls import HandlerOverTLS
+
+if TYPE_CHECKING:
+    from trio_wsk._connection.connection import Connection
+    from trio_wsk._listening.listening import ListeningSocket
+
+    from .arguments import Settings
+
+__all__ = ["ServerCore"]
+
+
+class ServerCore:
+    """What a `Server` is the face of.
+
+    Args:
+      settings: What it was opened with.
+      listening: Its listening socket, which has just been opened.
+      nursery: Where its handlers run; cancelling its scope ends nothing else.
+    """
+
+    def __init__(
+        self, settings: Settings, listening: ListeningSocket, nursery: trio.Nursery
+    ) -> None:
+        self.settings: Final = settings
+        self.listening: Final = listening
+        self.nursery: Final = nursery
+        self.block: Final = listening._block
+        self.is_draining = False
+        """Whether a drain has begun."""
+        self.over: Final = trio.Event()
+        """Set when the server has ended: drained or aborted."""
+        self.connections: Final = ServedConnections(
+            listening,
+            gives_permits=settings.max_connections < math.inf or listening._conditional is not None,
+        )
+        self.tls: Final = self._make_tls()
+        self.handlers: Final = self._make_handlers()
+
+    def _make_tls(self) -> HandlerOverTLS | None:
+        settings = self.settings
+        if settings.handler is None or settings.ssl_context is None:
+            return None
+        return HandlerOverTLS(
+            settings.handler,
+            settings.ssl_context,
+            handshake_timeout=settings.handshake_timeout,
+            https_compatible=settings.https_compatible,
+            block=self.block,
+        )
+
+    def _make_handlers(self) -> Handlers | None:
+        settings = self.settings
+        if settings.handler is None:
+            return None
+        return Handlers(
+            settings.handler if self.tls is None else self.tls.handle,
+            name=f"trio_wsk: {name_of(settings.handler)}",
+            nursery=self.nursery,
+            block=self.block,
+            connections=self.connections,
+            abort=self.abort,
+            raises=settings.on_handler_error == "raise",
+        )
+
+    def start(self) -> None:
+        """Have connections taken from now on."""
+        self.block.is_served = True
+        permits = self.settings.max_connections
+        if self.handlers is None:
+            self.listening._serve(self._take_with_events, permits, anywhere=False)
+        else:
+            self.block.farewells = Farewells(self.block.call_at, self.block.post)
+            self.listening._serve(self.handlers.take, permits, anywhere=True)
+
+    def _take_with_events(self, connection: Connection) -> bool:
+        self.connections.opened_with_events(connection)
+        if self.is_draining:
+            self.connections.tell(connection)
+        return False
+
+    def statistics(self) -> ServerStatistics:
+        """Return what was counted, and what is true now."""
+        connections, handlers, tls = self.connections, self.handlers, self.tls
+        listening = self.listening.statistics()
+        return ServerStatistics(
+            listening=listening,
+            open_connections=connections.open,
+            open_most=connections.open_most,
+            lingering=len(self.block.farewells or ()),
+            served=connections.served,
+            handler_failures=0 if handlers is None else handlers.failures,
+            peers_left=0 if handlers is None else handlers.peers_left,
+            handshake_failures=MappingProxyType({} if tls is None else {**tls.handshake_failures}),
+            callback_failures=sum(listening.callback_failures.values()),
+        )
+
+    def abort(self) -> None:
+        """End at once: nobody listens, handlers are cancelled, connections are reset."""
+        if self.block.farewells is not None:
+            self.block.farewells.close()
+        self.end()
+
+    def end(self) -> None:
+        """End at once, and let linger what lingers after a handler."""
+        self.listening._close()
+        self.reset_all()
+        self.over.set()
+
+    def reset_all(self) -> None:
+        """Cancel the handlers, and reset every connection."""
+        # In this order: a handler that waits is cancelled, and hears of no error.
+        self.nursery.cancel_scope.cancel()
+        self.connections.reset_all()

@@ -1,0 +1,101 @@
+"""TLS around a handler: a handshake before it, under a deadline, and a good-bye after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trio_wsk._connection import control
+from trio_wsk._connection.faults import why_no_handshake
+from trio_wsk._vocabulary import records
+
+if TYPE_CHECKING:
+    import ssl
+
+    from trio_wsk._connection.block import Block
+    from trio_wsk._connection.connection import Connection
+
+    from .handlers import TLSHandler
+
+__all__ = ["CLOSE_NOTIFY_TIMEOUT", "HandlerOverTLS"]
+
+CLOSE_NOTIFY_TIMEOUT: Final = 5.0
+"""Seconds for saying good-bye over TLS, after the handler has returned."""
+
+
+class HandlerOverTLS:
+    """A handler of TLS streams, as one of plain connections.
+
+    Args:
+      handler: What each stream is given to, once it has shaken hands.
+      context: A server's, with a certificate.
+      handshake_timeout: Seconds on Trio's clock for the handshake.
+      https_compatible: Whether an end without close_notify is an end; see `trio.SSLStream`.
+      block: The listening block that the connections live in.
+    """
+
+    def __init__(
+        self,
+        handler: TLSHandler,
+        context: ssl.SSLContext,
+        *,
+        handshake_timeout: float,
+        https_compatible: bool,
+        block: Block,
+    ) -> None:
+        self.handshake_failures: Counter[str] = Counter()
+        """How many handshakes have failed, by reason."""
+        self._handler = handler
+        self._context = context
+        self._handshake_timeout = handshake_timeout
+        self._https_compatible = https_compatible
+        self._block = block
+
+    async def handle(self, connection: Connection) -> None:
+        """Shake hands, call the handler, and say good-bye."""
+        stream = trio.SSLStream(
+            connection,
+            self._context,
+            server_side=True,
+            https_compatible=self._https_compatible,
+        )
+        if await self._shake_hands(stream):
+            await self._handler(stream)
+            if control.may_send(connection):
+                await self._say_good_bye(stream)
+
+    async def _say_good_bye(  # noqa: ASYNC910 - `Handlers._run` needs none
+        self, stream: trio.SSLStream[Connection]
+    ) -> None:
+        """Send close_notify, if it can still be sent: the handler may have ended its transport."""
+        with (
+            trio.move_on_after(CLOSE_NOTIFY_TIMEOUT),
+            suppress(trio.ClosedResourceError),  # through the public socket
+        ):
+            await stream.aclose()
+
+    async def _shake_hands(self, stream: trio.SSLStream[Connection]) -> bool:
+        """Do the TLS handshake; its failure is a count, not a crash."""
+        error: Exception | None = None
+        with trio.move_on_after(self._handshake_timeout):
+            try:
+                await stream.do_handshake()
+            except trio.BrokenResourceError as broken:
+                error = broken
+            else:
+                return True
+        self._failed(stream.transport_stream, error)
+        return False  # noqa: ASYNC910 - running out of time is a checkpoint, too
+
+    def _failed(self, connection: Connection, error: Exception | None) -> None:
+        reason = why_no_handshake(connection, error)
+        self.handshake_failures[reason] += 1
+        self._block.tell(
+            records.HandshakeFailed,
+            remote_address=connection.remote_address,
+            reason=reason,
+            error=error,
+        )
