@@ -20,7 +20,8 @@ from ._listening.options import EventServerOptions, ListeningOptions, ServerOpti
 from ._listening.socket_streams import SocketStreams
 from ._serving.opening import open_server, serve, serve_events
 from ._serving.server import Server
-from ._vocabulary.addresses import Address, AddressSet
+from ._vocabulary.address_sets import AddressSet
+from ._vocabulary.addresses import Address
 from ._vocabulary.end_reason import EndReason
 from ._vocabulary.errors import (
     BindError,

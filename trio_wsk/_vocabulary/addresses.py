@@ -1,4 +1,4 @@
-r"""Where a socket is, and sets of where sockets may be.
+r"""Where a socket is: addresses of TCP and of Unix sockets.
 
 An `Address` is made for connections, so making one is cheap: the host is packed
 into its octets, which checks it, and is otherwise left as the kernel wrote it. Text and
@@ -18,20 +18,21 @@ import operator
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NoReturn, TypeAlias, final
 
-__all__ = ["Address", "AddressSet"]
+__all__ = ["IPV4_OCTETS", "MAPPED", "Address", "SocketAddress", "tcp_parts"]
 
-_SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str | bytes
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str | bytes
 
 _INET: Final = socket.AF_INET
 _INET6: Final = socket.AF_INET6
 _UNIX: Final[int] = getattr(socket, "AF_UNIX", 1)  # so that Windows can read and print them, too
 
-_IPV4_OCTETS: Final = 4
-_MAPPED: Final = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291, section 2.5.5.2
+IPV4_OCTETS: Final = 4
+MAPPED: Final = b"\0" * 10 + b"\xff\xff"
+"""How an IPv6 address begins that stands for an IPv4 address: ::ffff:0:0/96 (RFC 4291, 2.5.5.2)."""
+
 _HIGHEST_PORT: Final = 0xFFFF
 _HIGHEST_SCOPE_ID: Final = 0xFFFFFFFF
 _WITH_SCOPE_ID: Final = 4  # how long Python's IPv6 addresses are, unless written by hand
@@ -58,7 +59,7 @@ class Address:
 
     __slots__ = ("_host", "_key", "_sockaddr")
 
-    _sockaddr: _SocketAddress
+    _sockaddr: SocketAddress
     # What makes it equal: octets, port and scope id; or the path.
     _key: tuple[bytes, int, int] | str
     # Made when first asked for.
@@ -117,7 +118,7 @@ class Address:
         return cls.from_sockaddr(_UNIX, os.fspath(path))
 
     @classmethod
-    def from_sockaddr(cls, family: int, sockaddr: _SocketAddress) -> Address:
+    def from_sockaddr(cls, family: int, sockaddr: SocketAddress) -> Address:
         """Make an address of what ``accept()``, ``getsockname()`` or ``getaddrinfo()`` gave.
 
         Args:
@@ -142,8 +143,8 @@ class Address:
                     host, _, zone = host.partition("%")
                     scope_id = scope_id or _parse_scope_id(zone)
                 octets = socket.inet_pton(_INET6, host)
-                if octets.startswith(_MAPPED):
-                    octets, scope_id = octets.removeprefix(_MAPPED), 0
+                if octets.startswith(MAPPED):
+                    octets, scope_id = octets.removeprefix(MAPPED), 0
                     sockaddr = (_print_ip(octets), sockaddr[1])
                 self._key = (octets, sockaddr[1], scope_id)
             else:
@@ -181,14 +182,14 @@ class Address:
         """``socket.AF_INET``, ``AF_INET6`` or ``AF_UNIX``."""
         if isinstance(self._key, str):
             return _UNIX
-        return _INET if len(self._key[0]) == _IPV4_OCTETS else _INET6
+        return _INET if len(self._key[0]) == IPV4_OCTETS else _INET6
 
     @property
     def host(self) -> IPv4Address | IPv6Address | None:
         """The IP address, without scope id; None for a Unix socket."""
         if self._host is None and isinstance(self._key, tuple):
             octets = self._key[0]
-            self._host = (IPv4Address if len(octets) == _IPV4_OCTETS else IPv6Address)(octets)
+            self._host = (IPv4Address if len(octets) == IPV4_OCTETS else IPv6Address)(octets)
         return self._host
 
     @property
@@ -215,7 +216,7 @@ class Address:
         return isinstance(self._key, str)
 
     @property
-    def sockaddr(self) -> _SocketAddress:
+    def sockaddr(self) -> SocketAddress:
         """What ``bind()`` and ``connect()`` of a socket of this `family` take."""
         return self._sockaddr
 
@@ -231,7 +232,7 @@ class Address:
         if isinstance(self._key, str):
             return "unix:" + _print_path(self._key)
         octets, port, scope_id = self._key
-        if len(octets) == _IPV4_OCTETS:
+        if len(octets) == IPV4_OCTETS:
             return f"{_print_ip(octets)}:{port:d}"
         zone = f"%{scope_id:d}" if scope_id else ""
         return f"[{_print_ip(octets)}{zone}]:{port:d}"
@@ -248,93 +249,10 @@ class Address:
         return Address.parse, (str(self),)
 
 
-@final
-class AddressSet:
-    """A set of IP addresses, given as networks; asking it costs the same however many.
-
-    ::
-
-        allowed = AddressSet(["10.0.0.0/8", "2001:db8::/32", "192.0.2.1"])
-        if request.remote_address not in allowed:
-            return InspectAction.REJECT
-
-    An IPv4-mapped IPv6 address counts as the IPv4 address that it stands for, on either
-    side; so ``::/0`` is all of IPv6, and nothing of IPv4 however it arrived. Scope ids are
-    ignored. A Unix address is in no set. A network is in the set when all of it is.
-
-    Immutable and hashable. Iterating yields the fewest networks that say it, IPv4 first, then
-    by address; sets are equal that yield the same ones, however they were made.
-
-    Args:
-      networks: ``"10.0.0.0/8"``, ``"192.0.2.1"`` for a single address, or `ipaddress` objects.
-
-    Raises:
-      ValueError: One of them is no network, or has bits set beyond its prefix; the
-        message shows what was meant. (Yours.)
-    """
-
-    __slots__ = ("_ipv4", "_ipv6", "_networks")
-
-    def __init__(
-        self,
-        networks: Iterable[str | IPv4Address | IPv6Address | IPv4Network | IPv6Network] = (),
-    ) -> None:
-        if isinstance(networks, (str, bytes)) or not isinstance(networks, Iterable):
-            raise TypeError(f"networks come in a list: write AddressSet([{networks!r}])")
-        given = [_parse_network(network) for network in networks]
-        ipv4 = ipaddress.collapse_addresses(n for n in given if isinstance(n, IPv4Network))
-        ipv6 = ipaddress.collapse_addresses(n for n in given if isinstance(n, IPv6Network))
-        self._networks: tuple[IPv4Network | IPv6Network, ...] = (*ipv4, *ipv6)
-        self._ipv4 = _prefixes(n for n in self._networks if isinstance(n, IPv4Network))
-        self._ipv6 = _prefixes(n for n in self._networks if isinstance(n, IPv6Network))
-
-    def __init_subclass__(cls) -> NoReturn:
-        raise TypeError("AddressSet is final: its equality knows no subclasses")
-
-    def __contains__(
-        self,
-        item: Address | IPv4Address | IPv6Address | IPv4Network | IPv6Network | str,
-    ) -> bool:
-        if isinstance(item, Address):
-            return isinstance(item._key, tuple) and self._has(item._key[0])
-        if isinstance(item, (IPv4Address, IPv6Address)):
-            return self._has(item.packed)
-        network = _parse_network(item)
-        return self._has(network.network_address.packed, _host_bits(network))
-
-    def _has(self, octets: bytes, host_bits: int = 0) -> bool:
-        """Look for a network of at least that size around the address."""
-        octets = octets.removeprefix(_MAPPED)
-        value = int.from_bytes(octets, "big")
-        for shift, prefixes in self._ipv4 if len(octets) == _IPV4_OCTETS else self._ipv6:
-            if shift >= host_bits and value >> shift in prefixes:
-                return True
-        return False
-
-    def __iter__(self) -> Iterator[IPv4Network | IPv6Network]:
-        return iter(self._networks)
-
-    def __len__(self) -> int:
-        return len(self._networks)
-
-    def __or__(self, other: AddressSet) -> AddressSet:
-        if not isinstance(other, AddressSet):
-            return NotImplemented
-        return AddressSet([*self, *other])
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, AddressSet):
-            return NotImplemented
-        return self._networks == other._networks
-
-    def __hash__(self) -> int:
-        return hash(self._networks)
-
-    def __repr__(self) -> str:
-        return f"AddressSet({[_print_network(network) for network in self._networks]})"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return AddressSet, ([str(network) for network in self._networks],)
+def tcp_parts(address: Address) -> tuple[bytes, int, int]:
+    """Return the octets, the port and the scope id of an address that is no Unix socket's."""
+    assert not isinstance(address._key, str)
+    return address._key
 
 
 def _parse_address(text: str) -> Address:
@@ -376,7 +294,7 @@ def _parse_ip(text: str) -> IPv4Address | IPv6Address:
 
 def _print_ip(octets: bytes) -> str:
     # Not through ipaddress: 3.13 prints ::ffff:192.0.2.1, and 3.12 ::ffff:c000:201.
-    return socket.inet_ntop(_INET if len(octets) == _IPV4_OCTETS else _INET6, octets)
+    return socket.inet_ntop(_INET if len(octets) == IPV4_OCTETS else _INET6, octets)
 
 
 def _parse_scope_id(text: str) -> int:
@@ -398,7 +316,7 @@ def _in_range(name: str, value: int, highest: int) -> int:
     return number
 
 
-def _wrong_family(family: int, sockaddr: _SocketAddress) -> ValueError:
+def _wrong_family(family: int, sockaddr: SocketAddress) -> ValueError:
     return ValueError(f"{sockaddr!r} of the family {family!r} is neither TCP's nor a Unix socket's")
 
 
@@ -451,55 +369,3 @@ def _unescaped(text: str) -> bytes:
     if "\\" in text:
         raise ValueError(r"a backslash is written \\, and an octet \x0a")
     return os.fsencode(text)
-
-
-def _parse_network(
-    item: str | IPv4Address | IPv6Address | IPv4Network | IPv6Network,
-) -> IPv4Network | IPv6Network:
-    """Read a network, or a single address as one; without scope id, and unmapped."""
-    if isinstance(item, str):
-        network = _parse_network_text(item)
-    elif isinstance(item, (IPv4Address, IPv6Address)):
-        network = ipaddress.ip_network(item.packed)
-    elif isinstance(item, (IPv4Network, IPv6Network)):
-        network = item
-    else:
-        raise TypeError(f"{item!r} is no text, nor an address or network of ipaddress")
-    octets, length = network.network_address.packed, network.prefixlen
-    if octets.startswith(_MAPPED):  # then its prefix is longer than the mark is
-        return IPv4Network((octets[len(_MAPPED) :], length - 8 * len(_MAPPED)))
-    return network if isinstance(network, IPv4Network) else IPv6Network((octets, length))
-
-
-def _parse_network_text(text: str) -> IPv4Network | IPv6Network:
-    try:
-        interface = ipaddress.ip_interface(text)
-    except ValueError:
-        examples = "'10.0.0.0/8', '2001:db8::/32' or '192.0.2.1'"
-        raise ValueError(f"{text!r} is no network; write one like {examples}") from None
-    network = interface.network
-    if interface.packed != network.network_address.packed:
-        raise ValueError(
-            f"{text!r} has bits set beyond its prefix: write {str(network)!r}, "
-            f"or {str(interface.ip)!r} for the one address",
-        )
-    return network
-
-
-def _print_network(network: IPv4Network | IPv6Network) -> str:
-    return str(network if _host_bits(network) else network.network_address)
-
-
-def _host_bits(network: IPv4Network | IPv6Network) -> int:
-    return network.max_prefixlen - network.prefixlen
-
-
-def _prefixes(
-    networks: Iterable[IPv4Network | IPv6Network],
-) -> tuple[tuple[int, frozenset[int]], ...]:
-    """Sort prefixes by length: pairs of how many bits follow, and the prefixes."""
-    by_length: dict[int, set[int]] = {}
-    for network in networks:
-        shift = _host_bits(network)
-        by_length.setdefault(shift, set()).add(int(network.network_address) >> shift)
-    return tuple((shift, frozenset(prefixes)) for shift, prefixes in sorted(by_length.items()))

@@ -7,7 +7,7 @@ import os
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, final
 
-from trio_wsk._vocabulary.addresses import Address
+from trio_wsk._vocabulary.addresses import Address, tcp_parts
 from trio_wsk._vocabulary.arguments import check_plain_function, checked_seconds, whole_number
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
@@ -217,9 +217,10 @@ def _place_of(address: Address | tuple[str, int]) -> tuple[bytes, int]:
                 " listening.local_addresses"
             )
         return _octets_of(given[0]), checked_port(given[1])
-    if isinstance(address._key, str):
+    if address.is_unix:
         raise InvalidParameterError(f"{address} is no address on this network; it has TCP only")
-    return address._key[0], address._key[1]
+    octets, port, _ = tcp_parts(address)
+    return octets, port
 
 
 def _octets_of(host: str) -> bytes:

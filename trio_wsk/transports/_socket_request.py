@@ -47,7 +47,7 @@ from ._tuning import tune
 
 if TYPE_CHECKING:
     from trio_wsk._engine.readiness import Readiness
-    from trio_wsk._vocabulary.addresses import _SocketAddress
+    from trio_wsk._vocabulary.addresses import SocketAddress
 
     from ._contract import Channel, RequestKeeper
     from ._places import Bound
@@ -71,7 +71,7 @@ _SCOPE_ID: Final = 3  # its place in the address of an IPv6 socket
 _INET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
 
 
-def named(bound: Bound, fd: int, peer: _SocketAddress | None) -> _SocketAddress:
+def named(bound: Bound, fd: int, peer: SocketAddress | None) -> SocketAddress:
     """Return the address of a peer of whom accept(2) has said nothing at first sight.
 
     Unix sockets have peers without a name. Elsewhere some kernels (macOS) give no address when the
@@ -109,11 +109,11 @@ class PortableRequest(TransportRequest):
     _keeper: RequestKeeper
     _told: PeerEnd | None
 
-    def __init__(self, bound: Bound, fd: int, peer: _SocketAddress) -> None:
+    def __init__(self, bound: Bound, fd: int, peer: SocketAddress) -> None:
         self._bound = bound
         self._channel = channel = _socket.socket(bound.family, bound.kind, bound.proto, fd)
         channel.settimeout(0)
-        self._remote: Address | _SocketAddress = peer
+        self._remote: Address | SocketAddress = peer
         self._local: Address | None = None
         self._was_reset = False
         self._home: EpollReadiness | Watch | None = None  # while it is watched

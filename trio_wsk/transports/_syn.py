@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 import attrs
 
-from trio_wsk._vocabulary.addresses import Address
+from trio_wsk._vocabulary.addresses import MAPPED, Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,6 @@ _EXTENSIONS: Final = frozenset({_HOP_BY_HOP, _ROUTING, _DESTINATION})
 _SMALLEST_EXTENSION: Final = 8
 _MOST_EXTENSIONS: Final = 8
 """RFC 8200, section 4.1, has four of them before TCP; who sends more wants to cost time."""
-_MAPPED: Final = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291, section 2.5.5.2
 
 # --- TCP ---------------------------------------------------------------------------------------
 
@@ -384,7 +383,7 @@ def _find_tcp(packet: bytes) -> tuple[int, int]:
         if size < _IPV6_OCTETS:
             raise NotASynError(f"{size} octets are no IPv6 packet")
         _, length, kind = _IPV6.unpack_from(packet)
-        if packet.startswith(_MAPPED, 8) or packet.startswith(_MAPPED, 24):
+        if packet.startswith(MAPPED, 8) or packet.startswith(MAPPED, 24):
             # The kernel drops them, too: no one could tell them from IPv4's.
             raise NotASynError("an IPv4-mapped address is none to send from or to")
         end = _IPV6_OCTETS + length

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 import attrs
 
+from trio_wsk._vocabulary.addresses import tcp_parts
 from trio_wsk.transports._contract import PeerEnd
 
 if TYPE_CHECKING:
@@ -77,10 +78,8 @@ _SCOPE_ID: Final = 4  # its place in a key
 
 def key_of(local: Address, remote: Address) -> Key:
     """Return which connection an accepted one is, given its two addresses."""
-    assert not isinstance(local._key, str)
-    assert not isinstance(remote._key, str)
-    octets, port, _ = local._key
-    peer, peer_port, scope_id = remote._key
+    octets, port, _ = tcp_parts(local)
+    peer, peer_port, scope_id = tcp_parts(remote)
     return octets, port, peer, peer_port, scope_id
 
 
