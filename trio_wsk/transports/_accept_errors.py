@@ -28,7 +28,7 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from ._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
+from ._failures import NoDescriptorsError, PeerFaultError, TransportFailedError
 
 __all__ = ["failure_of"]
 

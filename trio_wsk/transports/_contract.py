@@ -1,7 +1,7 @@
 """The contract of a transport: how connection requests appear, and how they are answered.
 
-A transport decides nothing. It binds, it listens, it yields requests, and it gives
-each one the answer it is told to give. Policy is the listening socket's.
+A transport decides nothing. A transport binds, listens, yields requests, and gives each one the
+answer that the listening socket, whose policy that is, has decided on.
 
 Three shapes have to fit through here, so nothing in the contract is a socket:
 
@@ -10,10 +10,8 @@ Three shapes have to fit through here, so nothing in the contract is a socket:
 * a network in memory, whose channels have no descriptor;
 * inspection before the handshake, where a request exists before any socket does.
 
-The life of a request here: it comes out of `Transport.next_request`; whoever wants to know
-that its peer leaves says `TransportRequest.watch_end`; "no" is `~TransportRequest.reset`,
-`~TransportRequest.finish` or `~TransportRequest.silence`; "yes" is `~TransportRequest.approve`,
-and when the handshake is over `~TransportRequest.accept` gives the bytes.
+`Transport` stands here, `TransportRequest` and what belongs to it in `_transport_request`, and
+what can fail in `_failures`. All of them are imported from here, which is the door of this room.
 
 To make your own, subclass `Transport` and `TransportRequest` and hand the transport to
 ``open_listening_socket(transport=...)``.
@@ -21,14 +19,22 @@ To make your own, subclass `Transport` and `TransportRequest` and hand the trans
 
 from __future__ import annotations
 
-import enum
 from abc import ABC, abstractmethod
-from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from trio_wsk._engine.readiness import open_pump_readiness
-from trio_wsk._vocabulary.errors import InspectPointError, InvalidDeviceStateError
+from trio_wsk._vocabulary.errors import InspectPointError
 from trio_wsk._vocabulary.verdict import CloseStyle, InspectPoint
+
+from ._failures import FAULTS_IN_A_ROW, NoDescriptorsError, PeerFaultError, TransportFailedError
+from ._transport_request import (
+    IDEAL_SEND_BACKLOG,
+    Channel,
+    PeerEnd,
+    RequestKeeper,
+    TransportRequest,
+    next_serial_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,11 +44,9 @@ if TYPE_CHECKING:
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk._vocabulary.addresses import Address
 
-    from ._syn import Syn
-
-    Octets = bytes | bytearray | memoryview
-
 __all__ = [
+    "FAULTS_IN_A_ROW",
+    "IDEAL_SEND_BACKLOG",
     "Channel",
     "NoDescriptorsError",
     "PeerEnd",
@@ -53,289 +57,6 @@ __all__ = [
     "TransportRequest",
     "next_serial_number",
 ]
-
-
-IDEAL_SEND_BACKLOG = 65536
-"""What is said of a channel that can't tell: the receive window of TCP without scaling."""
-
-
-@runtime_checkable
-class Channel(Protocol):
-    """The bytes of one connection, shaped like a non-blocking socket.
-
-    Every method returns at once. ``recv`` and ``send`` raise `BlockingIOError` when
-    they would have to wait, and another `OSError` when the connection is broken.
-    ``_socket.socket`` is one as it stands.
-
-    The watch may be told of edges from inside a call, if it makes something come; but none
-    from inside one that raises `BlockingIOError`, after which one waits for the next.
-    """
-
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        """Return up to ``bufsize`` octets; ``b""`` after the peer's FIN."""
-
-    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
-        """Receive into ``buffer``; return how many octets, 0 after the peer's FIN."""
-
-    def send(self, data: Octets, flags: int = 0, /) -> int:
-        """Take some of ``data``; return how many octets."""
-
-    def shutdown(self, how: int, /) -> None:
-        """``SHUT_WR``: send FIN after what was taken."""
-
-    def close(self) -> None:
-        """Give the channel up. Never raises, never blocks."""
-
-    def fileno(self) -> int:
-        """The descriptor, or -1 for a channel that has none, and after ``close``."""
-
-
-FAULTS_IN_A_ROW: Final = 256
-"""After so many peers' faults in a row nobody believes that they are peers': what is really wrong
-uses up no connection, as a security module that forbids accept(2) doesn't. Then wait before the
-next one. Where a connection that was reset in the queue is such an error, on BSD and macOS, no more
-than 128 can wait there by default."""
-
-next_serial_number: Final = count(1).__next__
-"""Number a request, whatever its transport; no number comes twice in a process."""
-
-
-class PeerFaultError(Exception):
-    """One connection request failed by its own fault; the next one may be fine."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
-        """What the operating system said."""
-
-
-class TransportFailedError(Exception):
-    """The transport itself has failed: no request comes any more."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
-        """What the operating system said."""
-
-
-class NoDescriptorsError(Exception):
-    """The machine has no descriptor or no memory for another connection now.
-
-    The request stays where it was; try again later.
-    """
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
-        """What the operating system said."""
-
-
-class PeerEnd(enum.Enum):
-    """How a peer left while its request was kept. What follows from it is not decided here."""
-
-    RESET = "reset"
-    """It reset; or the network says that it is gone."""
-    CLOSED = "closed"
-    """It ended both directions, and the system can tell: nobody reads an answer any more."""
-    FIN = "fin"
-    """It finished sending, and had sent nothing."""
-    FIN_AFTER_DATA = "fin after data"
-    """It finished sending after it had sent something: it may wait for its answer."""
-    SILENT = "silent"
-    """It stopped asking (no SYN comes any more), or never answered our yes."""
-
-
-class RequestKeeper(Protocol):
-    """Who keeps a request, and is told what becomes of it meanwhile.
-
-    Both are called from wherever it was noticed, so they take note and run no user code. They
-    may answer the request from inside the call.
-    """
-
-    def peer_ended(self, request: TransportRequest, end: PeerEnd) -> None:
-        """Take note: its peer has left in this way; again if it goes further (FIN, then RST)."""
-
-    def established(self, request: TransportRequest) -> None:
-        """Take note: an approved request's handshake is over; ``accept()`` gives its channel."""
-
-
-class TransportRequest(ABC):
-    """One request for a connection, to be answered exactly once.
-
-    Answer it with `reset`, `finish` or `silence`; or with `approve`, and then take it with
-    `accept`, or drop it all the same with `reset`. The addresses are right even when the peer
-    has gone in the meantime.
-    """
-
-    __slots__ = ()
-
-    is_watched_by_descriptor: bool = False
-    """Whether `watch` is no more than a `Watch` of the channel's descriptor. Then connections
-    that nobody awaits do without it."""
-
-    @property
-    def short_read_is_all(self) -> bool:
-        """Whether ``recv`` returns less than it was asked for only when nothing is left.
-
-        Unless an edge has told of the peer's end or of urgent data, that is. Then a receive that
-        follows a short one waits at once; else it asks first, which is right for any channel.
-        """
-        return False
-
-    @property
-    def inspect_point(self) -> InspectPoint:
-        """When this request has appeared, and so what its peer knows by now.
-
-        A transport that inspects before the handshake may have requests that come after it.
-        """
-        return InspectPoint.AFTER_HANDSHAKE
-
-    @property
-    @abstractmethod
-    def serial_number(self) -> int:
-        """This request's number; never used again in this process."""
-
-    @property
-    @abstractmethod
-    def local_address(self) -> Address:
-        """Where the peer connected to.
-
-        It may have to be asked for: look before the channel is closed.
-        """
-
-    @property
-    @abstractmethod
-    def remote_address(self) -> Address:
-        """Who wants to connect."""
-
-    @property
-    def syn(self) -> Syn | None:
-        """What the peer's SYN says, where the transport has seen it."""
-        return None
-
-    def approve(self) -> bool:
-        """Answer yes.
-
-        Returns:
-          Whether the connection is there, so that `accept` may follow at once. If not, the
-          handshake goes on now, and the `RequestKeeper` given to `watch_end` is told when it
-          is over, or that the peer has left. Where requests appear after the handshake there
-          is nothing to do.
-        """
-        return True
-
-    @abstractmethod
-    def accept(self) -> Channel:
-        """Return the connection's bytes, which are the caller's to close; `approve` comes first.
-
-        What a connection needs to be set, and has not inherited from its listening socket, is
-        set by then.
-
-        `unwatch_end` comes before it, if the request is watched.
-        """
-
-    @abstractmethod
-    def reset(self) -> None:
-        """Answer with a reset (RST); also after `approve`. Never raises."""
-
-    def finish(self) -> None:
-        """Answer with an end in good order (FIN), where that can be told apart from a reset.
-
-        Never raises.
-        """
-        self.reset()
-
-    def silence(self) -> bool:
-        """Give no answer at all, where the transport can keep still; else reset.
-
-        Returns:
-          Whether the peer hears nothing. Never raises.
-        """
-        self.reset()
-        return False
-
-    @abstractmethod
-    def was_reset(self) -> bool:
-        """Whether the peer has reset the connection while it waited here.
-
-        Data followed by FIN is not a reset: the peer may be waiting for its answer.
-        """
-
-    @abstractmethod
-    def watch_end(self, readiness: Readiness, keeper: RequestKeeper) -> None:
-        """Tell ``keeper`` when the peer leaves, from now on; also behind unread data.
-
-        What is true already is told, too, but not from inside this call.
-
-        Args:
-          readiness: The owner's pump's, for transports whose requests have descriptors.
-          keeper: Who is told.
-        """
-
-    @abstractmethod
-    def unwatch_end(self) -> None:
-        """Tell nothing more. Answering with anything but `approve` does the same. Idempotent."""
-
-    def peek(self, count: int) -> tuple[bytes, bool]:  # noqa: ARG002 - others can
-        """Return the octets that have come, up to ``count``, and leave them; never waits.
-
-        All that have come: an inspector takes what it is shown before the peer's end for the
-        whole, so a look that is stopped before the rest must go on behind it, or fail.
-
-        Returns:
-          The octets, and whether the peer has finished, so that no more can come.
-
-        Raises:
-          InvalidDeviceStateError: before the handshake there are none. (The caller's.)
-          PeerFaultError: the connection is broken, or its peer has sent what can't be looked at.
-        """
-        raise InvalidDeviceStateError("before the handshake there are no octets to peek at")
-
-    async def wait_for_more(self) -> None:
-        """Wait until more may have come than `peek` saw; says "look again", no more.
-
-        Only while the request is watched; returns when it is not watched any more, too.
-        Always a checkpoint.
-        """
-        raise InvalidDeviceStateError("before the handshake there are no octets to wait for")
-
-    @abstractmethod
-    def watch(self, channel: Channel) -> Watch:
-        """Make the watch through which tasks and pumps wait for this channel.
-
-        A channel without a descriptor comes with its home set: a readiness of the
-        transport's own, which keeps it to the end.
-        """
-
-    def abort(self, channel: Channel) -> None:
-        """Close the channel of an accepted request with a reset. Never raises."""
-        channel.close()
-
-    def ideal_send_backlog(self, channel: Channel) -> int:  # noqa: ARG002 - others can tell
-        """How many octets should be outstanding on this channel to keep its path busy."""
-        return IDEAL_SEND_BACKLOG
-
-    def public_socket(
-        self,
-        channel: Channel,  # noqa: ARG002 - others have one
-    ) -> tuple[Channel, trio.socket.SocketType]:
-        """Move the channel into one public Trio socket.
-
-        Returns:
-          The channel to go on with, which shares the socket's descriptor, and the socket.
-
-        Raises:
-          AttributeError: this transport's connections are no sockets.
-        """
-        raise AttributeError("this transport's connections are no sockets")
-
-    def private_channel(self, channel: Channel) -> Channel:
-        """Take a channel back out of its public socket, if it has one, which is closed then.
-
-        Returns:
-          The channel to go on with.
-        """
-        return channel
 
 
 def _always() -> bool:
