@@ -29,13 +29,13 @@ from trio_wsk import (
 from trio_wsk._engine import readiness as _readiness
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports import _trials
+from trio_wsk.transports._linux_trials import find_listening, try_inspection
 from trio_wsk.transports._probe import _sum_up
 from trio_wsk.transports._trials import Trial
 from trio_wsk.transports.linux._expressions import expression, queue_target
 from trio_wsk.transports.linux._netlink import KernelRefusedError, be32
 from trio_wsk.transports.linux._nflog import PacketLog
 from trio_wsk.transports.linux._nfqueue import Fate, Queue
-from trio_wsk.transports.linux._probe import find_listening, try_inspection
 from trio_wsk.transports.linux._sock_diag import SocketLookup
 
 if TYPE_CHECKING:

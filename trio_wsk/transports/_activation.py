@@ -20,7 +20,7 @@ from trio_wsk._vocabulary.errors import InvalidParameterError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["listen_fds"]
+__all__ = ["listen_fds", "names_of_descriptors"]
 
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
 _VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -57,7 +57,7 @@ def listen_fds(name: str | None = None, *, unset_environment: bool = True) -> li
         )
     check_flag("unset_environment", unset_environment)
     try:
-        names = _names_of_descriptors()
+        names = names_of_descriptors()
     finally:
         if unset_environment:
             for variable in _VARIABLES:
@@ -79,7 +79,7 @@ def listen_fds(name: str | None = None, *, unset_environment: bool = True) -> li
     return sockets
 
 
-def _names_of_descriptors() -> Iterable[str]:
+def names_of_descriptors() -> Iterable[str]:
     """Return one name for each descriptor that was passed to this process."""
     if not {"LISTEN_PID", "LISTEN_FDS"} <= os.environ.keys():
         return []

@@ -18,8 +18,8 @@ from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.verdict import InspectPoint
 
 from . import _trials
+from ._linux_trials import try_inspection
 from ._trials import Trial
-from .linux._probe import try_inspection
 
 __all__ = ["Finding", "ProbeReport", "probe"]
 

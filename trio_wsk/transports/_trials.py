@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
-from ._activation import _names_of_descriptors
+from ._activation import names_of_descriptors
 from ._socket_request import can_be_silent
 from .linux._netlink import KernelRefusedError, NetlinkError
 
@@ -135,7 +135,7 @@ def try_silence() -> Trial:
 def try_socket_activation() -> Trial:
     """Look for sockets of a service manager, and leave them where they are."""
     try:
-        names = _names_of_descriptors()
+        names = names_of_descriptors()
     except InvalidParameterError as error:
         return Trial(
             str(error),

@@ -42,7 +42,15 @@ from ._netlink import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Fate", "Packet", "Queue", "QueueCounters", "parse_counters", "parse_packet"]
+__all__ = [
+    "CAPABILITY_STEP",
+    "Fate",
+    "Packet",
+    "Queue",
+    "QueueCounters",
+    "parse_counters",
+    "parse_packet",
+]
 
 _SUBSYSTEM: Final = 3
 _PACKET: Final = _SUBSYSTEM << 8 | 0
@@ -91,7 +99,7 @@ _RECEIVE_BUFFER: Final = 16 << 20
 _COUNTERS_PATH: Final = "/proc/thread-self/net/netfilter/nfnetlink_queue"
 _COUNTERS_FIELDS: Final = 9
 
-_CAPABILITY_STEP: Final = "use the kernel's packet queues"
+CAPABILITY_STEP: Final = "use the kernel's packet queues"
 _NO_QUEUES: Final = (
     "this kernel has no packet queues (CONFIG_NETFILTER_NETLINK_QUEUE, module nfnetlink_queue)"
 )
@@ -340,7 +348,7 @@ class Queue:
         self._socket.request(
             _CONFIG,
             netfilter_header(0) + nothing,
-            step=_CAPABILITY_STEP,
+            step=CAPABILITY_STEP,
             hints={errno.EINVAL: _NO_QUEUES, errno.EOPNOTSUPP: _NO_QUEUES},
         )
 

@@ -17,20 +17,20 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Final
 
 from trio_wsk._vocabulary.addresses import Address
-from trio_wsk.transports._trials import Trial, try_step
 
-from ._expressions import queue, queue_target
-from ._netlink import KernelRefusedError, NetlinkError
-from ._nflog import PacketLog
-from ._nfqueue import _CAPABILITY_STEP, Queue
-from ._nftables import Gatehouse
-from ._sock_diag import ConnectionState, SocketLookup
-from .transport import TCP_SAVE_SYN
+from ._trials import Trial, try_step
+from .linux._expressions import queue, queue_target
+from .linux._netlink import KernelRefusedError, NetlinkError
+from .linux._nflog import PacketLog
+from .linux._nfqueue import CAPABILITY_STEP, Queue
+from .linux._nftables import Gatehouse
+from .linux._sock_diag import ConnectionState, SocketLookup
+from .linux.transport import TCP_SAVE_SYN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ._nftables import Way
+    from .linux._nftables import Way
 
 __all__ = ["find_listening", "try_inspection"]
 
@@ -115,7 +115,7 @@ class _Steps:
         try:
             packets = Queue(numbers=self._queue_numbers)
         except KernelRefusedError as error:
-            if (error.step, error.code) == (_CAPABILITY_STEP, errno.EPERM):
+            if (error.step, error.code) == (CAPABILITY_STEP, errno.EPERM):
                 self._forbidden = error
             raise
         self._undo.callback(packets.close)
