@@ -30,6 +30,7 @@ PURE = {
     "_vocabulary/statistics.py",
     "_vocabulary/verdict.py",
     "transports/linux/_expressions.py",
+    "transports/linux/_messages.py",
     "transports/linux/_syn_table.py",
 }
 # `testing` plays the machine and its peers, and holds transports against their contract.

@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from trio_wsk._vocabulary.addresses import Address
-from trio_wsk.transports.linux._netlink import (
-    DUMP,
-    NETFILTER,
-    NetlinkSocket,
-    netfilter_header,
-    parse_attributes,
-)
-from trio_wsk.transports.linux._nfqueue import Fate, Queue
-from trio_wsk.transports.linux._nftables import REJECT_MARK, Gatehouse
+from trio_wsk.transports.linux._messages import DUMP, netfilter_header, parse_attributes
+from trio_wsk.transports.linux._netlink import NETFILTER, NetlinkSocket
+from trio_wsk.transports.linux._nfqueue import PacketVerdict, Queue
+from trio_wsk.transports.linux._nftables import Gatehouse
+from trio_wsk.transports.linux._rules import REJECT_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +94,7 @@ class Gated:
             self._held += self.queue.receive()
         return self._held.pop(0)
 
-    def decide(self, fate: Fate, mark: int | None = None) -> Packet:
+    def decide(self, fate: PacketVerdict, mark: int | None = None) -> Packet:
         """Wait for the next packet, and say what becomes of it."""
         packet = self.packet()
         self.queue.verdict(packet.packet_id, fate, mark)
@@ -107,12 +103,12 @@ class Gated:
 
     def accept(self) -> Packet:
         """Let the next packet through."""
-        return self.decide(Fate.ACCEPT)
+        return self.decide(PacketVerdict.ACCEPT)
 
     def reject(self) -> Packet:
         """Have the next packet answered with a reset."""
         packet = self.packet()
-        self.queue.verdict(packet.packet_id, Fate.ACCEPT, packet.mark | REJECT_MARK)
+        self.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT, packet.mark | REJECT_MARK)
         self.queue.flush()
         return packet
 

@@ -33,14 +33,8 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec
 import pytest
 import trio
 
-from trio_wsk.transports.linux._netlink import (
-    CREATE,
-    EXCLUSIVE,
-    NetlinkSocket,
-    attribute,
-    nested,
-    text,
-)
+from trio_wsk.transports.linux._messages import CREATE, EXCLUSIVE, attribute, nested, text
+from trio_wsk.transports.linux._netlink import NetlinkSocket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -31,7 +31,8 @@ import trio
 from tests.helpers.gated import ACK, FIN, PATIENCE, RST, SYN
 from tests.helpers.namespaces import set_sysctl
 from trio_wsk._vocabulary.addresses import Address
-from trio_wsk.transports.linux._netlink import CREATE, NetlinkSocket, attribute
+from trio_wsk.transports.linux._messages import CREATE, attribute
+from trio_wsk.transports.linux._netlink import NetlinkSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -33,9 +33,10 @@ from trio_wsk.transports._linux_trials import find_listening, try_inspection
 from trio_wsk.transports._probe import _sum_up
 from trio_wsk.transports._trials import Trial
 from trio_wsk.transports.linux._expressions import expression, queue_target
-from trio_wsk.transports.linux._netlink import KernelRefusedError, be32
+from trio_wsk.transports.linux._messages import be32
+from trio_wsk.transports.linux._netlink import KernelRefusedError
 from trio_wsk.transports.linux._nflog import PacketLog
-from trio_wsk.transports.linux._nfqueue import Fate, Queue
+from trio_wsk.transports.linux._nfqueue import PacketVerdict, Queue
 from trio_wsk.transports.linux._sock_diag import SocketLookup
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def test_what_others_hold_stays_held(host: str) -> None:
         assert EVERY_POINT == report.inspect_points
         assert [gated.house.table] == tables_of(ALL)
 
-        gated.queue.verdict(packet.packet_id, Fate.ACCEPT)
+        gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
         assert "" == fate_of(client)

@@ -20,7 +20,8 @@ from trio_wsk._vocabulary.addresses import Address
 
 from ._trials import Trial, try_step
 from .linux._expressions import queue, queue_target
-from .linux._netlink import KernelRefusedError, NetlinkError
+from .linux._messages import NetlinkError
+from .linux._netlink import KernelRefusedError
 from .linux._nflog import PacketLog
 from .linux._nfqueue import CAPABILITY_STEP, Queue
 from .linux._nftables import Gatehouse

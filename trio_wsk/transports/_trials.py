@@ -17,7 +17,8 @@ from trio_wsk._vocabulary.errors import InvalidParameterError
 
 from ._activation import names_of_descriptors
 from ._socket_request import can_be_silent
-from .linux._netlink import KernelRefusedError, NetlinkError
+from .linux._messages import NetlinkError
+from .linux._netlink import KernelRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -63,17 +63,10 @@ from trio_wsk.transports import LinuxTransport
 from trio_wsk.transports._spare import SpareDescriptor
 from trio_wsk.transports.linux._expressions import DROP, segment_to, verdict
 from trio_wsk.transports.linux._gatekeeper import gatekeeper_here
-from trio_wsk.transports.linux._netlink import (
-    CREATE,
-    NETFILTER,
-    NetlinkSocket,
-    Step,
-    be32,
-    likely_numbers,
-    nested,
-    text,
-)
+from trio_wsk.transports.linux._messages import CREATE, be32, nested, text
+from trio_wsk.transports.linux._netlink import NETFILTER, Change, NetlinkSocket
 from trio_wsk.transports.linux._nfqueue import Queue
+from trio_wsk.transports.linux._numbered import likely_numbers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -271,8 +264,8 @@ class Firewall:
     def _make(self) -> None:
         chain = self._name + text(3, "input") + self._hook + text(7, "filter")
         self._batch(
-            Step("make a table", NEW_TABLE, CREATE, IPV4, self._name),
-            Step("make a chain", NEW_CHAIN, CREATE, IPV4, chain),
+            Change("make a table", NEW_TABLE, CREATE, IPV4, self._name),
+            Change("make a chain", NEW_CHAIN, CREATE, IPV4, chain),
         )
 
     def reload(self) -> None:
@@ -280,25 +273,25 @@ class Firewall:
         self.remove()
         self._make()
 
-    def _batch(self, *steps: Step) -> None:
+    def _batch(self, *steps: Change) -> None:
         self._socket.batch(NFTABLES, steps)
 
     def drop(self, place: Address) -> None:
         """Drop what comes for an address."""
         drop = nested(4, *segment_to(place, of_flags=0, flags=0), verdict(DROP))
         rule = self._name + text(2, "input") + drop
-        self._batch(Step("make a rule", NEW_RULE, CREATE, IPV4, rule))
+        self._batch(Change("make a rule", NEW_RULE, CREATE, IPV4, rule))
 
     def remove(self) -> None:
         """Take the table away, and with it the chain with a hook."""
-        self._batch(Step("delete a table", DELETE_TABLE, 0, IPV4, self._name))
+        self._batch(Change("delete a table", DELETE_TABLE, 0, IPV4, self._name))
 
     def flush_ruleset(self) -> None:
         """Do what ``nft flush ruleset`` does, with that program if there is one."""
         nft = shutil.which("nft")
         if nft is not None:
             subprocess.run([nft, "flush", "ruleset"], check=True)  # noqa: S603 - as its user would
-        self._batch(Step("flush the ruleset", DELETE_TABLE, 0, ALL_TABLES, b""))
+        self._batch(Change("flush the ruleset", DELETE_TABLE, 0, ALL_TABLES, b""))
 
     def close(self) -> None:
         """Let go; what was made stays."""
@@ -740,7 +733,7 @@ async def test_reset_that_a_flood_of_them_has_hidden_is_missed_later(
     The kernel tells of so many resets and no more. Nobody gets in for that: who has reset, and was
     not heard, sends no SYN any more either, and is aborted as silent.
     """
-    monkeypatch.setattr("trio_wsk.transports.linux._nftables.RESETS_PER_SECOND", 1)
+    monkeypatch.setattr("trio_wsk.transports.linux._rules.RESETS_PER_SECOND", 1)
     with cabled_namespaces() as (_, there):
         mute(MUTE[0])
         async with gated(PEND, host=HERE[0]) as desk:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from trio_wsk.transports.linux._expressions import queue, queue_target
-from trio_wsk.transports.linux._netlink import parse_attributes
+from trio_wsk.transports.linux._messages import parse_attributes
 
 
 @pytest.mark.parametrize("bypass", [False, True])

@@ -15,35 +15,37 @@ from hypothesis import strategies as st
 
 from tests.helpers.gated import tables_of
 from tests.helpers.namespaces import in_own_namespace
-from trio_wsk.transports.linux._netlink import (
+from trio_wsk.transports.linux._messages import (
     CREATE,
     DUMP,
     EXCLUSIVE,
-    NETFILTER,
     REQUEST,
-    SOCK_DIAG,
-    Answer,
-    KernelRefusedError,
+    Acknowledgement,
     Message,
     NetlinkError,
-    NetlinkSocket,
-    OverrunError,
-    Step,
     attribute,
     be16,
     be32,
     be64,
-    likely_numbers,
     message,
     nested,
     netfilter_header,
-    parse_answer,
+    parse_acknowledgement,
     parse_attribute_list,
     parse_attributes,
     parse_messages,
     parse_number,
     text,
 )
+from trio_wsk.transports.linux._netlink import (
+    NETFILTER,
+    SOCK_DIAG,
+    Change,
+    KernelRefusedError,
+    NetlinkSocket,
+    OverrunError,
+)
+from trio_wsk.transports.linux._numbered import likely_numbers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has netlink")
 
@@ -136,7 +138,7 @@ def test_any_octets_are_read_or_refused(data: bytes, start: int) -> None:
 def test_any_answer_is_read_or_refused(answer: Message) -> None:
     """An answer may be anything, and is read, or raises nothing but NetlinkError."""
     try:
-        read = parse_answer(answer)
+        read = parse_acknowledgement(answer)
     except NetlinkError:
         return
 
@@ -163,15 +165,15 @@ def test_answer_is_read_with_or_without_the_question(code: int, words: str) -> N
     short = struct.pack("=i", -code) + asked[:16] + said
     long = struct.pack("=i", -code) + asked + said
 
-    assert Answer(code, words) == parse_answer(Message(2, 0x300, 1, short))
-    assert Answer(code, words) == parse_answer(Message(2, 0x200, 1, long))
-    assert Answer(code, "") == parse_answer(Message(2, 0x100, 1, short))
+    assert Acknowledgement(code, words) == parse_acknowledgement(Message(2, 0x300, 1, short))
+    assert Acknowledgement(code, words) == parse_acknowledgement(Message(2, 0x200, 1, long))
+    assert Acknowledgement(code, "") == parse_acknowledgement(Message(2, 0x100, 1, short))
 
 
 def test_positive_answer_is_none() -> None:
     """An errno comes negated; anything else is no answer."""
     with pytest.raises(NetlinkError, match="5 is no answer"):
-        parse_answer(Message(2, 0, 1, struct.pack("=i", 5) + bytes(16)))
+        parse_acknowledgement(Message(2, 0, 1, struct.pack("=i", 5) + bytes(16)))
 
 
 # ------------------------------------------------------------------------------- the kernel
@@ -216,16 +218,16 @@ def test_missing_capability_is_named(ordinary_user: None) -> None:
             netlink.batch(NFTABLES, [table("never")])
 
 
-def table(name: str, flags: int = CREATE) -> Step:
+def table(name: str, flags: int = CREATE) -> Change:
     """Write the step that makes a table."""
-    return Step(f"make the table {name!r}", NEW_TABLE, flags, IPV4, text(1, name))
+    return Change(f"make the table {name!r}", NEW_TABLE, flags, IPV4, text(1, name))
 
 
-def chain(in_table: str) -> Step:
+def chain(in_table: str) -> Change:
     """Write the step that makes a chain."""
     attributes = text(1, in_table) + text(3, "chain")
     hints = {errno.ENOENT: "make the table first"}
-    return Step("make a chain", NEW_CHAIN, CREATE, IPV4, attributes, hints)
+    return Change("make a chain", NEW_CHAIN, CREATE, IPV4, attributes, hints)
 
 
 @in_own_namespace

@@ -28,13 +28,8 @@ from tests.helpers.namespaces import as_ordinary_user, in_own_namespace
 from tests.helpers.support import RESET_ON_CLOSE
 from tests.helpers.wire import send_segment
 from trio_wsk._vocabulary.addresses import Address
-from trio_wsk.transports.linux._netlink import (
-    KernelRefusedError,
-    Message,
-    NetlinkError,
-    attribute,
-    netfilter_header,
-)
+from trio_wsk.transports.linux._messages import Message, NetlinkError, attribute, netfilter_header
+from trio_wsk.transports.linux._netlink import KernelRefusedError
 from trio_wsk.transports.linux._nflog import PacketLog, parse_logged
 
 pytestmark = [
@@ -141,7 +136,7 @@ def test_resets_beyond_the_limit_are_counted_and_not_copied(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel keeps a flood of them from us; what it keeps back it counts."""
-    monkeypatch.setattr("trio_wsk.transports.linux._nftables.RESETS_PER_SECOND", 1)
+    monkeypatch.setattr("trio_wsk.transports.linux._rules.RESETS_PER_SECOND", 1)
     with closing(PacketLog()) as log, Gated(host, reset_group=log.number) as gated:
         start = monotonic()
         for port in range(20):

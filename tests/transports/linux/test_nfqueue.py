@@ -26,9 +26,7 @@ from tests.helpers.gated import (
     until,
 )
 from tests.helpers.namespaces import as_ordinary_user, in_own_namespace
-from trio_wsk.transports.linux._netlink import (
-    NETFILTER,
-    KernelRefusedError,
+from trio_wsk.transports.linux._messages import (
     Message,
     NetlinkError,
     attribute,
@@ -36,15 +34,16 @@ from trio_wsk.transports.linux._netlink import (
     message,
     netfilter_header,
 )
+from trio_wsk.transports.linux._netlink import NETFILTER, KernelRefusedError
 from trio_wsk.transports.linux._nfqueue import (
-    Fate,
     Packet,
+    PacketVerdict,
     Queue,
     QueueCounters,
     parse_counters,
     parse_packet,
 )
-from trio_wsk.transports.linux._nftables import REJECT_MARK
+from trio_wsk.transports.linux._rules import REJECT_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +72,7 @@ def test_held_client_has_no_answer_until_the_verdict(host: str) -> None:
         assert (SYN_SENT, True) == (state_of(client), gated.nobody_came())
         assert (1, 0, 0, 1) == gated.counters()
 
-        gated.queue.verdict(packet.packet_id, Fate.ACCEPT)
+        gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
 
         assert SYN_SENT == state_of(client)  # a verdict is said with all others
 
@@ -104,14 +103,14 @@ def test_dropped_client_tries_again(host: str) -> None:
     """A dropped SYN has no answer: its client sends it again, and may be let in then."""
     with Gated(host) as gated:
         client = gated.client()
-        first = gated.decide(Fate.DROP)
+        first = gated.decide(PacketVerdict.DROP)
         second = gated.packet()
 
         assert SYN_SENT == state_of(client)
         assert segment_of(first.payload) == segment_of(second.payload)
         assert first.packet_id < second.packet_id
 
-        gated.queue.verdict(second.packet_id, Fate.ACCEPT)
+        gated.queue.verdict(second.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
         assert "" == fate_of(client)
@@ -122,7 +121,7 @@ def test_repeated_packet_comes_back() -> None:
     """A packet that starts again at the same chain is queued again, under another id."""
     with Gated("127.0.0.1") as gated:
         client = gated.client()
-        first = gated.decide(Fate.REPEAT)
+        first = gated.decide(PacketVerdict.REPEAT)
         second = gated.accept()
 
         assert first.packet_id + 1 == second.packet_id
@@ -137,10 +136,10 @@ def test_second_verdict_changes_nothing() -> None:
     with Gated("127.0.0.1", queue={"on_late": late.append}) as gated:
         client = gated.client()
         packet = gated.packet()
-        gated.queue.verdict(packet.packet_id, Fate.ACCEPT)
-        gated.queue.verdict(packet.packet_id, Fate.DROP)
+        gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
+        gated.queue.verdict(packet.packet_id, PacketVerdict.DROP)
         gated.queue.flush()
-        gated.queue.verdict(packet.packet_id, Fate.ACCEPT, REJECT_MARK)
+        gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT, REJECT_MARK)
         gated.queue.flush()
 
         assert "" == fate_of(client)
@@ -157,7 +156,11 @@ def test_verdicts_are_said_together() -> None:
         packets = {
             segment_of(packet.payload)[0]: packet for packet in (gated.packet() for _ in clients)
         }
-        fates = [(Fate.ACCEPT, None), (Fate.ACCEPT, REJECT_MARK), (Fate.DROP, None)]
+        fates = [
+            (PacketVerdict.ACCEPT, None),
+            (PacketVerdict.ACCEPT, REJECT_MARK),
+            (PacketVerdict.DROP, None),
+        ]
         for number, client in reversed([*enumerate(clients)]):
             packet = packets[client.getsockname()[1]]
             gated.queue.verdict(packet.packet_id, *fates[number % 3])
@@ -175,8 +178,8 @@ def test_any_number_of_verdicts_is_said() -> None:
         client = gated.client()
         packet = gated.packet()
         for absent in range(2, 2500):
-            gated.queue.verdict(absent, Fate.DROP, REJECT_MARK)
-        gated.queue.verdict(packet.packet_id, Fate.ACCEPT)
+            gated.queue.verdict(absent, PacketVerdict.DROP, REJECT_MARK)
+        gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
         assert "" == fate_of(client)
@@ -352,7 +355,7 @@ def test_overflowing_receive_buffer_is_counted() -> None:
         assert gated.nobody_came()
 
         for packet in found:
-            gated.queue.verdict(packet.packet_id, Fate.ACCEPT)
+            gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
         again = gated.accept()  # one of those that were lost
 

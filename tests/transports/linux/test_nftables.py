@@ -33,18 +33,11 @@ from trio_wsk.transports.linux._expressions import (
     segment_to,
     verdict,
 )
-from trio_wsk.transports.linux._netlink import (
-    CREATE,
-    NETFILTER,
-    KernelRefusedError,
-    NetlinkSocket,
-    Step,
-    be32,
-    nested,
-    text,
-)
-from trio_wsk.transports.linux._nfqueue import Fate, Queue
-from trio_wsk.transports.linux._nftables import REJECT_MARK, Gatehouse
+from trio_wsk.transports.linux._messages import CREATE, be32, nested, text
+from trio_wsk.transports.linux._netlink import NETFILTER, Change, KernelRefusedError, NetlinkSocket
+from trio_wsk.transports.linux._nfqueue import PacketVerdict, Queue
+from trio_wsk.transports.linux._nftables import Gatehouse
+from trio_wsk.transports.linux._rules import REJECT_MARK
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has nftables"),
@@ -176,13 +169,13 @@ def test_host_firewall_comes_first() -> None:
         chain = name + text(3, "input") + hook + text(7, "filter")
         drop = nested(4, *segment_to(gated.address, of_flags=0, flags=0), verdict(DROP))
         steps = [
-            Step("make a table", NEW_TABLE, CREATE, IPV4, name),
-            Step("make a chain", NEW_CHAIN, CREATE, IPV4, chain),
-            Step("make a rule", NEW_RULE, CREATE, IPV4, name + text(2, "input") + drop),
+            Change("make a table", NEW_TABLE, CREATE, IPV4, name),
+            Change("make a chain", NEW_CHAIN, CREATE, IPV4, chain),
+            Change("make a rule", NEW_RULE, CREATE, IPV4, name + text(2, "input") + drop),
         ]
         netlink.batch(NFTABLES, steps)
         client = gated.client()
-        delete = Step("delete it", DELETE_TABLE, 0, IPV4, name)
+        delete = Change("delete it", DELETE_TABLE, 0, IPV4, name)
 
         assert ((0, 0, 0, 0), SYN_SENT) == (gated.counters(), state_of(client))
 
@@ -208,7 +201,7 @@ def reach_over_the_cable() -> None:
                 rejected = gated.client(there.socket(family), scope_id=scope_id)
                 gated.reject()
                 silenced = gated.client(there.socket(family), scope_id=scope_id)
-                gated.decide(Fate.DROP)
+                gated.decide(PacketVerdict.DROP)
 
                 assert ("", "ECONNREFUSED") == (fate_of(accepted), fate_of(rejected))
                 assert SYN_SENT == state_of(silenced)
@@ -341,7 +334,7 @@ def test_gates_come_and_go_by_themselves(host: str) -> None:
 
         assert (1, 0, 0, 2) == gated.counters()
 
-        gated.queue.verdict(held.packet_id, Fate.ACCEPT)
+        gated.queue.verdict(held.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
         after = gated.client()
         gated.reject()
@@ -371,7 +364,7 @@ def test_refused_gate_holds_nobody_up() -> None:
 
         assert 1 == gated.counters()[0]
 
-        gated.queue.verdict(packet.packet_id, Fate.ACCEPT)
+        gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
         assert "" == fate_of(client)
@@ -393,7 +386,7 @@ def test_chain_with_a_hook_takes_all_held_packets_along() -> None:
 
         assert 0 == gated.counters()[0]
 
-        gated.queue.verdict(packet.packet_id, Fate.ACCEPT)
+        gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
         assert [] == gated.queue.receive()
@@ -427,8 +420,10 @@ def test_houses_of_one_process_do_not_collide() -> None:
 def test_flush_by_somebody_else_leaves_the_gate() -> None:
     """``nft flush ruleset`` from another process takes its own tables, and not ours."""
     with Gated("127.0.0.1") as gated, closing(NetlinkSocket(NETFILTER)) as netlink:
-        netlink.batch(NFTABLES, [Step("make a table", NEW_TABLE, CREATE, IPV4, text(1, "another"))])
-        netlink.batch(NFTABLES, [Step("flush", DELETE_TABLE, 0, ALL, b"")])
+        netlink.batch(
+            NFTABLES, [Change("make a table", NEW_TABLE, CREATE, IPV4, text(1, "another"))]
+        )
+        netlink.batch(NFTABLES, [Change("flush", DELETE_TABLE, 0, ALL, b"")])
 
         assert [gated.house.table] == tables_of(ALL)
 
@@ -442,7 +437,7 @@ def test_flush_by_somebody_else_leaves_the_gate() -> None:
 def test_nobody_else_can_delete_the_tables() -> None:
     """Deleting a table by its name is refused to whoever does not own it."""
     with Gated("127.0.0.1") as gated, closing(NetlinkSocket(NETFILTER)) as netlink:
-        delete = Step("delete", DELETE_TABLE, 0, IPV4, text(1, gated.house.table))
+        delete = Change("delete", DELETE_TABLE, 0, IPV4, text(1, gated.house.table))
         with pytest.raises(KernelRefusedError, match=r"could not delete: .*EPERM"):
             netlink.batch(NFTABLES, [delete])
 

@@ -16,7 +16,8 @@ from tests.helpers.namespaces import HERE, as_ordinary_user, cabled_namespaces, 
 from tests.helpers.support import RESET_ON_CLOSE
 from tests.helpers.wire import send_segment
 from trio_wsk._vocabulary.addresses import Address
-from trio_wsk.transports.linux._netlink import KernelRefusedError, NetlinkError
+from trio_wsk.transports.linux._messages import NetlinkError
+from trio_wsk.transports.linux._netlink import KernelRefusedError
 from trio_wsk.transports.linux._sock_diag import ConnectionState, SocketLookup, parse_state
 
 pytestmark = [

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from ._netlink import attribute, be16, be32, be64, nested, text
+from ._messages import attribute, be16, be32, be64, nested, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,10 +29,12 @@ import trio
 
 from trio_wsk.transports._syn import NotASynError, parse, reset_of
 
-from ._netlink import KernelRefusedError, NetlinkError
+from ._messages import NetlinkError
+from ._netlink import KernelRefusedError
 from ._nflog import PacketLog
-from ._nfqueue import Fate, Queue
-from ._nftables import REJECT_MARK, Gatehouse
+from ._nfqueue import PacketVerdict, Queue
+from ._nftables import Gatehouse
+from ._rules import REJECT_MARK
 from ._sock_diag import ConnectionState, SocketLookup
 from ._syn_table import Act
 
@@ -232,12 +234,12 @@ class Gatekeeper:
     def answer(self, packet_id: int, mark: int, act: Act) -> None:
         """Have this done with a packet."""
         if act is Act.ACCEPT:
-            self.queue.verdict(packet_id, Fate.ACCEPT)
+            self.queue.verdict(packet_id, PacketVerdict.ACCEPT)
         elif act is Act.REJECT:
-            self.queue.verdict(packet_id, Fate.ACCEPT, mark | REJECT_MARK)
+            self.queue.verdict(packet_id, PacketVerdict.ACCEPT, mark | REJECT_MARK)
         else:
             assert act is Act.DROP
-            self.queue.verdict(packet_id, Fate.DROP)
+            self.queue.verdict(packet_id, PacketVerdict.DROP)
         if not self._is_holding_back:
             self.flush()
 
@@ -369,12 +371,12 @@ class Gatekeeper:
                 syn = parse(packet.payload, scope_id=_scope(packet.interface))
             except NotASynError:
                 self.not_syns += 1
-                self.queue.verdict(packet.packet_id, Fate.DROP)
+                self.queue.verdict(packet.packet_id, PacketVerdict.DROP)
                 continue
             door = self._door_of(syn.key)
             if door is None:
                 self.unclaimed += 1
-                self.queue.verdict(packet.packet_id, Fate.DROP)
+                self.queue.verdict(packet.packet_id, PacketVerdict.DROP)
             else:
                 door.on_syn(syn, packet, now)
         return len(packets) + self._others_read() - others < _BATCH

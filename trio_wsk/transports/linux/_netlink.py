@@ -1,8 +1,4 @@
-"""Netlink: how the kernel's network code is spoken to, and how it answers.
-
-A message is a header, sometimes a second one of its subsystem's, and attributes: length, kind,
-octets. Everything starts at a multiple of four octets. Headers are in the machine's byte order;
-what netfilter puts into its attributes is in the network's.
+"""Sockets to the kernel's network code (netlink), and how the kernel says no.
 
 The kernel handles a message while `send` runs, so that its answer is there when `send` returns.
 Therefore nothing here waits, and an answer that is not there is an error.
@@ -15,44 +11,36 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ._messages import (
+    ACK,
+    BATCH_BEGIN,
+    BATCH_END,
+    DONE,
+    DUMP,
+    NLMSG_ERROR,
+    REQUEST,
+    Acknowledgement,
+    Message,
+    NetlinkError,
+    message,
+    netfilter_header,
+    parse_acknowledgement,
+    parse_messages,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
-    "ACK",
-    "APPEND",
-    "CREATE",
-    "DUMP",
-    "EXCLUSIVE",
     "NETFILTER",
-    "NLMSG_ERROR",
     "NO_HINTS",
-    "REQUEST",
     "SOCK_DIAG",
-    "Answer",
+    "Change",
     "KernelRefusedError",
-    "Message",
-    "NetlinkError",
     "NetlinkSocket",
     "OverrunError",
-    "Step",
-    "attribute",
-    "be16",
-    "be32",
-    "be64",
-    "likely_numbers",
-    "message",
-    "nested",
-    "netfilter_header",
-    "parse_answer",
-    "parse_attribute_list",
-    "parse_attributes",
-    "parse_messages",
-    "parse_number",
-    "text",
 ]
 
 # `socket` has some of these names on some systems; these numbers are the kernel's interface.
@@ -67,33 +55,6 @@ SOCK_DIAG: Final = 4
 NETFILTER: Final = 12
 """The protocol of nftables, NFQUEUE and NFLOG."""
 
-REQUEST: Final = 0x1
-ACK: Final = 0x4
-DUMP: Final = 0x300
-EXCLUSIVE: Final = 0x200
-CREATE: Final = 0x400
-APPEND: Final = 0x800
-_CAPPED: Final = 0x100
-_ACK_TLVS: Final = 0x200
-
-NLMSG_ERROR: Final = 2
-"""The kind of message that ends a request, or says what became of one that asked for no end."""
-_DONE: Final = 3
-_BATCH_BEGIN: Final = 0x10
-_BATCH_END: Final = 0x11
-
-_ERROR_WORDS: Final = 1
-"""NLMSGERR_ATTR_MSG: the kernel's own words."""
-_NESTED: Final = 0x8000
-_KIND: Final = 0x3FFF
-"""The bits of an attribute's kind that are not flags."""
-
-_HEADER: Final = struct.Struct("=IHHII")
-_NETFILTER_HEADER: Final = struct.Struct("!BBH")
-_ATTRIBUTE: Final = struct.Struct("=HH")
-_ERROR_CODE: Final = struct.Struct("=i")
-
-_LONGEST_ATTRIBUTE: Final = 0xFFFF - _ATTRIBUTE.size
 _LONGEST_ANSWER: Final = 1 << 16
 """More than the kernel puts into one datagram: parts of a dump have at most 32 KiB."""
 
@@ -103,9 +64,6 @@ _NEEDS_ADMIN: Final = (
     "owns it, give the program the capability (systemd's AmbientCapabilities; setcap on a copy of "
     "the interpreter, never on itself), give the container NET_ADMIN, or try it in a network of "
     "your own (unshare --user --map-root-user --net)"
-)
-_OTHER_OWNERS: Final = (
-    "other processes own it; /proc/net/netfilter/nfnetlink_queue and nfnetlink_log show which"
 )
 _NO_SUBSYSTEM: Final = "this kernel has not been built with it, or may not load the module"
 _NO_NETLINK: Final = (
@@ -119,21 +77,6 @@ _GENERAL_HINTS: Final = {
     errno.EOPNOTSUPP: _NO_SUBSYSTEM,
     errno.EPROTONOSUPPORT: _NO_SUBSYSTEM,
 }
-
-# 16 bits, of which one process tries some.
-_FIRST_NUMBER: Final = 1024
-_NUMBERS: Final = 65536 - _FIRST_NUMBER
-_ATTEMPTS: Final = 64
-
-
-# --------------------------------------------------------------------------------- errors
-
-
-class NetlinkError(Exception):
-    """What came is no netlink message, or no answer to what was asked.
-
-    The machine's. What the kernel understood and refused is a `KernelRefusedError`.
-    """
 
 
 class OverrunError(NetlinkError):
@@ -169,167 +112,11 @@ class KernelRefusedError(NetlinkError):
         return f"could not {self.step}: {os.strerror(self.code)} ({name}{said}){hint}"
 
 
-# ------------------------------------------------------------------------ writing messages
-
-
-def _padding(length: int) -> bytes:
-    return bytes(-length % 4)
-
-
-def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """Write one message, padded so that another may follow."""
-    length = _HEADER.size + len(body)
-    return _HEADER.pack(length, kind, flags, sequence, 0) + body + _padding(length)
-
-
-def netfilter_header(family: int, resource: int = 0) -> bytes:
-    """Write netfilter's header: an address family, and a number such as that of a queue."""
-    return _NETFILTER_HEADER.pack(family, 0, resource)
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    """Write one attribute."""
-    if len(value) > _LONGEST_ATTRIBUTE:
-        raise NetlinkError(f"{len(value)} octets are too many for an attribute")
-    length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + _padding(length)
-
-
-def nested(kind: int, *attributes: bytes) -> bytes:
-    """Write an attribute that consists of attributes."""
-    return attribute(kind | _NESTED, b"".join(attributes))
-
-
-def be16(kind: int, number: int) -> bytes:
-    """Write a 16-bit number in the network's byte order."""
-    return attribute(kind, number.to_bytes(2, "big"))
-
-
-def be32(kind: int, number: int) -> bytes:
-    """Write a 32-bit number in the network's byte order."""
-    return attribute(kind, number.to_bytes(4, "big"))
-
-
-def be64(kind: int, number: int) -> bytes:
-    """Write a 64-bit number in the network's byte order."""
-    return attribute(kind, number.to_bytes(8, "big"))
-
-
-def text(kind: int, value: str) -> bytes:
-    """Write a name, with the zero at its end that the kernel asks for."""
-    return attribute(kind, value.encode("ascii") + b"\0")
-
-
-# ------------------------------------------------------------------------ reading messages
-
-
-class Message(NamedTuple):
-    """One message, as it came."""
-
-    kind: int
-    flags: int
-    sequence: int
-    body: bytes
-
-
-class Answer(NamedTuple):
-    """How the kernel ended a request."""
-
-    code: int
-    """0, or why it refused: an errno."""
-    words: str
-    """What else it said."""
-
-
-def parse_messages(data: bytes) -> list[Message]:
-    """Read the messages of one datagram.
-
-    Raises:
-      NetlinkError: one is cut short, or is shorter than its own header.
-    """
-    return list(_messages(data))
-
-
-def _messages(data: bytes) -> Iterator[Message]:
-    start = 0
-    while start < len(data):
-        if len(data) - start < _HEADER.size:
-            raise NetlinkError(f"{len(data) - start} octets are too few for a message")
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, start)
-        if not _HEADER.size <= length <= len(data) - start:
-            raise NetlinkError(f"a message claims {length} octets, of {len(data) - start}")
-        yield Message(kind, flags, sequence, data[start + _HEADER.size : start + length])
-        start += length + -length % 4
-
-
-def parse_attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
-    """Read the attributes from ``start`` to the end; of two of a kind, the last.
-
-    Raises:
-      NetlinkError: one is cut short, or is shorter than its own header.
-    """
-    return dict(parse_attribute_list(data, start))
-
-
-def parse_attribute_list(data: bytes, start: int = 0) -> list[tuple[int, bytes]]:
-    """Read the attributes from ``start`` to the end, in their order.
-
-    Raises:
-      NetlinkError: one is cut short, or is shorter than its own header.
-    """
-    found: list[tuple[int, bytes]] = []
-    end = len(data)
-    while start < end:
-        if end - start < _ATTRIBUTE.size:
-            raise NetlinkError(f"{end - start} octets are too few for an attribute")
-        length, kind = _ATTRIBUTE.unpack_from(data, start)
-        if not _ATTRIBUTE.size <= length <= end - start:
-            raise NetlinkError(f"an attribute claims {length} octets, of {end - start}")
-        found.append((kind & _KIND, data[start + _ATTRIBUTE.size : start + length]))
-        start += length + -length % 4
-    return found
-
-
-def parse_number(value: bytes, octets: int) -> int:
-    """Read a number of so many octets, in the network's byte order.
-
-    Raises:
-      NetlinkError: it has another size.
-    """
-    if len(value) != octets:
-        raise NetlinkError(f"a number has {len(value)} octets, not {octets}")
-    return int.from_bytes(value, "big")
-
-
-def parse_answer(answer: Message) -> Answer:
-    """Read how the kernel ended a request (NLMSG_ERROR, which is also how it says "done").
-
-    Raises:
-      NetlinkError: it is too short, or says what no answer says.
-    """
-    if len(answer.body) < _ERROR_CODE.size + _HEADER.size:
-        raise NetlinkError(f"{len(answer.body)} octets are too few for an answer")
-    (code,) = _ERROR_CODE.unpack_from(answer.body)
-    if code > 0:
-        raise NetlinkError(f"{code} is no answer")
-    if not answer.flags & _ACK_TLVS:
-        return Answer(-code, "")
-    rest = _ERROR_CODE.size + _HEADER.size
-    if not answer.flags & _CAPPED:  # what was asked stands in between
-        (asked,) = _ERROR_CODE.unpack_from(answer.body, _ERROR_CODE.size)
-        rest += max(0, asked - _HEADER.size + -asked % 4)
-    words = parse_attributes(answer.body, rest).get(_ERROR_WORDS, b"")
-    return Answer(-code, words.rstrip(b"\0").decode("utf-8", "backslashreplace"))
-
-
-# --------------------------------------------------------------------------------- sockets
-
-
-class Step(NamedTuple):
+class Change(NamedTuple):
     """One message of a batch."""
 
-    doing: str
-    """What it does, to be read after "could not"."""
+    step: str
+    """What is done, to be read after "could not"."""
     kind: int
     """The operation, without the subsystem."""
     flags: int
@@ -478,87 +265,57 @@ class NetlinkSocket:
             if answer.sequence != self._sequence:
                 self._unasked.append(answer)
             elif answer.kind == NLMSG_ERROR:
-                _check(step, parse_answer(answer), hints)
+                _check(step, parse_acknowledgement(answer), hints)
                 return found
-            elif answer.kind == _DONE:
+            elif answer.kind == DONE:
                 return found
             else:
                 found.append(answer)
         raise NetlinkError(f"could not {step}: the kernel did not answer")
 
     def batch(
-        self, subsystem: int, steps: Sequence[Step], *, hints: Mapping[int, str] = NO_HINTS
+        self, subsystem: int, changes: Sequence[Change], *, hints: Mapping[int, str] = NO_HINTS
     ) -> None:
         """Do several things or none.
 
         Args:
-          subsystem: Of netfilter's, the one that all steps belong to.
-          steps: What to do, in this order.
-          hints: What would help, for errors of the whole; each step has its own.
+          subsystem: Of netfilter's, the one that all changes belong to.
+          changes: What to do, in this order.
+          hints: What would help, for errors of the whole; each change has its own.
 
         Raises:
           KernelRefusedError: the kernel refused one, or the whole; the error names the first.
           NetlinkError: it did not answer.
         """
-        whole = Step("have a batch of changes carried out", 0, 0, 0, b"", hints)
+        whole = Change("have a batch of changes carried out", 0, 0, 0, b"", hints)
         border = netfilter_header(0, subsystem)
         first = self._sequence + 1
-        self._sequence += len(steps) + 2
-        asked = dict(enumerate((whole, *steps), first))
-        parts = [message(_BATCH_BEGIN, REQUEST, first, border)]
-        for sequence, step in enumerate(steps, first + 1):
+        self._sequence += len(changes) + 2
+        asked = dict(enumerate((whole, *changes), first))
+        parts = [message(BATCH_BEGIN, REQUEST, first, border)]
+        for sequence, change in enumerate(changes, first + 1):
             # That the last one went well says that all did; an error is told in any case.
-            flags = REQUEST | step.flags | (ACK if step is steps[-1] else 0)
-            body = netfilter_header(step.family) + step.attributes
-            parts.append(message(subsystem << 8 | step.kind, flags, sequence, body))
-        parts.append(message(_BATCH_END, REQUEST, self._sequence, border))
-        self.send(b"".join(parts), step=whole.doing)
+            flags = REQUEST | change.flags | (ACK if change is changes[-1] else 0)
+            body = netfilter_header(change.family) + change.attributes
+            parts.append(message(subsystem << 8 | change.kind, flags, sequence, body))
+        parts.append(message(BATCH_END, REQUEST, self._sequence, border))
+        self.send(b"".join(parts), step=whole.step)
         is_answered = False
         refused: KernelRefusedError | None = None
-        for answer in self._answers(whole.doing):
+        for answer in self._answers(whole.step):
             if answer.sequence not in asked:
                 continue  # left over from a request that somebody has interrupted
-            step = asked[answer.sequence]
+            change = asked[answer.sequence]
             # All answers are read, so that none is left for the next request.
             try:
-                _check(step.doing, parse_answer(answer), step.hints)
+                _check(change.step, parse_acknowledgement(answer), change.hints)
             except KernelRefusedError as error:
                 refused = refused or error
             is_answered = True
         if refused is not None:
             raise refused
         if not is_answered:
-            raise NetlinkError(f"could not {whole.doing}: the kernel did not answer")
-
-    def claim(self, kind: int, attributes: bytes, numbers: Iterable[int], *, what: str) -> int:
-        """Bind the first of these numbers that no other socket has; return it.
-
-        Netfilter's queues and groups are bound alike: who comes second gets EPERM. So does a
-        process without the capability, which should have been told before.
-
-        Args:
-          kind: The operation, with its subsystem.
-          attributes: What binds.
-          numbers: Which to try; without a suggestion, those of `likely_numbers`.
-          what: What has the numbers, in the singular.
-
-        Raises:
-          KernelRefusedError: others have them all, or something else is wrong.
-        """
-        tried: list[int] = []
-        for number in numbers:
-            try:
-                self.request(
-                    kind, netfilter_header(0, number) + attributes, step=f"bind {what} {number}"
-                )
-            except KernelRefusedError as error:
-                if error.code != errno.EPERM:
-                    raise
-                tried.append(number)
-            else:
-                return number
-        which = f"{what} {tried[0]}" if len(tried) == 1 else f"any of {len(tried)} {what}s"
-        raise KernelRefusedError(f"bind {which}", errno.EPERM, hint=_OTHER_OWNERS)
+            raise NetlinkError(f"could not {whole.step}: the kernel did not answer")
 
     def _answers(self, step: str) -> Iterator[Message]:
         while True:
@@ -571,17 +328,7 @@ class NetlinkSocket:
             yield from messages
 
 
-def _check(step: str, answer: Answer, hints: Mapping[int, str]) -> None:
+def _check(step: str, answer: Acknowledgement, hints: Mapping[int, str]) -> None:
     if answer.code:
         hint = hints.get(answer.code) or _GENERAL_HINTS.get(answer.code, "")
         raise KernelRefusedError(step, answer.code, answer.words, hint)
-
-
-def likely_numbers() -> Iterator[int]:
-    """Return numbers of queues and groups that two processes are unlikely to share.
-
-    They depend on the process, and leave out the low ones, which people write into rules.
-    """
-    start = os.getpid() * _ATTEMPTS
-    for offset in range(_ATTEMPTS):
-        yield _FIRST_NUMBER + (start + offset) % _NUMBERS

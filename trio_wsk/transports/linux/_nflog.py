@@ -14,20 +14,15 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ._netlink import (
-    NETFILTER,
-    REQUEST,
-    KernelRefusedError,
+from ._messages import (
+    NETFILTER_HEADER_SIZE,
     NetlinkError,
-    NetlinkSocket,
     attribute,
     be32,
-    likely_numbers,
-    message,
-    netfilter_header,
     parse_attributes,
     parse_number,
 )
+from ._numbered import NumberedSocket, Setting, Subsystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,14 +38,17 @@ _COMMAND: Final = 1
 _MODE: Final = 2
 _THRESHOLD: Final = 5
 
-_BIND: Final = b"\1"
-_UNBIND: Final = b"\2"
+_LOG: Final = Subsystem(
+    "packet log",
+    _CONFIG,
+    bind=attribute(_COMMAND, b"\1"),
+    unbind=attribute(_COMMAND, b"\2"),
+)
 _COPY_PACKET: Final = 2
 _MODE_VALUE: Final = struct.Struct("!IBx")
 
 _INTERFACE: Final = 4
 _PAYLOAD: Final = 9
-_NETFILTER_HEADER_SIZE: Final = 4
 
 _COPY_RANGE: Final = 128
 """Octets: an IPv6 header, some of its extensions, and TCP's."""
@@ -66,7 +64,7 @@ class Logged(NamedTuple):
     """The index of the interface that it came in by; 0 if it came by none."""
 
 
-class PacketLog:
+class PacketLog(NumberedSocket):
     """A group of NFLOG, bound to a number that nobody else has.
 
     Args:
@@ -78,54 +76,16 @@ class PacketLog:
       KernelRefusedError: no group can be had, or all these numbers are taken.
     """
 
-    __slots__ = ("_number", "_socket", "_strange")
+    __slots__ = ()
 
     def __init__(
         self, *, numbers: Iterable[int] | None = None, receive_buffer: int = _RECEIVE_BUFFER
     ) -> None:
-        self._strange = 0
-        self._socket = NetlinkSocket(NETFILTER)
-        try:
-            self._socket.set_receive_buffer(receive_buffer)
-            self._number = self._socket.claim(
-                _CONFIG,
-                attribute(_COMMAND, _BIND),
-                likely_numbers() if numbers is None else numbers,
-                what="packet log",
-            )
-            # The kernel would collect a hundred packets, or a second's.
-            settings = be32(_THRESHOLD, 1)
-            settings += attribute(_MODE, _MODE_VALUE.pack(_COPY_RANGE, _COPY_PACKET))
-            self._socket.request(
-                _CONFIG,
-                netfilter_header(0, self._number) + settings,
-                step=f"have the packets of log {self._number} copied",
-            )
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def __repr__(self) -> str:
-        return f"<PacketLog {self._number}>"
-
-    @property
-    def number(self) -> int:
-        """The number of the group, for `Gate`'s ``reset_group``."""
-        return self._number
-
-    @property
-    def overruns(self) -> int:
-        """How often the receive buffer has overflowed; each time may have cost many packets."""
-        return self._socket.overruns
-
-    @property
-    def malformed(self) -> int:
-        """Messages that could not be read, or were none of a log's."""
-        return self._socket.malformed + self._strange
-
-    def fileno(self) -> int:
-        """Return the descriptor, which is readable when packets have come; -1 when closed."""
-        return self._socket.fileno()
+        # The kernel would collect a hundred packets, or a second's.
+        at_once = be32(_THRESHOLD, 1)
+        copied = attribute(_MODE, _MODE_VALUE.pack(_COPY_RANGE, _COPY_PACKET))
+        settings = [Setting("have packets copied to", at_once + copied)]
+        super().__init__(_LOG, numbers, receive_buffer, settings)
 
     def receive(self, most: int = 64) -> list[Logged]:
         """Return the next packets, at most so many; none if none is there now.
@@ -144,18 +104,6 @@ class PacketLog:
                 self._strange += 1
         return packets
 
-    def close(self) -> None:
-        """Give the number back. Idempotent."""
-        if self._socket.fileno() < 0:
-            return
-        # Closing would do, were it not for a forked child that has the descriptor as well.
-        body = netfilter_header(0, self._number) + attribute(_COMMAND, _UNBIND)
-        try:
-            self._socket.send(message(_CONFIG, REQUEST, 0, body), step="unbind the log")
-        except KernelRefusedError:
-            pass  # it is closed next, which does the same
-        self._socket.close()
-
 
 def parse_logged(body: bytes) -> Logged:
     """Read one packet that was logged.
@@ -163,7 +111,7 @@ def parse_logged(body: bytes) -> Logged:
     Raises:
       NetlinkError: it is cut short, or there is no packet in it.
     """
-    found = parse_attributes(body, _NETFILTER_HEADER_SIZE)
+    found = parse_attributes(body, NETFILTER_HEADER_SIZE)
     payload = found.get(_PAYLOAD)
     if payload is None:
         raise NetlinkError("a message of the log has no packet in it")

@@ -18,34 +18,33 @@ from __future__ import annotations
 import enum
 import errno
 import struct
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ._netlink import (
-    NETFILTER,
+from ._messages import (
+    NETFILTER_HEADER_SIZE,
     NLMSG_ERROR,
     REQUEST,
-    KernelRefusedError,
     Message,
     NetlinkError,
-    NetlinkSocket,
     attribute,
     be32,
-    likely_numbers,
-    message,
     netfilter_header,
-    parse_answer,
+    parse_acknowledgement,
     parse_attributes,
     parse_number,
 )
+from ._netlink import NETFILTER, KernelRefusedError, NetlinkSocket
+from ._numbered import NumberedSocket, Setting, Subsystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 __all__ = [
     "CAPABILITY_STEP",
-    "Fate",
     "Packet",
+    "PacketVerdict",
     "Queue",
     "QueueCounters",
     "parse_counters",
@@ -79,8 +78,13 @@ _INTERFACE: Final = 5
 _HARDWARE_ADDRESS: Final = 9
 _PAYLOAD: Final = 10
 
-_NETFILTER_HEADER_SIZE: Final = 4
 _COMMAND_VALUE: Final = struct.Struct("!BxH")
+_QUEUE: Final = Subsystem(
+    "packet queue",
+    _CONFIG,
+    bind=attribute(_COMMAND, _COMMAND_VALUE.pack(_BIND, 0)),
+    unbind=attribute(_COMMAND, _COMMAND_VALUE.pack(_UNBIND, 0)),
+)
 _PARAMETERS_VALUE: Final = struct.Struct("!IB")
 _HEADER_VALUE: Final = struct.Struct("!IHB")
 _HARDWARE_VALUE: Final = struct.Struct("!H2x8s")
@@ -105,7 +109,7 @@ _NO_QUEUES: Final = (
 )
 
 
-class Fate(enum.IntEnum):
+class PacketVerdict(enum.IntEnum):
     """What the kernel is to do with a packet; the numbers are netfilter's."""
 
     DROP = 0
@@ -145,7 +149,7 @@ class QueueCounters(NamedTuple):
     """The id of the newest packet; so many have come."""
 
 
-class Queue:
+class Queue(NumberedSocket):
     """A queue, bound to a number that nobody else has.
 
     Args:
@@ -165,11 +169,8 @@ class Queue:
     """
 
     __slots__ = (
-        "_number",
         "_on_late",
         "_resource",
-        "_socket",
-        "_strange",
         "_verdicts",
         "last_id",
         "late_verdicts",
@@ -195,60 +196,18 @@ class Queue:
         on_late: Callable[[int], object] | None = None,
     ) -> None:
         self._on_late = on_late
-        self.last_id = self.lost = self.late_verdicts = self._strange = 0
+        self.last_id = self.lost = self.late_verdicts = 0
         self._verdicts: list[bytes] = []
-        self._socket = NetlinkSocket(NETFILTER)
-        try:
-            self._socket.set_receive_buffer(receive_buffer)
-            self._check_capability()
-            self._number = self._socket.claim(
-                _CONFIG,
-                attribute(_COMMAND, _COMMAND_VALUE.pack(_BIND, 0)),
-                likely_numbers() if numbers is None else numbers,
-                what="packet queue",
-            )
-            self._resource = netfilter_header(0, self._number)
-            self._configure(
-                be32(_MAX_LENGTH, max_length)
-                + be32(_MASK, _FAIL_OPEN)
-                + be32(_FLAGS, _FAIL_OPEN if fail_open else 0),
-                step=f"set the limits of packet queue {self._number}",
-            )
-            # Last: until it copies, a queue holds nothing.
-            self._configure(
-                attribute(_PARAMETERS, _PARAMETERS_VALUE.pack(copy_range, _COPY_PACKET)),
-                step=f"have the packets of queue {self._number} copied",
-            )
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def __repr__(self) -> str:
-        return f"<Queue {self._number}>"
-
-    @property
-    def number(self) -> int:
-        """The number that rules send packets to."""
-        return self._number
-
-    @property
-    def port_id(self) -> int:
-        """By which the kernel's tables call the owner."""
-        return self._socket.port_id
-
-    @property
-    def overruns(self) -> int:
-        """How often the receive buffer has overflowed; each time may have cost many packets."""
-        return self._socket.overruns
-
-    @property
-    def malformed(self) -> int:
-        """Messages that could not be read, or were none of a queue's."""
-        return self._socket.malformed + self._strange
-
-    def fileno(self) -> int:
-        """Return the descriptor, which is readable when packets have come; -1 when closed."""
-        return self._socket.fileno()
+        _check_capability()
+        limits = be32(_MAX_LENGTH, max_length) + be32(_MASK, _FAIL_OPEN)
+        limits += be32(_FLAGS, _FAIL_OPEN if fail_open else 0)
+        copied = attribute(_PARAMETERS, _PARAMETERS_VALUE.pack(copy_range, _COPY_PACKET))
+        settings = [
+            Setting("set the limits of", limits),
+            Setting("have packets copied to", copied),  # last: until it copies, a queue holds none
+        ]
+        super().__init__(_QUEUE, numbers, receive_buffer, settings)
+        self._resource = netfilter_header(0, self.number)
 
     def receive(self, most: int = 64) -> list[Packet]:
         """Return the next packets, at most so many; none if none is there now.
@@ -276,14 +235,14 @@ class Queue:
                 self._strange += 1
         return packets
 
-    def verdict(self, packet_id: int, fate: Fate, mark: int | None = None) -> None:
+    def verdict(self, packet_id: int, verdict: PacketVerdict, mark: int | None = None) -> None:
         """Note what is to be done with a packet; `flush` says it to the kernel.
 
         A verdict for a packet that has had one changes nothing.
 
         Args:
           packet_id: Which one.
-          fate: What is to be done with it.
+          verdict: What is to be done with it.
           mark: Its mark from now on, as a whole; None leaves it as it is.
         """
         length = _VERDICT_MESSAGE.size + (0 if mark is None else _MARK_MESSAGE.size)
@@ -296,7 +255,7 @@ class Queue:
             self._resource,
             12,
             _VERDICT_HEADER,
-            fate.to_bytes(4, "big"),
+            verdict.to_bytes(4, "big"),
             packet_id.to_bytes(4, "big"),
         )
         if mark is not None:
@@ -314,7 +273,7 @@ class Queue:
         for start in range(0, len(verdicts), _MOST_VERDICTS):
             batch = b"".join(verdicts[start : start + _MOST_VERDICTS])
             try:
-                self._socket.send(batch, step=f"say verdicts on queue {self._number}")
+                self._socket.send(batch, step=f"say verdicts on queue {self.number}")
             except KernelRefusedError:
                 self._verdicts = verdicts[start:] + self._verdicts
                 raise
@@ -328,36 +287,23 @@ class Queue:
             table = Path(_COUNTERS_PATH).read_text(encoding="ascii")
         except OSError:
             return None
-        return parse_counters(table, self._number, self._socket.port_id)
+        return parse_counters(table, self.number, self._socket.port_id)
 
-    def close(self) -> None:
-        """Give the number back; what the queue still holds is dropped. Idempotent."""
-        if self._socket.fileno() < 0:
-            return
-        # Closing would do, were it not for a forked child that has the descriptor as well.
-        unbind = attribute(_COMMAND, _COMMAND_VALUE.pack(_UNBIND, 0))
-        try:
-            body = self._resource + unbind
-            self._socket.send(message(_CONFIG, REQUEST, 0, body), step="unbind the queue")
-        except KernelRefusedError:
-            pass  # it is closed next, which does the same
-        self._socket.close()
 
-    def _check_capability(self) -> None:
-        nothing = attribute(_COMMAND, _COMMAND_VALUE.pack(_BIND_FAMILY, 0))
-        self._socket.request(
+def _check_capability() -> None:
+    """Have the kernel say that this process has no right to queues, if it has none."""
+    nothing = attribute(_COMMAND, _COMMAND_VALUE.pack(_BIND_FAMILY, 0))
+    with closing(NetlinkSocket(NETFILTER)) as probe:
+        probe.request(
             _CONFIG,
             netfilter_header(0) + nothing,
             step=CAPABILITY_STEP,
             hints={errno.EINVAL: _NO_QUEUES, errno.EOPNOTSUPP: _NO_QUEUES},
         )
 
-    def _configure(self, attributes: bytes, *, step: str) -> None:
-        self._socket.request(_CONFIG, self._resource + attributes, step=step)
-
 
 def _is_late_verdict(incoming: Message) -> bool:
-    return incoming.kind == NLMSG_ERROR and parse_answer(incoming).code == errno.ENOENT
+    return incoming.kind == NLMSG_ERROR and parse_acknowledgement(incoming).code == errno.ENOENT
 
 
 def parse_packet(body: bytes) -> Packet:
@@ -366,7 +312,7 @@ def parse_packet(body: bytes) -> Packet:
     Raises:
       NetlinkError: it is cut short, or lacks what every packet has.
     """
-    found = parse_attributes(body, _NETFILTER_HEADER_SIZE)
+    found = parse_attributes(body, NETFILTER_HEADER_SIZE)
     header = found.get(_PACKET_HEADER, b"")
     if len(header) != _HEADER_VALUE.size:
         raise NetlinkError(f"a packet's header has {len(header)} octets")

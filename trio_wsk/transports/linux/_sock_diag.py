@@ -14,7 +14,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
-from ._netlink import SOCK_DIAG, KernelRefusedError, NetlinkError, NetlinkSocket
+from ._messages import NetlinkError
+from ._netlink import SOCK_DIAG, KernelRefusedError, NetlinkSocket
 
 if TYPE_CHECKING:
     from trio_wsk._vocabulary.addresses import Address

@@ -41,7 +41,8 @@ from trio_wsk.transports._spare import SpareDescriptor
 from trio_wsk.transports._syn import NotASynError, parse
 
 from ._gatekeeper import gatekeeper_here
-from ._netlink import KernelRefusedError, NetlinkError
+from ._messages import NetlinkError
+from ._netlink import KernelRefusedError
 from ._request import LinuxRequest
 from ._syn_table import Act, RequestTable, Stranger, key_of
 
