@@ -29,8 +29,13 @@ PURE = {
     "_vocabulary/records.py",
     "_vocabulary/statistics.py",
     "_vocabulary/verdict.py",
+    "transports/_heartbeat.py",
+    "transports/_syn.py",
+    "transports/linux/_alarms.py",
+    "transports/linux/_entry.py",
     "transports/linux/_expressions.py",
     "transports/linux/_messages.py",
+    "transports/linux/_rules.py",
     "transports/linux/_syn_table.py",
 }
 # `testing` plays the machine and its peers, and holds transports against their contract.

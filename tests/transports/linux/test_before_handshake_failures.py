@@ -63,8 +63,8 @@ from trio_wsk.transports import LinuxTransport
 from trio_wsk.transports._spare import SpareDescriptor
 from trio_wsk.transports.linux._expressions import DROP, segment_to, verdict
 from trio_wsk.transports.linux._gatekeeper import gatekeeper_here
-from trio_wsk.transports.linux._messages import CREATE, be32, nested, text
-from trio_wsk.transports.linux._netlink import NETFILTER, Change, NetlinkSocket
+from trio_wsk.transports.linux._messages import CREATE, Change, be32, nested, text
+from trio_wsk.transports.linux._netlink import NETFILTER, NetlinkSocket
 from trio_wsk.transports.linux._nfqueue import Queue
 from trio_wsk.transports.linux._numbered import likely_numbers
 

@@ -21,10 +21,10 @@ from tests.helpers.support import PATIENCE, connect, until
 from tests.helpers.wire import packet_of, send_segment
 from trio_wsk import Address, InspectPoint, open_listening_socket
 from trio_wsk.transports import LinuxTransport
+from trio_wsk.transports.linux._entry import Act
 from trio_wsk.transports.linux._gatekeeper import Gatekeeper, gatekeeper_here
 from trio_wsk.transports.linux._netlink import KernelRefusedError
 from trio_wsk.transports.linux._nfqueue import Packet, Queue
-from trio_wsk.transports.linux._syn_table import Act
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator

@@ -21,6 +21,7 @@ from trio_wsk.transports.linux._messages import (
     EXCLUSIVE,
     REQUEST,
     Acknowledgement,
+    Change,
     Message,
     NetlinkError,
     attribute,
@@ -40,7 +41,6 @@ from trio_wsk.transports.linux._messages import (
 from trio_wsk.transports.linux._netlink import (
     NETFILTER,
     SOCK_DIAG,
-    Change,
     KernelRefusedError,
     NetlinkSocket,
     OverrunError,

@@ -33,8 +33,8 @@ from trio_wsk.transports.linux._expressions import (
     segment_to,
     verdict,
 )
-from trio_wsk.transports.linux._messages import CREATE, be32, nested, text
-from trio_wsk.transports.linux._netlink import NETFILTER, Change, KernelRefusedError, NetlinkSocket
+from trio_wsk.transports.linux._messages import CREATE, Change, be32, nested, text
+from trio_wsk.transports.linux._netlink import NETFILTER, KernelRefusedError, NetlinkSocket
 from trio_wsk.transports.linux._nfqueue import PacketVerdict, Queue
 from trio_wsk.transports.linux._nftables import Gatehouse
 from trio_wsk.transports.linux._rules import REJECT_MARK

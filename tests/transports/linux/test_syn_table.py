@@ -13,21 +13,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports._contract import PeerEnd
+from trio_wsk.transports._heartbeat import FIRST_REPEAT
 from trio_wsk.transports._syn import Key
+from trio_wsk.transports.linux._entry import Act, Entry, Stage, Stranger
 from trio_wsk.transports.linux._syn_table import (
-    FIRST_REPEAT,
     LATER_LOOKS,
     LOOKS,
     REMEMBERED_FOR,
-    Act,
-    Request,
-    RequestTable,
-    Stage,
-    Stranger,
+    SynTable,
     key_of,
 )
 
-Table: TypeAlias = RequestTable[str]
+Table: TypeAlias = SynTable[str]
 
 KEY: Final = key_of(Address.parse("192.0.2.2:80"), Address.parse("192.0.2.1:40000"))
 OTHER_KEY: Final = key_of(Address.parse("192.0.2.2:80"), Address.parse("192.0.2.1:40001"))
@@ -51,20 +48,20 @@ def key_number(number: int) -> Key:
 
 def table_of(**limits: int) -> Table:
     """Make a table that has room."""
-    return RequestTable(**{"max_undecided": 10, **limits})
+    return SynTable(**{"max_undecided": 10, **limits})
 
 
-def asked(table: Table, key: Key = KEY, isn: int = ISN, now: float = 0.0) -> Request[str]:
+def asked(table: Table, key: Key = KEY, isn: int = ISN, now: float = 0.0) -> Entry[str]:
     """Have a new request come."""
     answer = table.syn(key, isn, PACKET, now)
 
     assert Act.HOLD is answer.act
-    assert answer.request is not None
+    assert answer.entry is not None
 
-    return answer.request
+    return answer.entry
 
 
-def approved(table: Table, key: Key = KEY, isn: int = ISN, now: float = 0.0) -> Request[str]:
+def approved(table: Table, key: Key = KEY, isn: int = ISN, now: float = 0.0) -> Entry[str]:
     """Have a new request come, and approve it."""
     request = asked(table, key, isn, now)
 
@@ -85,7 +82,7 @@ def test_first_syn_is_held() -> None:
     """The first SYN of a connection is a new request, whose packet stays where it is."""
     table = table_of()
     answer = table.syn(KEY, ISN, PACKET, 5.0)
-    request = answer.request
+    request = answer.entry
 
     assert Act.HOLD is answer.act
     assert request is not None
@@ -97,7 +94,7 @@ def test_first_syn_is_held() -> None:
     )
     assert None is request.owner
     assert (1, 0) == (table.undecided, table.approved)
-    assert "<Request held, 16909060 of " in repr(request)
+    assert "<Entry held, 16909060 of " in repr(request)
 
 
 def test_repeats_are_absorbed_while_undecided() -> None:
@@ -107,7 +104,7 @@ def test_repeats_are_absorbed_while_undecided() -> None:
     answers = [table.syn(KEY, ISN, REPEAT + i, 1.0 + i) for i in range(3)]
 
     assert {Act.DROP} == {answer.act for answer in answers}
-    assert {None} == {answer.request for answer in answers}
+    assert {None} == {answer.entry for answer in answers}
     assert 1 == table.undecided
     assert Act.ACCEPT is table.approve(request, 3.5)
     assert PACKET == request.packet_id
@@ -169,7 +166,7 @@ def test_another_number_waits_until_the_first_has_gone() -> None:
     assert Stage.HELD is first.stage
     assert Act.DROP is again(table, 2.0)
     assert Act.DROP is again(table, 3.0, isn=OTHER_ISN)
-    assert [first] == [over.request for over in table.due(7.0).over]
+    assert [first] == [over.entry for over in table.due(7.0).over]
     assert Act.HOLD is again(table, 7.0, isn=OTHER_ISN)
 
 
@@ -223,7 +220,7 @@ def test_reset_ends_what_is_held(isn: int) -> None:
     over = table.rst(KEY, (isn + 1) % 2**32, 1.0)
 
     assert over is not None
-    assert (request, PeerEnd.RESET, Act.DROP) == (over.request, over.end, over.act)
+    assert (request, PeerEnd.RESET, Act.DROP) == (over.entry, over.end, over.act)
     assert (0, math.inf) == (table.undecided, table.next_due)
     assert Act.HOLD is again(table, 2.0, isn=isn)
 
@@ -235,7 +232,7 @@ def test_reset_ends_what_is_approved() -> None:
     over = table.rst(KEY, ISN + 1, 0.1)
 
     assert over is not None
-    assert (request, PeerEnd.RESET, None) == (over.request, over.end, over.act)
+    assert (request, PeerEnd.RESET, None) == (over.entry, over.end, over.act)
     assert (0, math.inf) == (table.approved, table.next_due)
     assert Stranger.TURNED_AWAY is table.correlate(KEY, ISN, 0.2)
     assert Act.HOLD is again(table, 1.0)
@@ -265,7 +262,7 @@ def test_who_never_asks_again_is_silent() -> None:
 
     (over,) = table.due(table.next_due).over
 
-    assert (request, PeerEnd.SILENT, Act.DROP) == (over.request, over.end, over.act)
+    assert (request, PeerEnd.SILENT, Act.DROP) == (over.entry, over.end, over.act)
     assert (0, math.inf) == (table.undecided, table.next_due)
 
 
@@ -349,7 +346,7 @@ def test_what_the_kernel_has_lost_is_over() -> None:
     over = table.looked_up(request, LOST, 0.2)
 
     assert over is not None
-    assert (request, PeerEnd.SILENT, None) == (over.request, over.end, over.act)
+    assert (request, PeerEnd.SILENT, None) == (over.entry, over.end, over.act)
     assert (0, math.inf) == (table.approved, table.next_due)
 
 
@@ -593,13 +590,13 @@ def test_flood_has_bounded_memory(verb: str | None) -> None:
     stays within the limits; of those that are approved the owner takes the oldest back.
     """
     table = table_of(max_undecided=100, max_remembered=200)
-    half_open: deque[Request[str]] = deque()
+    half_open: deque[Entry[str]] = deque()
     for number in range(FLOOD):
         now = number / 1000
         answer = table.syn(key_number(number), number, number, now)
-        if answer.request is not None and verb is not None:
-            getattr(table, verb)(answer.request, now)
-            half_open.append(answer.request)
+        if answer.entry is not None and verb is not None:
+            getattr(table, verb)(answer.entry, now)
+            half_open.append(answer.entry)
             if len(half_open) > 300:
                 table.reject(half_open.popleft(), now)
         if table.next_due <= now:
@@ -653,7 +650,7 @@ def test_verdicts_of_long_ago_are_not_kept() -> None:
 class Told:
     """One request, as the model has it: everything that has happened, and nothing clever."""
 
-    request: Request[str]
+    entry: Entry[str]
     key: Key
     isn: int
     stage: Stage
@@ -691,7 +688,7 @@ class Requests(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table: Table = RequestTable(
+        self.table: Table = SynTable(
             max_undecided=self.MAX_UNDECIDED,
             max_remembered=self.MAX_REMEMBERED,
         )
@@ -736,9 +733,9 @@ class Requests(RuleBasedStateMachine):
         self.remember(told.key, told.isn, Stage.GONE)
         return None
 
-    def find(self, request: Request[str]) -> Told:
+    def find(self, request: Entry[str]) -> Told:
         """Find what the model has of a request."""
-        return next(told for told in self.told if told.request is request)
+        return next(told for told in self.told if told.entry is request)
 
     # --- What happens ------------------------------------------------------------------
 
@@ -772,15 +769,15 @@ class Requests(RuleBasedStateMachine):
             self.overflowed += 1
 
         assert expected is answer.act
-        assert (expected is Act.HOLD) is (answer.request is not None)
-        if answer.request is not None:
+        assert (expected is Act.HOLD) is (answer.entry is not None)
+        if answer.entry is not None:
             assert (key, isn, self.packets) == (
-                answer.request.key,
-                answer.request.isn,
-                answer.request.packet_id,
+                answer.entry.key,
+                answer.entry.isn,
+                answer.entry.packet_id,
             )
 
-            self.told.append(Told(answer.request, key, isn, Stage.HELD, [self.now]))
+            self.told.append(Told(answer.entry, key, isn, Stage.HELD, [self.now]))
 
     @rule(key=keys, number=isns, ahead=st.sampled_from([0, 1]))
     def rst(self, key: Key, number: int, ahead: int) -> None:
@@ -792,7 +789,7 @@ class Requests(RuleBasedStateMachine):
             assert None is over
         else:
             assert over is not None
-            assert (live.request, PeerEnd.RESET) == (over.request, over.end)
+            assert (live.entry, PeerEnd.RESET) == (over.entry, over.end)
             assert self.goes(live) is over.act
 
     @precondition(lambda self: self.told)
@@ -800,7 +797,7 @@ class Requests(RuleBasedStateMachine):
     def approve(self, data: st.DataObject) -> None:
         """Somebody says yes, perhaps too late."""
         told = data.draw(st.sampled_from(self.told))
-        act = self.table.approve(told.request, self.now)
+        act = self.table.approve(told.entry, self.now)
         if told.stage is Stage.HELD:
             assert Act.ACCEPT is act
 
@@ -816,9 +813,9 @@ class Requests(RuleBasedStateMachine):
         """Somebody says no or nothing, perhaps too late, perhaps after yes."""
         told = data.draw(st.sampled_from(self.told))
         if stage is Stage.REJECTED:
-            act, expected = self.table.reject(told.request, self.now), Act.REJECT
+            act, expected = self.table.reject(told.entry, self.now), Act.REJECT
         else:
-            act, expected = self.table.silence(told.request, self.now), Act.DROP
+            act, expected = self.table.silence(told.entry, self.now), Act.DROP
         if told.stage not in LIVE:
             assert None is act
             return
@@ -834,7 +831,7 @@ class Requests(RuleBasedStateMachine):
         found = self.table.correlate(key, isn, self.now)
         live, verdict = self.live(key), self.verdict(key, isn)
         if live is not None and live.stage is Stage.APPROVED and isn in {None, live.isn}:
-            assert live.request is found
+            assert live.entry is found
 
             live.stage = Stage.ESTABLISHED
             self.remember(key, live.isn, Stage.ESTABLISHED)
@@ -852,13 +849,13 @@ class Requests(RuleBasedStateMachine):
         looked_for = [told for told in self.having(Stage.APPROVED) if told.look_at <= self.now]
 
         assert len(silent) == len(due.over)
-        assert {told.request for told in silent} == {over.request for over in due.over}
+        assert {told.entry for told in silent} == {over.entry for over in due.over}
         assert len(looked_for) == len(due.look_up)
-        assert {told.request for told in looked_for} == set(due.look_up)
+        assert {told.entry for told in looked_for} == set(due.look_up)
 
         for over in due.over:
             assert PeerEnd.SILENT is over.end
-            assert self.goes(self.find(over.request)) is over.act
+            assert self.goes(self.find(over.entry)) is over.act
         for told in looked_for:
             told.looked_at = self.now
             later = (told.approved_at + s for s in LOOKS)
@@ -871,12 +868,12 @@ class Requests(RuleBasedStateMachine):
     def looked_up(self, data: st.DataObject, found: bool | None) -> None:  # noqa: FBT001 - drawn
         """The kernel has been asked, perhaps without need."""
         told = data.draw(st.sampled_from(self.told))
-        over = self.table.looked_up(told.request, found, self.now)
+        over = self.table.looked_up(told.entry, found, self.now)
         is_too_old = self.now >= told.approved_at + LOOKS[-1]
         is_lost = found is LOST or (found is UNKNOWN and is_too_old)
         if told.stage is Stage.APPROVED and is_lost:
             assert over is not None
-            assert (told.request, PeerEnd.SILENT) == (over.request, over.end)
+            assert (told.entry, PeerEnd.SILENT) == (over.entry, over.end)
             assert self.goes(told) is over.act is None
         else:
             assert None is over
@@ -885,7 +882,7 @@ class Requests(RuleBasedStateMachine):
     @rule()
     def close(self) -> None:
         """The listening socket closes."""
-        held = {told.request for told in self.having(Stage.HELD)}
+        held = {told.entry for told in self.having(Stage.HELD)}
 
         assert held == set(self.table.close())
 
@@ -902,7 +899,7 @@ class Requests(RuleBasedStateMachine):
         assert len(self.having(Stage.HELD)) == self.table.undecided <= self.MAX_UNDECIDED
         assert len(self.having(Stage.APPROVED)) == self.table.approved
         assert self.overflowed == self.table.overflowed
-        assert [told.stage for told in self.told] == [told.request.stage for told in self.told]
+        assert [told.stage for told in self.told] == [told.entry.stage for told in self.told]
 
     @invariant()
     def nothing_is_missed(self) -> None:

@@ -29,6 +29,7 @@ import trio
 
 from trio_wsk.transports._syn import NotASynError, parse, reset_of
 
+from ._entry import Act
 from ._messages import NetlinkError
 from ._netlink import KernelRefusedError
 from ._nflog import PacketLog
@@ -36,7 +37,6 @@ from ._nfqueue import PacketVerdict, Queue
 from ._nftables import Gatehouse
 from ._rules import REJECT_MARK
 from ._sock_diag import ConnectionState, SocketLookup
-from ._syn_table import Act
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence

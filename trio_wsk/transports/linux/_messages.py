@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "ACK",
@@ -26,8 +26,10 @@ __all__ = [
     "EXCLUSIVE",
     "NETFILTER_HEADER_SIZE",
     "NLMSG_ERROR",
+    "NO_HINTS",
     "REQUEST",
     "Acknowledgement",
+    "Change",
     "Message",
     "NetlinkError",
     "attribute",
@@ -80,6 +82,23 @@ class NetlinkError(Exception):
 
     The machine's. What the kernel understood and refused is a `KernelRefusedError`.
     """
+
+
+NO_HINTS: Final[Mapping[int, str]] = {}
+
+
+class Change(NamedTuple):
+    """One message of a batch."""
+
+    step: str
+    """What is done, to be read after "could not"."""
+    kind: int
+    """The operation, without the subsystem."""
+    flags: int
+    family: int
+    attributes: bytes
+    hints: Mapping[int, str] = NO_HINTS
+    """What would help, for the kernel's errors."""
 
 
 # --------------------------------------------------------------------------------- writing

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ._messages import (
     ACK,
@@ -20,8 +20,10 @@ from ._messages import (
     DONE,
     DUMP,
     NLMSG_ERROR,
+    NO_HINTS,
     REQUEST,
     Acknowledgement,
+    Change,
     Message,
     NetlinkError,
     message,
@@ -35,9 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NETFILTER",
-    "NO_HINTS",
     "SOCK_DIAG",
-    "Change",
     "KernelRefusedError",
     "NetlinkSocket",
     "OverrunError",
@@ -58,7 +58,6 @@ NETFILTER: Final = 12
 _LONGEST_ANSWER: Final = 1 << 16
 """More than the kernel puts into one datagram: parts of a dump have at most 32 KiB."""
 
-NO_HINTS: Final[Mapping[int, str]] = {}
 _NEEDS_ADMIN: Final = (
     "this takes CAP_NET_ADMIN in the network namespace: run as root of the user namespace that "
     "owns it, give the program the capability (systemd's AmbientCapabilities; setcap on a copy of "
@@ -110,20 +109,6 @@ class KernelRefusedError(NetlinkError):
         said = f", {self.words!r}" if self.words else ""
         hint = f"; {self.hint}" if self.hint else ""
         return f"could not {self.step}: {os.strerror(self.code)} ({name}{said}){hint}"
-
-
-class Change(NamedTuple):
-    """One message of a batch."""
-
-    step: str
-    """What is done, to be read after "could not"."""
-    kind: int
-    """The operation, without the subsystem."""
-    flags: int
-    family: int
-    attributes: bytes
-    hints: Mapping[int, str] = NO_HINTS
-    """What would help, for the kernel's errors."""
 
 
 class NetlinkSocket:

@@ -30,6 +30,7 @@ from ._expressions import queue, queue_target
 from ._messages import (
     DUMP,
     NETFILTER_HEADER_SIZE,
+    Change,
     NetlinkError,
     netfilter_header,
     parse_attribute_list,
@@ -37,7 +38,7 @@ from ._messages import (
     parse_number,
     text,
 )
-from ._netlink import NETFILTER, Change, KernelRefusedError, NetlinkSocket
+from ._netlink import NETFILTER, KernelRefusedError, NetlinkSocket
 from ._rules import HOLD, IPV4, IPV6, Table
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from trio_wsk._vocabulary.errors import InvalidDeviceStateError
 from trio_wsk._vocabulary.verdict import InspectPoint
 from trio_wsk.transports._contract import PeerEnd, TransportRequest, next_serial_number
 
-from ._syn_table import Stage
+from ._entry import Stage
 
 if TYPE_CHECKING:
     from trio_wsk._engine.readiness import Readiness, Watch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trio_wsk.transports._socket_request import PortableRequest
     from trio_wsk.transports._syn import Syn
 
-    from ._syn_table import Act, Request
+    from ._entry import Act, Entry
     from .transport import LinuxTransport
 
 __all__ = ["LinuxRequest"]
@@ -49,7 +49,7 @@ class LinuxRequest(TransportRequest):
     serial_number: int
 
     def __init__(
-        self, transport: LinuxTransport, entry: Request[LinuxRequest], syn: Syn, mark: int
+        self, transport: LinuxTransport, entry: Entry[LinuxRequest], syn: Syn, mark: int
     ) -> None:
         self._transport = transport
         self._entry = entry

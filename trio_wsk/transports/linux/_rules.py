@@ -73,8 +73,7 @@ from ._expressions import (
     segment_to,
     verdict,
 )
-from ._messages import APPEND, CREATE, EXCLUSIVE, be32, nested, text
-from ._netlink import Change
+from ._messages import APPEND, CREATE, EXCLUSIVE, Change, be32, nested, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

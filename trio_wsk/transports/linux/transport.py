@@ -5,7 +5,7 @@ kernel shakes hands, and the connection that accept(2) gives is found to be the 
 addresses and, with TCP_SAVE_SYN, by its sequence number. A connection that belongs to no approved
 request is a stranger, whatever let it in: it is a request of its own, after the handshake.
 
-What becomes of a SYN is decided by `RequestTable`, what is read and when by `Gatekeeper`. Here
+What becomes of a SYN is decided by `SynTable`, what is read and when by `Gatekeeper`. Here
 one is told what the other found, and the owner what follows.
 
 Source: tcp(7), TCP_SAVE_SYN; accept(2).
@@ -40,11 +40,12 @@ from trio_wsk.transports._socket_transport import SocketTransport
 from trio_wsk.transports._spare import SpareDescriptor
 from trio_wsk.transports._syn import NotASynError, parse
 
+from ._entry import Act, Stranger
 from ._gatekeeper import gatekeeper_here
 from ._messages import NetlinkError
 from ._netlink import KernelRefusedError
 from ._request import LinuxRequest
-from ._syn_table import Act, RequestTable, Stranger, key_of
+from ._syn_table import SynTable, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -53,10 +54,10 @@ if TYPE_CHECKING:
     from trio_wsk.transports._places import Bound, Place
     from trio_wsk.transports._syn import Key, Syn
 
+    from ._entry import Over
     from ._gatekeeper import Gatekeeper
     from ._nfqueue import Packet
     from ._nftables import Gate
-    from ._syn_table import Over
 
 __all__: list[str] = []  # LinuxTransport's home is trio_wsk.transports
 
@@ -143,7 +144,7 @@ class LinuxTransport(SocketTransport):
         self._gatekeeper: Gatekeeper
         self._has_gate = False
         self.gate: Gate  # set by the gatekeeper
-        self._table: RequestTable[LinuxRequest] = RequestTable(max_undecided=_MOST_HELD)
+        self._table: SynTable[LinuxRequest] = SynTable(max_undecided=_MOST_HELD)
         self._arrived: OrderedDict[LinuxRequest, None] = OrderedDict()
         self._strangers: deque[PortableRequest] = deque()
         self._faults: deque[OSError] = deque(maxlen=_MOST_STRANGERS)
@@ -367,22 +368,22 @@ class LinuxTransport(SocketTransport):
         if not self._is_listening:
             self._gatekeeper.answer(packet.packet_id, packet.mark, Act.DROP)
             return
-        answer = self._table.syn(
+        decision = self._table.syn(
             syn.key,
             syn.sequence_number,
             packet.packet_id,
             now,
             has_room=len(self._arrived) < self._backlog,
         )
-        if answer.act is Act.HOLD:
-            assert answer.request is not None
+        if decision.act is Act.HOLD:
+            assert decision.entry is not None
             self._held += 1
-            request = LinuxRequest(self, answer.request, syn, packet.mark)
+            request = LinuxRequest(self, decision.entry, syn, packet.mark)
             self._arrived[request] = None
             if len(self._arrived) == 1:
                 self.edge()
         else:
-            self._gatekeeper.answer(packet.packet_id, packet.mark, answer.act)
+            self._gatekeeper.answer(packet.packet_id, packet.mark, decision.act)
 
     def on_reset(self, key: Key, sequence_number: int, now: float) -> None:
         """A reset has come, perhaps of a request."""
@@ -411,10 +412,10 @@ class LinuxTransport(SocketTransport):
 
     def _is_over(self, over: Over[LinuxRequest]) -> None:
         """A peer has left."""
-        request = over.request.owner
+        request = over.entry.owner
         assert request is not None
         if over.act is not None:
-            self._gatekeeper.answer(over.request.packet_id, request._mark, over.act)
+            self._gatekeeper.answer(over.entry.packet_id, request._mark, over.act)
         self._arrived.pop(request, None)
         request.peer_left(over.end)
 
