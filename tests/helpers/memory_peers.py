@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from trio_wsk._engine.readiness import Readiness
     from trio_wsk.testing import MemoryStream, MemoryTransport, Segment
+    from trio_wsk.testing._carrier import Carrier
     from trio_wsk.testing._endpoint import Endpoint
     from trio_wsk.testing._memory_transport import MemoryRequest
-    from trio_wsk.testing._wire import Wire
     from trio_wsk.transports._contract import PeerEnd, TransportRequest
 
 SERVER: Final = "192.0.2.1"
@@ -87,9 +87,9 @@ class Scene:
         return request
 
     @property
-    def wire(self) -> Wire:
+    def carrier(self) -> Carrier:
         """What is behind the network."""
-        return self.network._wire  # noqa: SLF001 - to see that nothing is left
+        return self.network._carrier  # noqa: SLF001 - to see that nothing is left
 
     def endpoint_of(self, stream: MemoryStream) -> Endpoint:
         """Return what is behind a stream."""
@@ -97,7 +97,7 @@ class Scene:
 
     def come_from(self, stream: MemoryStream) -> None:
         """Have the next client come from the same port as this one did, which knows no more."""
-        self.wire.ends.pop(self.endpoint_of(stream).key, None)
+        self.carrier.ends.pop(self.endpoint_of(stream).key, None)
         host = self.network.host(CLIENT)
         host._ports.next = stream.local_address.port  # noqa: SLF001 - chance would take long
 
@@ -105,7 +105,7 @@ class Scene:
         """Send until there is no room; return how many octets."""
         total = 0
         while taken := self.endpoint_of(stream).put(bytes(10_000)):
-            self.wire.flush()
+            self.carrier.flush()
             total += taken
         return total
 

@@ -657,7 +657,7 @@ async def test_nothing_is_told_when_nobody_watches(autojump_clock: MockClock) ->
             await trio.sleep(10)
 
             assert [] == keeper.told
-            assert 0 == at.wire.timers.due
+            assert 0 == at.carrier.timers.due
 
 
 async def test_syns_beyond_the_backlog_are_dropped_before_the_handshake(

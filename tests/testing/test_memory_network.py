@@ -212,7 +212,7 @@ def test_network_goes_from_one_run_to_the_next() -> None:
     ]
 
     assert [2.0, 2.0] == times
-    assert 0 == network._wire.timers.due  # noqa: SLF001 - nothing is left
+    assert 0 == network._carrier.timers.due  # noqa: SLF001 - nothing is left
 
 
 # --- Waiting ---------------------------------------------------------------------------
@@ -429,7 +429,7 @@ async def test_hundred_thousand_connections(kind: str, autojump_clock: MockClock
             await nursery.start(functools.partial(serve_events, dispatch, transport=transport))
         went_well = await visits(network, hosts=100, times=1000)
         await settled()
-        left = len(network._wire.ends)  # noqa: SLF001 - nothing is left
+        left = len(network._carrier.ends)  # noqa: SLF001 - nothing is left
         nursery.cancel_scope.cancel()
 
     assert 100_000 == went_well

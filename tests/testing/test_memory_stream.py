@@ -129,7 +129,7 @@ async def test_time_wait_answers_a_fin_that_comes_again(autojump_clock: MockCloc
 async def test_time_wait_ends_without_a_timer(autojump_clock: MockClock) -> None:
     """What is in TIME-WAIT goes after a minute, when somebody else gets there; no timer waits."""
     async with scene(latency=0.1) as at:
-        wire = at.wire
+        carrier = at.carrier
         for _ in range(2):
             client, server = await at.pair()
             await client.aclose()
@@ -137,7 +137,7 @@ async def test_time_wait_ends_without_a_timer(autojump_clock: MockClock) -> None
             server.close()
             await trio.sleep(70)
 
-            assert (1, 0) == (len(wire.ends), wire.timers.due)
+            assert (1, 0) == (len(carrier.ends), carrier.timers.due)
 
 
 async def test_port_in_time_wait_can_be_used_again(autojump_clock: MockClock) -> None:
@@ -167,8 +167,8 @@ async def test_nothing_is_left_of_a_connection(autojump_clock: MockClock) -> Non
         await client.aclose()
         server.close()
 
-        assert {} == at.wire.ends
-        assert 0 == at.wire.timers.due
+        assert {} == at.carrier.ends
+        assert 0 == at.carrier.timers.due
 
 
 # --- Resets ----------------------------------------------------------------------------
@@ -342,7 +342,7 @@ async def test_orphan_is_given_up_earlier(autojump_clock: MockClock) -> None:
         await trio.sleep(2000)
 
         assert 8 == len(at.sent(SegmentKind.DATA)) - 1
-        assert 0 == at.wire.timers.due
+        assert 0 == at.carrier.timers.due
         assert TcpState.CLOSED == server.state
 
 
@@ -420,7 +420,7 @@ async def test_no_timer_for_a_stalled_reader_where_nothing_is_lost(
         client, _ = await at.pair()
         at.fill(client)
 
-        assert 0 == at.wire.timers.due
+        assert 0 == at.carrier.timers.due
 
 
 async def test_small_pieces_that_wait_travel_together(autojump_clock: MockClock) -> None:
@@ -569,7 +569,7 @@ async def _write(channel: Endpoint, left: int) -> None:
     """Send so many octets, then FIN."""
     while left:
         taken = channel.put(bytes(min(left, 30_000)))
-        channel.wire.flush()
+        channel.carrier.flush()
         left -= taken
         await trio.sleep(0.05)
     channel.shutdown(socket.SHUT_WR)
@@ -625,7 +625,7 @@ def test_any_order_of_actions_ends(
                 channel.close()
             await trio.sleep(5000)
 
-            assert 0 == at.wire.timers.due
+            assert 0 == at.carrier.timers.due
 
     run(main)
 

@@ -437,7 +437,7 @@ async def test_answers_from_within_are_fine(autojump_clock: MockClock) -> None:
             await leave(client)
 
             assert expected == keeper.told
-        assert {} == at.wire.ends
+        assert {} == at.carrier.ends
 
 
 # --- First octets ----------------------------------------------------------------------

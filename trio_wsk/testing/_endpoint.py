@@ -7,7 +7,7 @@ uses it. It stays in the network's table for as long as segments may come for it
 outlives `Endpoint.close`, which only ends its owner's part.
 
 Nothing here awaits, and nothing here delivers: a segment to be sent is put into
-`Wire.outbox`, and whoever was called from outside ends with `Wire.flush`. So
+`Carrier.outbox`, and whoever was called from outside ends with `Carrier.flush`. So
 each segment is dealt with to its end before the next one is looked at, however long
 the conversation that it starts. Timers are settled after a flush: what was answered within it,
 which is everything on a network without latency and loss, has never had one.
@@ -55,10 +55,10 @@ from ._segments import (
 if TYPE_CHECKING:
     from trio_wsk._vocabulary.addresses import Address
 
+    from ._carrier import Carrier
     from ._memory_readiness import MemoryWatch
     from ._memory_transport import MemoryRequest, MemoryTransport
     from ._timers import Timer
-    from ._wire import Wire
 
     Octets = bytes | bytearray | memoryview
 
@@ -128,7 +128,7 @@ class Endpoint:
     """One end of a connection; as a channel, what a non-blocking socket is.
 
     Args:
-      wire: What it is on.
+      carrier: What it is on.
       key: Its own address and its peer's.
       iss: The sequence number of its SYN.
     """
@@ -155,6 +155,7 @@ class Endpoint:
         "_tries",
         "_unacked",
         "_unsent",
+        "carrier",
         "closed",
         "error",
         "established",
@@ -167,11 +168,10 @@ class Endpoint:
         "until",
         "was_reset",
         "watch",
-        "wire",
     )
 
-    def __init__(self, wire: Wire, key: Key, iss: int) -> None:
-        self.wire: Wire = wire
+    def __init__(self, carrier: Carrier, key: Key, iss: int) -> None:
+        self.carrier: Carrier = carrier
         self.key: Key = key
         self.peer_key: Key = (key[2], key[3], key[0], key[1])
         self.phase: Phase = _SYN_SENT
@@ -246,7 +246,7 @@ class Endpoint:
 
     def _emit(self, kind: SegmentKind, seq: int, data: bytes = b"") -> None:
         self._rcv_adv = self._rcv_nxt + RECEIVE_BUFFER - len(self._inbox)
-        self.wire.outbox.append((self.peer_key, kind, seq, self._rcv_nxt, self._rcv_adv, data))
+        self.carrier.outbox.append((self.peer_key, kind, seq, self._rcv_nxt, self._rcv_adv, data))
 
     def _ack(self) -> None:
         self._emit(ACK, self._snd_nxt)
@@ -255,7 +255,7 @@ class Endpoint:
         """Have `settle` called after this flush."""
         if not self._is_unsettled:
             self._is_unsettled = True
-            self.wire.unsettled.append(self)
+            self.carrier.unsettled.append(self)
 
     def _output(self) -> None:
         """Send what the peer has room for, and then FIN."""
@@ -334,7 +334,7 @@ class Endpoint:
             self._tell(WRITE)
         elif kind is not SYN:
             # It answers somebody who had this address before us.
-            self.wire.outbox.append((self.peer_key, RST, ack, 0, 0, b""))
+            self.carrier.outbox.append((self.peer_key, RST, ack, 0, 0, b""))
 
     def _arrive_held(self, packet: Packet) -> None:
         _, kind, seq, _, _, _ = packet
@@ -361,7 +361,7 @@ class Endpoint:
                 self.was_reset = True
                 self._end(errno.ECONNRESET, PeerEnd.RESET)
         elif ack != self._snd_nxt:
-            self.wire.outbox.append((self.peer_key, RST, ack, 0, 0, b""))
+            self.carrier.outbox.append((self.peer_key, RST, ack, 0, 0, b""))
         elif self.listener is None or self.listener._has_room(self):
             self._snd_una = ack
             self._snd_edge = edge
@@ -374,7 +374,7 @@ class Endpoint:
     def _replaced(self, packet: Packet) -> None:
         """The peer has forgotten that it asked, and asks anew from the same port."""
         self._end(errno.ETIMEDOUT, PeerEnd.SILENT)
-        self.wire.arrive_stray(packet)
+        self.carrier.arrive_stray(packet)
 
     def _establish(self) -> None:
         self.phase = _OPEN
@@ -510,18 +510,18 @@ class Endpoint:
         self._unsent.clear()
         self._queued = 0
         self._early = None
-        if self.wire.is_instant:
-            self.wire.forget(self)
+        if self.carrier.is_instant:
+            self.carrier.forget(self)
         elif self._eof and self._fin_acked and not self._passive and not error:
             # Its last ACK may be lost, and the peer's FIN come again.
             self.remains = True
-            self.until = self.wire.remain(self)
+            self.until = self.carrier.remain(self)
         elif self._inspected and told is not PeerEnd.SILENT:
             # Its SYN has had its answer, and may still come again.
             fate = Fate.REFUSED if is_refused else Fate.ENDED
-            self.wire.put(Remains(self.wire, self.key, self._irs, fate))
+            self.carrier.put(Remains(self.carrier, self.key, self._irs, fate))
         else:
-            self.wire.forget(self)
+            self.carrier.forget(self)
         if self.listener is not None:
             listener, self.listener = self.listener, None
             listener._on_lost(self)
@@ -537,13 +537,13 @@ class Endpoint:
             self._forget()
         elif kind is SYN and seq > self._rcv_nxt:
             self._forget()
-            self.wire.arrive_stray(packet)
+            self.carrier.arrive_stray(packet)
         elif kind is not ACK:
             self._ack()
 
     def _forget(self) -> None:
         self.remains = False
-        self.wire.forget(self)
+        self.carrier.forget(self)
 
     def reset(self) -> None:
         """Reset it, whatever its state, and be done with it. Flush afterwards."""
@@ -551,7 +551,7 @@ class Endpoint:
         if phase is _OPEN or phase is _SYN_RECEIVED or phase is _SYN_SENT:
             self._emit(RST, self._snd_nxt)
         elif phase is _HELD:
-            self.wire.outbox.append((self.peer_key, RST, 0, self._rcv_nxt, 0, b""))
+            self.carrier.outbox.append((self.peer_key, RST, 0, self._rcv_nxt, 0, b""))
         self.abandon()
 
     def miss(self) -> None:
@@ -571,7 +571,7 @@ class Endpoint:
             fate = Fate.SILENT if self.phase is _HELD else Fate.VANISHED
             self.abandon()
             self.remains = False
-            self.wire.put(Remains(self.wire, self.key, self._irs, fate))
+            self.carrier.put(Remains(self.carrier, self.key, self._irs, fate))
         self._close_handle()
 
     def _close_handle(self) -> None:
@@ -586,7 +586,7 @@ class Endpoint:
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
-            self.wire.timers.call_off(self._timer)
+            self.carrier.timers.call_off(self._timer)
             self._timer = None
 
     def settle(self) -> None:
@@ -595,7 +595,7 @@ class Endpoint:
         if self._timer is None:
             seconds = self._patience()
             if seconds is not None:
-                self._timer = self.wire.timers.after(seconds, self._timed_out)
+                self._timer = self.carrier.timers.after(seconds, self._timed_out)
 
     def _patience(self) -> float | None:
         """Return how long what was sent may stay unanswered, in seconds; None: for ever."""
@@ -605,9 +605,9 @@ class Endpoint:
             return _SYN_ACK_GAPS[self._tries]
         if self.phase is _OPEN and (
             # On a network that loses nothing, the news of room can't be lost either.
-            self._unacked or (self._unsent and self.wire.is_lossy)
+            self._unacked or (self._unsent and self.carrier.is_lossy)
         ):
-            rto = max(_RTO_MIN, 4 * self.wire.latency)
+            rto = max(_RTO_MIN, 4 * self.carrier.latency)
             return min(rto * 2.0**self._tries, _RTO_MAX)
         return None
 
@@ -632,7 +632,7 @@ class Endpoint:
                 self._tries = min(self._tries, _TRIES_OF_ORPHANS)
             self._heard = False
             self._send_again()
-        self.wire.flush()
+        self.carrier.flush()
 
     def _send_again(self) -> None:
         if self._unacked:
@@ -773,8 +773,8 @@ class Endpoint:
         data = self.take(bufsize)
         if data is None:
             return self._nothing_to_read()
-        if self.wire.outbox:
-            self.wire.flush()
+        if self.carrier.outbox:
+            self.carrier.flush()
         return data
 
     def _nothing_to_read(self) -> bytes:
@@ -807,7 +807,7 @@ class Endpoint:
             data = memoryview(data).cast("B")
         taken = self.put(data)
         if taken:
-            self.wire.flush()
+            self.carrier.flush()
         elif len(data):
             raise _os_error(errno.EAGAIN)
         return taken
@@ -820,13 +820,13 @@ class Endpoint:
             raise _os_error(errno.ENOTCONN)
         if how != socket.SHUT_RD:
             self.finish_sending()
-            self.wire.flush()
+            self.carrier.flush()
 
     def close(self) -> None:
         """Send FIN, or RST if something is unread, and be done with it."""
         if not self.closed:
             self.let_go()
-            self.wire.flush()
+            self.carrier.flush()
 
     def fileno(self) -> int:
         """Return -1: there is no descriptor."""
@@ -859,35 +859,35 @@ class Remains:
     """Stands where an endpoint was, so that a late SYN is not taken for a new one.
 
     Args:
-      wire: What it is on.
+      carrier: What it is on.
       key: Whose it was.
       isn: The SYN that was answered; a later one is somebody's who asks anew.
       fate: What comes of those that come late.
     """
 
-    __slots__ = ("_fate", "_isn", "_wire", "key", "remains", "until")
+    __slots__ = ("_carrier", "_fate", "_isn", "key", "remains", "until")
 
-    def __init__(self, wire: Wire, key: Key, isn: int, fate: Fate) -> None:
-        self._wire = wire
+    def __init__(self, carrier: Carrier, key: Key, isn: int, fate: Fate) -> None:
+        self._carrier = carrier
         self.key = key
         self._isn = isn
         self._fate = fate
         self.remains = True
-        self.until = math.inf if fate is _VANISHED else wire.remain(self)
+        self.until = math.inf if fate is _VANISHED else carrier.remain(self)
 
     def arrive(self, packet: Packet) -> None:
         """A segment has come for what is no more."""
         kind, seq = packet[1], packet[2]
         if kind is SYN and seq > self._isn:
-            self._wire.forget(self)
-            self._wire.arrive_stray(packet)
+            self._carrier.forget(self)
+            self._carrier.arrive_stray(packet)
         elif kind is SYN:
             if self._fate is _REFUSED:
-                self._wire.refuse(packet)
+                self._carrier.refuse(packet)
             if self._fate is not _VANISHED:
                 self.until = trio.current_time() + REMAIN_SECONDS
         elif self._fate is not _VANISHED and self._fate is not _SILENT:
-            self._wire.arrive_stray(packet)
+            self._carrier.arrive_stray(packet)
 
     def settle(self) -> None:
         """It waits for nothing."""

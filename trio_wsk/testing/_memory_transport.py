@@ -124,7 +124,7 @@ class MemoryRequest(TransportRequest):
         self._is_held_no_more()
         self._is_approving = True
         endpoint.answer()
-        endpoint.wire.flush()
+        endpoint.carrier.flush()
         self._is_approving = False
         if endpoint.established and not self._transport.takes():
             self._is_left_there()
@@ -148,7 +148,7 @@ class MemoryRequest(TransportRequest):
         """Answer with RST; to a SYN, too, so that its ``connect()`` is refused."""
         self._let_go()
         self._endpoint.reset()
-        self._endpoint.wire.flush()
+        self._endpoint.carrier.flush()
 
     def finish(self) -> None:
         """Send FIN, and drop what the peer has sent; before the handshake, reset."""
@@ -157,7 +157,7 @@ class MemoryRequest(TransportRequest):
             self._let_go()
             endpoint.discard_unread()
             endpoint.let_go()
-            endpoint.wire.flush()
+            endpoint.carrier.flush()
         else:
             self.reset()
 
@@ -271,7 +271,7 @@ class MemoryRequest(TransportRequest):
         return self._last_asked + 2 * self._gap + 1
 
     def _listen_for_heartbeat(self) -> None:
-        timers = self._endpoint.wire.timers
+        timers = self._endpoint.carrier.timers
         self._heartbeat = timers.at(self._asks_again_until, self._no_heartbeat)
 
     def _no_heartbeat(self) -> None:
@@ -284,7 +284,7 @@ class MemoryRequest(TransportRequest):
 
     def _stop_heartbeat(self) -> None:
         if self._heartbeat is not None:
-            self._endpoint.wire.timers.call_off(self._heartbeat)
+            self._endpoint.carrier.timers.call_off(self._heartbeat)
             self._heartbeat = None
 
     # --- First octets ------------------------------------------------------------------
@@ -333,7 +333,7 @@ class MemoryRequest(TransportRequest):
         """Reset the connection."""
         if not self._endpoint.closed:
             self._endpoint.reset()
-            self._endpoint.wire.flush()
+            self._endpoint.carrier.flush()
 
 
 @final
@@ -423,7 +423,7 @@ class MemoryTransport(Transport):
         """Return how to tell something a moment later: by the pump, or by a timer without one."""
         if isinstance(readiness, MemoryReadiness):
             return readiness.soon
-        timers = self._ports.wire.timers
+        timers = self._ports.carrier.timers
         return lambda tell: cast("None", timers.after(0.0, tell))
 
     def _check_open(self) -> None:
@@ -453,28 +453,28 @@ class MemoryTransport(Transport):
         for endpoint in half_open:
             endpoint.listener = None
             endpoint.abandon()
-        self._ports.wire.flush()
+        self._ports.carrier.flush()
 
     # --- Requests ----------------------------------------------------------------------
 
     def _on_syn(self, packet: Packet) -> None:
-        """From the wire: a SYN has come for which there is no connection."""
+        """From the carrier: a SYN has come for which there is no connection."""
         if len(self._queue) >= self._backlog:
             return
         key, _, isn, _, _, _ = packet
-        wire = self._ports.wire
-        endpoint = Endpoint(wire, key, wire.next_isn())
+        carrier = self._ports.carrier
+        endpoint = Endpoint(carrier, key, carrier.next_isn())
         if self.inspect_point is InspectPoint.BEFORE_HANDSHAKE:
             endpoint.be_called(isn, held=True)
             request = MemoryRequest(self, endpoint)
             request.first_asked()
             self._held[request] = None
-            wire.put(endpoint)
+            carrier.put(endpoint)
             self._appeared(request)
         elif len(self._half_open) < self._backlog:
             self._half_open[endpoint] = None
             endpoint.listener = self
-            wire.put(endpoint)
+            carrier.put(endpoint)
             endpoint.be_called(isn, held=False)
 
     def _has_room(self, endpoint: Endpoint) -> bool:  # noqa: ARG002 - all are alike

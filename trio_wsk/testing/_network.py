@@ -11,12 +11,12 @@ from trio_wsk._vocabulary.addresses import Address, tcp_parts
 from trio_wsk._vocabulary.arguments import check_plain_function, checked_seconds, whole_number
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
+from ._carrier import Carrier
 from ._endpoint import Endpoint
 from ._memory_transport import MemoryTransport
 from ._ports import Ports, checked_port
 from ._segments import Segment
 from ._stream import MemoryStream
-from ._wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class MemoryNetwork:
     def __init__(self, *, latency: float = 0.0, loss: float = 0.0, seed: int = 0) -> None:
         if not whole_number(seed):
             raise InvalidParameterError(f"seed is a whole number, not {seed!r}; write seed=1")
-        self._wire = Wire(seed)
+        self._carrier = Carrier(seed)
         self._hosts: dict[bytes, MemoryHost] = {}
         self.latency = latency
         self.loss = loss
@@ -68,17 +68,17 @@ class MemoryNetwork:
     @property
     def latency(self) -> float:
         """Seconds from one host to the other. Setting it concerns what is sent from then on."""
-        return self._wire.latency
+        return self._carrier.latency
 
     @latency.setter
     def latency(self, seconds: float) -> None:
-        self._wire.latency = checked_seconds("latency", seconds)
-        self._wire.changed()
+        self._carrier.latency = checked_seconds("latency", seconds)
+        self._carrier.changed()
 
     @property
     def loss(self) -> float:
         """How likely a segment is lost, 0 to 1. Setting it concerns what is sent from then on."""
-        return self._wire.loss
+        return self._carrier.loss
 
     @loss.setter
     def loss(self, probability: float) -> None:
@@ -87,8 +87,8 @@ class MemoryNetwork:
             raise InvalidParameterError(
                 f"loss is a probability, 0 to 1, not {probability!r}; write loss=0.1"
             )
-        self._wire.loss = probability
-        self._wire.changed()
+        self._carrier.loss = probability
+        self._carrier.changed()
 
     @property
     def on_segment(self) -> Callable[[Segment], object] | None:
@@ -97,14 +97,14 @@ class MemoryNetwork:
         ``network.on_segment = trace.append`` is what it is for: it is called in the middle of
         things, so it must neither raise nor use the network.
         """
-        return self._wire.observer
+        return self._carrier.observer
 
     @on_segment.setter
     def on_segment(self, observer: Callable[[Segment], object] | None) -> None:
         if observer is not None:
             check_plain_function("on_segment", observer)
-        self._wire.observer = observer
-        self._wire.changed()
+        self._carrier.observer = observer
+        self._carrier.changed()
 
     def host(self, address: str) -> MemoryHost:
         """Return the host that has this address; it is there from the first time on.
@@ -118,7 +118,7 @@ class MemoryNetwork:
         octets = _octets_of(address)
         host = self._hosts.get(octets)
         if host is None:
-            host = self._hosts[octets] = MemoryHost(self._wire, octets)
+            host = self._hosts[octets] = MemoryHost(self._carrier, octets)
         return host
 
 
@@ -126,14 +126,14 @@ class MemoryNetwork:
 class MemoryHost:
     """A machine on a `MemoryNetwork`, with one address; `MemoryNetwork.host` makes it."""
 
-    __slots__ = ("_octets", "_ports", "_wire", "address")
+    __slots__ = ("_carrier", "_octets", "_ports", "address")
 
-    def __init__(self, wire: Wire, octets: bytes) -> None:
+    def __init__(self, carrier: Carrier, octets: bytes) -> None:
         """Made by `MemoryNetwork.host`, never by you."""
-        self._wire = wire
+        self._carrier = carrier
         self._octets = octets
-        wire.hosts.add(octets)
-        self._ports = Ports(wire, octets)
+        carrier.hosts.add(octets)
+        self._ports = Ports(carrier, octets)
         self.address: str = str(ip_address(octets))
         """Its address, as text."""
 
@@ -185,12 +185,12 @@ class MemoryHost:
         octets, port = _place_of(address)
         if len(octets) != len(self._octets):
             raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
-        wire = self._wire
-        endpoint = Endpoint(wire, self._ports.key_to(octets, port), wire.next_isn())
-        wire.put(endpoint)
+        carrier = self._carrier
+        endpoint = Endpoint(carrier, self._ports.key_to(octets, port), carrier.next_isn())
+        carrier.put(endpoint)
         stream = MemoryStream(endpoint)
         endpoint.call()
-        wire.flush()
+        carrier.flush()
         return stream
 
     def unplug(self) -> None:
@@ -199,13 +199,13 @@ class MemoryHost:
         What is on its way to this host is lost, too. Timers here go on, as they do in a
         machine whose cable is pulled.
         """
-        self._wire.unplugged.add(self._octets)
-        self._wire.changed()
+        self._carrier.unplugged.add(self._octets)
+        self._carrier.changed()
 
     def plug_in(self) -> None:
         """Undo `unplug`; what was lost meanwhile is sent again in its time. Idempotent."""
-        self._wire.unplugged.discard(self._octets)
-        self._wire.changed()
+        self._carrier.unplugged.discard(self._octets)
+        self._carrier.changed()
 
 
 def _place_of(address: Address | tuple[str, int]) -> tuple[bytes, int]:

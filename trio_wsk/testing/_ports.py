@@ -15,8 +15,8 @@ from ._segments import Key, address_of
 if TYPE_CHECKING:
     from trio_wsk._vocabulary.addresses import Address
 
+    from ._carrier import Carrier
     from ._memory_transport import MemoryTransport
-    from ._wire import Wire
 
 __all__ = ["Ports", "checked_port"]
 
@@ -30,8 +30,8 @@ _HIGHEST: Final = 0xFFFF
 class Ports:
     """The ports of one host."""
 
-    def __init__(self, wire: Wire, octets: bytes) -> None:
-        self.wire = wire
+    def __init__(self, carrier: Carrier, octets: bytes) -> None:
+        self.carrier = carrier
         self._octets = octets
         self.next: int = _FIRST
         """Which is tried first for whoever asks for none."""
@@ -42,12 +42,12 @@ class Ports:
         Raises:
           OSError: all are taken by connections to the same place (EADDRNOTAVAIL).
         """
-        wire = self.wire
+        carrier = self.carrier
         own = self._octets
         for candidate in chain(range(self.next, _LAST + 1), range(_FIRST, self.next)):
             key = (own, candidate, octets, port)
-            end = wire.ends.get(key)
-            if (end is None or end.remains) and (own, candidate) not in wire.bound:
+            end = carrier.ends.get(key)
+            if (end is None or end.remains) and (own, candidate) not in carrier.bound:
                 self.next = _FIRST if candidate == _LAST else candidate + 1
                 return key
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
@@ -58,26 +58,26 @@ class Ports:
         Raises:
           BindError: somebody has it (EADDRINUSE).
         """
-        wire = self.wire
+        carrier = self.carrier
         own = self._octets
         if not port:
             candidates = chain(range(self.next, _LAST + 1), range(_FIRST, self.next))
-            port = next((each for each in candidates if (own, each) not in wire.bound), 0)
+            port = next((each for each in candidates if (own, each) not in carrier.bound), 0)
             self.next = _FIRST if port == _LAST else port + 1
-        if not port or (own, port) in wire.bound:
+        if not port or (own, port) in carrier.bound:
             error = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             raise BindError.from_oserror(
                 error,
                 str(address_of(own, port)),
                 "another transport of this host listens there; take another port, or port 0",
             ) from error
-        wire.bound[own, port] = transport
+        carrier.bound[own, port] = transport
         return address_of(own, port)
 
     def release(self, transport: MemoryTransport, port: int) -> None:
         """Take the port back."""
-        if self.wire.bound.get((self._octets, port)) is transport:
-            del self.wire.bound[self._octets, port]
+        if self.carrier.bound.get((self._octets, port)) is transport:
+            del self.carrier.bound[self._octets, port]
 
 
 def checked_port(port: int) -> int:

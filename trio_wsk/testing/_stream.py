@@ -45,7 +45,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
     def __init__(self, endpoint: Endpoint) -> None:
         """Made by a `MemoryHost`, never by you."""
         self._endpoint = endpoint
-        self._watch = MemoryWatch(endpoint, endpoint.wire.readiness)
+        self._watch = MemoryWatch(endpoint, endpoint.carrier.readiness)
         self._is_receiving = False
         self._is_sending = False
 
@@ -134,8 +134,8 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         data = endpoint.take(size)
         if data is None:
             self._check_not_broken()
-        elif endpoint.wire.outbox:
-            endpoint.wire.flush()
+        elif endpoint.carrier.outbox:
+            endpoint.carrier.flush()
         return data
 
     # --- Sending -----------------------------------------------------------------------
@@ -176,7 +176,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         self._check_can_send()
         taken = self._endpoint.put(data)
         if taken:  # else what comes now would be no news to who waits next
-            self._endpoint.wire.flush()
+            self._endpoint.carrier.flush()
         return taken
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -217,7 +217,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             if not self._endpoint.finished_sending:
                 self._check_not_broken()
                 self._endpoint.finish_sending()
-                self._endpoint.wire.flush()
+                self._endpoint.carrier.flush()
         finally:
             self._is_sending = False
 
@@ -245,7 +245,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
     def _leave(self) -> None:
         if not self._endpoint.closed:
             self._endpoint.let_go()
-            self._endpoint.wire.flush()
+            self._endpoint.carrier.flush()
 
     def reset(self) -> None:
         """Close this end with RST, in whatever state it is; also while SYN is unanswered.
@@ -257,7 +257,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         """
         if not self._endpoint.closed:
             self._endpoint.reset()
-            self._endpoint.wire.flush()
+            self._endpoint.carrier.flush()
 
     def abandon(self) -> None:
         """Close this end as a program does that has given up connecting: nothing is sent.

@@ -2,13 +2,13 @@
 
 Theory of operation
 -------------------
-Whoever has something to send puts it into `Wire.outbox`, and whoever was called from outside
-ends with `Wire.flush`, which carries one segment after the other to where it belongs. What is
+Whoever has something to send puts it into `Carrier.outbox`, and whoever was called from outside
+ends with `Carrier.flush`, which carries one segment after the other to where it belongs. What is
 sent in answer is put into the outbox too, so nothing is entered twice.
 
 Where there is neither latency nor loss, nobody unplugged and nobody observing, that is all:
 taking from a deque, a look-up and a call for each segment. Else each one first goes
-through `Wire._route`.
+through `Carrier._route`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ._memory_transport import MemoryTransport
 
-__all__ = ["Wire"]
+__all__ = ["Carrier"]
 
 _ISN_STEP: Final = 1 << 40
 """So far apart that no connection's numbers reach another one's."""
@@ -51,7 +51,7 @@ class End(Protocol):
         """The flush is over."""
 
 
-class Wire:
+class Carrier:
     """Carries segments between the ends of connections."""
 
     def __init__(self, seed: int) -> None:
