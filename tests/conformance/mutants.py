@@ -336,7 +336,7 @@ def peek_and_take(self: Any, count: int) -> tuple[bytes, bool]:
     """Take what was looked at."""
     data, is_all = self.real.peek(count)
     if data:
-        self.real._endpoint.take(len(data))  # noqa: SLF001 - no friend of its contract
+        self.real._end.take(len(data))  # noqa: SLF001 - no friend of its contract
     return data, is_all
 
 
@@ -410,7 +410,7 @@ def at_home_in(home: type[MemoryReadiness]) -> dict[str, Any]:
     """Have the channel waited for in another readiness."""
 
     def watch(self: Any, channel: Any) -> Any:
-        return MemoryWatch(self.real._endpoint, home())  # noqa: SLF001 - no friend of its contract
+        return MemoryWatch(self.real._end, home())  # noqa: SLF001 - no friend of its contract
 
     return {"watch": watch}
 
@@ -422,7 +422,7 @@ def recv_a_little(self: Any, bufsize: int, flags: int = 0) -> Any:
 
 def recv_deaf(self: Any, *args: Any) -> Any:
     """Hear of no edge while it receives."""
-    watch = self.real.watch
+    watch = self.real.endpoint.watch
     if watch is None:
         return self.real.recv(*args)
     interest, watch.interest = watch.interest, 0

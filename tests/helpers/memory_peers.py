@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from trio_wsk._engine.readiness import Readiness
     from trio_wsk.testing import MemoryStream, MemoryTransport, Segment
     from trio_wsk.testing._carrier import Carrier
+    from trio_wsk.testing._channel import MemoryChannel
     from trio_wsk.testing._endpoint import Endpoint
-    from trio_wsk.testing._memory_transport import MemoryRequest
+    from trio_wsk.testing._memory_request import MemoryRequest
     from trio_wsk.transports._contract import PeerEnd, TransportRequest
 
 SERVER: Final = "192.0.2.1"
@@ -115,7 +116,7 @@ class Scene:
             await trio.sleep(0.371)
         return self.request()
 
-    async def pair(self) -> tuple[MemoryStream, Endpoint]:
+    async def pair(self) -> tuple[MemoryStream, MemoryChannel]:
         """Connect a client; return its stream and the server's channel."""
         stream = await self.network.host(CLIENT).connect(PLACE)
         request = await self.arrived()

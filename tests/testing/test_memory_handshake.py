@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trio_wsk import ConnectionRequest
     from trio_wsk.testing import MemoryStream
-    from trio_wsk.testing._memory_transport import MemoryRequest
+    from trio_wsk.testing._memory_request import MemoryRequest
     from trio_wsk.transports import Syn
 
 SYN, SYN_ACK, ACK, RST = (

@@ -121,7 +121,7 @@ async def test_names_tell_who_it_is(autojump_clock: MockClock) -> None:
             "<MemoryHost 192.0.2.1>",
             "<MemoryTransport on 192.0.2.1:80>",
             "<MemoryStream ESTABLISHED with 192.0.2.1:80>",
-            "<Endpoint ESTABLISHED 192.0.2.1:80 with 192.0.2.2:32768>",
+            "<MemoryChannel ESTABLISHED 192.0.2.1:80 with 192.0.2.2:32768>",
         ] == [repr(each) for each in shown[:-1]]
         assert "from 192.0.2.2:32769>" in repr(shown[-1])
         assert "nothing yet" in repr(at.network.host(SERVER).transport())

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.helpers.memory_peers import AFTER, BEFORE, CLIENT, PLACE, SERVER, scene
 from trio_wsk import Connection, open_listening_socket
 from trio_wsk.testing import MemoryNetwork, SegmentKind, TcpState
-from trio_wsk.testing._endpoint import RECEIVE_BUFFER, SEND_BUFFER
+from trio_wsk.testing._segments import RECEIVE_BUFFER
+from trio_wsk.testing._sending import SEND_BUFFER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from trio_wsk._vocabulary.verdict import InspectPoint
     from trio_wsk.testing import MemoryHost, MemoryStream
-    from trio_wsk.testing._endpoint import Endpoint
-    from trio_wsk.testing._memory_transport import MemoryRequest
+    from trio_wsk.testing._channel import MemoryChannel
+    from trio_wsk.testing._memory_request import MemoryRequest
 
 RST: Final = SegmentKind.RST
 FIN: Final = SegmentKind.FIN
@@ -101,9 +102,9 @@ async def test_states_of_a_simultaneous_close(autojump_clock: MockClock) -> None
         await client.send_eof()
         server.close()
         await trio.sleep(0.3)
-        states = [client.state, server.state]
+        states = [client.state, server.endpoint.state]
         await trio.sleep(0.2)
-        states += [client.state, server.state]
+        states += [client.state, server.endpoint.state]
 
         assert [TcpState.CLOSING] * 2 + [TcpState.TIME_WAIT] * 2 == states
 
@@ -119,11 +120,11 @@ async def test_time_wait_answers_a_fin_that_comes_again(autojump_clock: MockCloc
         at.network.loss = 1.0
         await trio.sleep(0.2)
         at.network.loss = 0.0
-        states = [client.state, server.state]
+        states = [client.state, server.endpoint.state]
         await trio.sleep(5)
 
         assert [TcpState.TIME_WAIT, TcpState.LAST_ACK] == states
-        assert TcpState.CLOSED == server.state
+        assert TcpState.CLOSED == server.endpoint.state
 
 
 async def test_time_wait_ends_without_a_timer(autojump_clock: MockClock) -> None:
@@ -148,7 +149,7 @@ async def test_port_in_time_wait_can_be_used_again(autojump_clock: MockClock) ->
         await trio.sleep(0.5)
         await client.aclose()
         await trio.sleep(0.5)
-        state = server.state
+        state = server.endpoint.state
         port = client.local_address.port
         at.network.host(CLIENT)._ports.next = port  # noqa: SLF001 - chance would take long
         again, channel = await at.pair()
@@ -306,7 +307,7 @@ async def test_unplugged_host_is_caught_up_with(autojump_clock: MockClock) -> No
         await client.send_all(b"from the client")
         server.send(b"from the server")
         await trio.sleep(10)
-        early = at.endpoint_of(client).unread + server.unread
+        early = at.endpoint_of(client).receiving.unread + server.endpoint.receiving.unread
         host.plug_in()
         await trio.sleep(60)
 
@@ -324,7 +325,7 @@ async def test_what_is_on_its_way_to_an_unplugged_host_is_lost(autojump_clock: M
         at.network.host(SERVER).unplug()
         await trio.sleep(0.5)
         at.network.host(SERVER).plug_in()
-        early = server.unread
+        early = server.endpoint.receiving.unread
         await trio.sleep(5)
 
         assert 0 == early
@@ -343,7 +344,7 @@ async def test_orphan_is_given_up_earlier(autojump_clock: MockClock) -> None:
 
         assert 8 == len(at.sent(SegmentKind.DATA)) - 1
         assert 0 == at.carrier.timers.due
-        assert TcpState.CLOSED == server.state
+        assert TcpState.CLOSED == server.endpoint.state
 
 
 # --- Room ------------------------------------------------------------------------------
@@ -385,7 +386,11 @@ async def test_closed_window_opens_again(loss: float, autojump_clock: MockClock)
             at.network.loss = loss
             got = 0
             while True:
-                data = server.recv(7000) if server.unread or server.at_end else None
+                data = (
+                    server.recv(7000)
+                    if server.endpoint.receiving.unread or server.endpoint.receiving.is_finished
+                    else None
+                )
                 if data == b"":
                     break
                 got += len(data or b"")
@@ -405,7 +410,7 @@ async def test_stalled_reader_is_probed_and_not_given_up(autojump_clock: MockClo
         at.network.loss = 0.0
         got = 0
         for _ in range(10):
-            got += len(server.recv(65536)) if server.unread else 0
+            got += len(server.recv(65536)) if server.endpoint.receiving.unread else 0
             await trio.sleep(200)
 
         assert TcpState.ESTABLISHED == state
@@ -554,10 +559,10 @@ def test_any_chunking_delivers_the_same_octets(
     run(main)
 
 
-async def _read(channel: Endpoint, sizes: Iterator[int], got: bytearray) -> None:
+async def _read(channel: MemoryChannel, sizes: Iterator[int], got: bytearray) -> None:
     """Read to the end, in pieces of these sizes at most."""
     while True:
-        while not (channel.unread or channel.at_end):  # noqa: ASYNC110 - channels are polled
+        while not (channel.endpoint.receiving.unread or channel.endpoint.receiving.is_finished):  # noqa: ASYNC110 - channels are polled
             await trio.sleep(0.01)
         data = channel.recv(next(sizes))
         got.extend(data)
@@ -565,11 +570,11 @@ async def _read(channel: Endpoint, sizes: Iterator[int], got: bytearray) -> None
             return
 
 
-async def _write(channel: Endpoint, left: int) -> None:
+async def _write(channel: MemoryChannel, left: int) -> None:
     """Send so many octets, then FIN."""
     while left:
-        taken = channel.put(bytes(min(left, 30_000)))
-        channel.carrier.flush()
+        taken = channel.endpoint.put(bytes(min(left, 30_000)))
+        channel.endpoint.carrier.flush()
         left -= taken
         await trio.sleep(0.05)
     channel.shutdown(socket.SHUT_WR)
@@ -605,7 +610,7 @@ def test_any_order_of_actions_ends(
 
     async def main() -> None:
         async with scene(point=point, latency=latency, loss=loss, seed=seed) as at:
-            channels: list[Endpoint] = []
+            channels: list[MemoryChannel] = []
             kept: list[MemoryRequest] = []
             for answer, actions in clients:
                 client = at.open()
@@ -631,7 +636,7 @@ def test_any_order_of_actions_ends(
 
 
 def _answer(
-    request: MemoryRequest | None, answer: str, channels: list[Endpoint]
+    request: MemoryRequest | None, answer: str, channels: list[MemoryChannel]
 ) -> list[MemoryRequest]:
     """Answer a request, or return it for later."""
     if request is None:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from ._endpoint import REMAIN_SECONDS
 from ._memory_readiness import MemoryReadiness
 from ._segments import RST, SYN, Key, Packet, Segment, address_of
 from ._timers import Timers
@@ -29,26 +28,41 @@ from ._timers import Timers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._memory_transport import MemoryTransport
+__all__ = ["REMAIN_SECONDS", "Carrier", "End", "Listener"]
 
-__all__ = ["Carrier"]
+REMAIN_SECONDS: Final = 60.0
+"""How long what is over still answers what may be on its way: Linux's TIME-WAIT."""
 
 _ISN_STEP: Final = 1 << 40
 """So far apart that no connection's numbers reach another one's."""
 
 
 class End(Protocol):
-    """What can stand in the table of connections: an endpoint, or what remains of one."""
+    """What can stand in the table of connections: a live end, or what remains of one."""
 
     key: Key
     remains: bool
-    until: float
 
     def arrive(self, packet: Packet) -> None:
         """A segment has come."""
 
     def settle(self) -> None:
         """The flush is over."""
+
+
+class Remaining(End, Protocol):
+    """What remains of a connection."""
+
+    until: float
+
+
+class Listener(Protocol):
+    """What can have a port: a listening socket."""
+
+    is_listening: bool
+
+    def on_syn(self, packet: Packet) -> None:
+        """A SYN has come for which there is no connection."""
 
 
 class Carrier:
@@ -67,7 +81,7 @@ class Carrier:
         """The hosts that nothing comes from or goes to."""
         self.ends: dict[Key, End] = {}
         """Who a segment goes to, by its own address and its peer's."""
-        self.bound: dict[tuple[bytes, int], MemoryTransport] = {}
+        self.bound: dict[tuple[bytes, int], Listener] = {}
         """Who has which port."""
         self.outbox: deque[Packet] = deque()
         """What is sent and has not been carried away."""
@@ -78,7 +92,7 @@ class Carrier:
         """Where clients' streams wait; nobody drives it."""
         self.next_isn: Final = count(_ISN_STEP, _ISN_STEP).__next__
         self._chance = random.Random(seed)  # noqa: S311 - chance, not secrecy
-        self._remaining: deque[End] = deque()
+        self._remaining: deque[Remaining] = deque()
         self._is_plain = True
         self._is_flushing = False
 
@@ -174,9 +188,9 @@ class Carrier:
         if key[0] not in self.hosts:
             return
         if kind is SYN:
-            transport = self.bound.get((key[0], key[1]))
-            if transport is not None and transport._is_listening:
-                transport._on_syn(packet)
+            listener = self.bound.get((key[0], key[1]))
+            if listener is not None and listener.is_listening:
+                listener.on_syn(packet)
             else:
                 self.refuse(packet)
         elif kind is not RST:
@@ -198,7 +212,7 @@ class Carrier:
         if self.ends.get(end.key) is end:
             del self.ends[end.key]
 
-    def remain(self, end: End) -> float:
+    def remain(self, end: Remaining) -> float:
         """Have what is over go in a while, the next time that somebody looks.
 
         There is no timer for it: it would keep the clock jumping for nobody.

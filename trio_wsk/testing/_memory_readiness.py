@@ -11,7 +11,7 @@ in between. That is why a watch keeps its home when the listening block, and its
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import trio
 
@@ -26,12 +26,19 @@ from trio_wsk._engine.readiness import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ._endpoint import Endpoint
-
-__all__ = ["MemoryReadiness", "MemoryWatch"]
+__all__ = ["MemoryReadiness", "MemoryWatch", "Watched"]
 
 _TOLD_PER_POLL: Final = 64
 """A bound on one turn of the pump; what is left over keeps it from parking."""
+
+
+class Watched(Protocol):
+    """What has edges: an end of a connection in memory."""
+
+    watch: MemoryWatch | None
+
+    def edges(self) -> int:
+        """Return the edges that are true now."""
 
 
 class MemoryWatch(Watch):
@@ -39,10 +46,10 @@ class MemoryWatch(Watch):
 
     __slots__ = ("endpoint",)
 
-    def __init__(self, endpoint: Endpoint, home: MemoryReadiness) -> None:
+    def __init__(self, endpoint: Watched, home: MemoryReadiness) -> None:
         super().__init__(-1)
         self.home: Readiness | None = home
-        self.endpoint: Endpoint | None = endpoint
+        self.endpoint: Watched | None = endpoint
         endpoint.watch = self
 
     def true_now(self) -> int:

@@ -15,8 +15,7 @@ from ._segments import Key, address_of
 if TYPE_CHECKING:
     from trio_wsk._vocabulary.addresses import Address
 
-    from ._carrier import Carrier
-    from ._memory_transport import MemoryTransport
+    from ._carrier import Carrier, Listener
 
 __all__ = ["Ports", "checked_port"]
 
@@ -52,7 +51,7 @@ class Ports:
                 return key
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
-    def bind(self, transport: MemoryTransport, port: int) -> Address:
+    def bind(self, listener: Listener, port: int) -> Address:
         """Give a port to a listening socket.
 
         Raises:
@@ -71,12 +70,12 @@ class Ports:
                 str(address_of(own, port)),
                 "another transport of this host listens there; take another port, or port 0",
             ) from error
-        carrier.bound[own, port] = transport
+        carrier.bound[own, port] = listener
         return address_of(own, port)
 
-    def release(self, transport: MemoryTransport, port: int) -> None:
+    def release(self, listener: Listener, port: int) -> None:
         """Take the port back."""
-        if self.carrier.bound.get((self._octets, port)) is transport:
+        if self.carrier.bound.get((self._octets, port)) is listener:
             del self.carrier.bound[self._octets, port]
 
 

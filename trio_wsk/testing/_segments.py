@@ -14,6 +14,7 @@ __all__ = [
     "ACK",
     "DATA",
     "FIN",
+    "RECEIVE_BUFFER",
     "RST",
     "SYN",
     "SYN_ACK",
@@ -103,6 +104,9 @@ Key: TypeAlias = tuple[bytes, int, bytes, int]
 Packet: TypeAlias = tuple[Key, SegmentKind, int, int, int, bytes]
 """A segment on its way: the receiver's key, what it says, its sequence number, the number that it
 acknowledges, the number up to which its sender has room, and its octets."""
+
+RECEIVE_BUFFER: Final = 65536
+"""How many octets wait for their reader at most: the window of TCP without scaling."""
 
 _IPV4_OCTETS: Final = 4
 

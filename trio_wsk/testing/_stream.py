@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from ._endpoint import Endpoint
     from ._segments import TcpState
-
-    Octets = bytes | bytearray | memoryview
+    from ._sending import Octets
 
 __all__ = ["MemoryStream"]
 
@@ -214,7 +213,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             while self._endpoint.phase is Phase.SYN_SENT:
                 await self._wait(WRITE)
             self._check_not_closed()
-            if not self._endpoint.finished_sending:
+            if not self._endpoint.sending.fin_wanted:
                 self._check_not_broken()
                 self._endpoint.finish_sending()
                 self._endpoint.carrier.flush()
@@ -291,7 +290,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
 
     def _check_can_send(self) -> None:
         self._check_not_closed()
-        if self._endpoint.finished_sending:
+        if self._endpoint.sending.fin_wanted:
             raise trio.ClosedResourceError("this side has finished sending (send_eof)")
         self._check_not_broken()
 
