@@ -475,7 +475,7 @@ async def test_peer_that_leaves_while_held(
         assert not request.approve()
 
 
-async def test_heartbeat_allows_twice_the_last_gap(autojump_clock: MockClock) -> None:
+async def test_heartbeat_allows_twice_the_longest_gap(autojump_clock: MockClock) -> None:
     """A client last heard at 5 and at 7 s is missed at 12 s: after twice 2 s, and 1 s."""
     async with scene(point=BEFORE) as at:
         client = at.open()
@@ -510,17 +510,43 @@ async def test_silent_client_that_was_only_unlucky_asks_anew(autojump_clock: Moc
 
 
 async def test_client_that_asks_anew_from_its_port(autojump_clock: MockClock) -> None:
-    """A new SYN from the same port ends the request that the old one was."""
+    """
+    A new SYN from the same port ends nothing, since anybody could have sent it: it is dropped
+    until the old one's client is missed, and the next repeat is a new request.
+    """
     async with scene(point=BEFORE) as at:
         client = at.open()
         request, keeper = at.watched()
         client.abandon()
         at.come_from(client)
         again = at.open()
+        await trio.sleep(3.4)
+        early = (list(keeper.told), at.transport.has_more())
+        await trio.sleep(1)
 
         assert client.local_address == again.local_address
+        assert ([], False) == early
         assert [PeerEnd.SILENT] == keeper.told
         assert request is not at.request()
+
+
+async def test_syn_that_the_network_duplicates_shortens_no_wait(autojump_clock: MockClock) -> None:
+    """Of two SYNs that come together nothing follows for when the next one is due."""
+    async with scene(point=BEFORE) as at:
+        client = at.open()
+        _, keeper = at.watched()
+        await trio.sleep(7.2)  # the last two SYNs were 2 s apart
+        client.vanish()
+        endpoint = at.endpoint_of(client)
+        syn = (endpoint.peer_key, SegmentKind.SYN, endpoint.sending.una, 0, 0, b"")
+        at.carrier.outbox += [syn, syn]
+        at.carrier.flush()
+        await trio.sleep(4.9)
+        early = list(keeper.told)
+        await trio.sleep(0.2)
+
+        assert [] == early
+        assert [PeerEnd.SILENT] == keeper.told
 
 
 async def abandoned_meanwhile(client: MemoryStream) -> None:

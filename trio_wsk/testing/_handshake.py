@@ -12,7 +12,10 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final, Protocol
 
+import trio
+
 from trio_wsk.transports._contract import PeerEnd
+from trio_wsk.transports._heartbeat import Heartbeat
 
 from ._endpoint import Endpoint
 from ._live_end import EndWatcher, LiveEnd
@@ -45,9 +48,6 @@ class Backlog(Protocol):
 class HandshakeWatcher(EndWatcher, Protocol):
     """A request before its handshake, as that sees it."""
 
-    def asked_again(self) -> None:
-        """The same SYN has come once more."""
-
     def on_established(self, endpoint: Endpoint) -> None:
         """The handshake is over, and there is a connection."""
 
@@ -75,7 +75,7 @@ class Handshake(LiveEnd):
       backlog: The listening socket that has answered, unless the answer is withheld.
     """
 
-    __slots__ = ("_backlog", "_iss", "_stage", "watcher")
+    __slots__ = ("_backlog", "_iss", "_stage", "heartbeat", "watcher")
 
     def __init__(
         self, carrier: Carrier, key: Key, irs: int, *, backlog: Backlog | None = None
@@ -83,6 +83,8 @@ class Handshake(LiveEnd):
         super().__init__(carrier, key, irs)
         self.watcher: HandshakeWatcher | None = None
         """The request, where the answer is withheld."""
+        self.heartbeat: Heartbeat = Heartbeat(trio.current_time())
+        """When its SYN has come."""
         self._backlog = backlog
         self._iss = carrier.next_isn()
         self._stage = _HELD
@@ -152,15 +154,16 @@ class Handshake(LiveEnd):
 
     def _arrive_syn(self, packet: Packet) -> None:
         seq = packet[2]
-        if seq > self.irs:
+        if self._stage is _HELD:
+            if seq == self.irs:
+                self.heartbeat.beat(trio.current_time())
+            # Else somebody asks anew from the same port, and waits: see `Heartbeat`.
+        elif seq == self.irs:
+            self._emit(SYN_ACK, self._iss)
+        elif seq > self.irs:
             # The peer has forgotten that it asked, and asks anew from the same port.
             self._lost(PeerEnd.SILENT)
             self.carrier.arrive_stray(packet)
-        elif seq == self.irs:
-            if self._stage is _ANSWERED:
-                self._emit(SYN_ACK, self._iss)
-            elif self.watcher is not None:
-                self.watcher.asked_again()
 
     def _arrive_ack(self, packet: Packet) -> None:
         _, kind, _, ack, edge, _ = packet

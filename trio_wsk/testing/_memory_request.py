@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -28,17 +28,13 @@ if TYPE_CHECKING:
 
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk._vocabulary.addresses import Address
-    from trio_wsk.transports import Syn
     from trio_wsk.transports._contract import Channel, RequestKeeper
+    from trio_wsk.transports._syn import Syn
 
     from ._memory_readiness import MemoryReadiness
     from ._timers import Timer
 
 __all__ = ["MemoryRequest", "RequestHome"]
-
-_FIRST_REPEAT: Final = 3.5
-"""Seconds within which a client that is there has sent its first SYN again: Linux after 1 s,
-others after 3 s."""
 
 
 class RequestHome(Protocol):
@@ -69,15 +65,12 @@ class MemoryRequest(TransportRequest):
     __slots__ = (
         "_end",
         "_established_untold",
-        "_first_asked",
-        "_gap",
-        "_heartbeat",
         "_home",
         "_how_left",
         "_is_approving",
         "_keeper",
-        "_last_asked",
         "_more",
+        "_overdue",
         "_seen",
         "_tell_soon",
         "_told",
@@ -94,14 +87,11 @@ class MemoryRequest(TransportRequest):
         self._told: PeerEnd | None = None
         self._established_untold = False
         self._is_approving = False
-        self._heartbeat: Timer | None = None
+        self._overdue: Timer | None = None
         self._more: trio.Event | None = None
         self._seen = (0, False)
         self.serial_number = next_serial_number()
         end.watcher = self
-        if isinstance(end, Handshake):
-            self._first_asked = self._last_asked = trio.current_time()
-            self._gap = 0.0
 
     def __repr__(self) -> str:
         return f"<MemoryRequest {self.serial_number} from {self.remote_address}>"
@@ -127,10 +117,6 @@ class MemoryRequest(TransportRequest):
         if self.inspect_point is InspectPoint.AFTER_HANDSHAKE:
             return None
         return syn_of(self.remote_address, self.local_address, self._end.irs, RECEIVE_BUFFER)
-
-    @property
-    def _is_held(self) -> bool:
-        return isinstance(self._end, Handshake) and self._end.is_held
 
     # --- Answers -----------------------------------------------------------------------
 
@@ -211,8 +197,8 @@ class MemoryRequest(TransportRequest):
         self._tell_soon = self._home.soon_through(readiness)
         if self._how_left is not None or self._established_untold:
             self._tell_soon(self._tell_what_is_true)
-        elif self._is_held:
-            self._listen_for_heartbeat()
+        elif isinstance(self._end, Handshake) and self._end.is_held:
+            self._listen_for_heartbeat(self._end)
 
     def unwatch_end(self) -> None:
         """Tell nothing more."""
@@ -267,38 +253,24 @@ class MemoryRequest(TransportRequest):
 
     # --- The heartbeat of SYNs ---------------------------------------------------------
 
-    def asked_again(self) -> None:
-        """From the handshake: the same SYN has come once more."""
-        now = trio.current_time()
-        self._gap = now - self._last_asked
-        self._last_asked = now
-
-    @property
-    def _asks_again_until(self) -> float:
-        """Until when a client that is still there has sent its SYN again.
-
-        A client doubles the time between two at most; one second is for the way.
-        """
-        if self._last_asked == self._first_asked:
-            return self._first_asked + _FIRST_REPEAT
-        return self._last_asked + 2 * self._gap + 1
-
-    def _listen_for_heartbeat(self) -> None:
-        timers = self._end.carrier.timers
-        self._heartbeat = timers.at(self._asks_again_until, self._no_heartbeat)
+    def _listen_for_heartbeat(self, handshake: Handshake) -> None:
+        when = handshake.heartbeat.asks_again_until
+        self._overdue = handshake.carrier.timers.at(when, self._no_heartbeat)
 
     def _no_heartbeat(self) -> None:
-        self._heartbeat = None
-        if trio.current_time() < self._asks_again_until:
-            self._listen_for_heartbeat()
-        elif isinstance(self._end, Handshake):
+        self._overdue = None
+        handshake = self._end
+        assert isinstance(handshake, Handshake)
+        if trio.current_time() < handshake.heartbeat.asks_again_until:
+            self._listen_for_heartbeat(handshake)
+        else:
             # That SYNs were lost looks the same: the next one is a new request.
-            self._end.miss()
+            handshake.miss()
 
     def _stop_heartbeat(self) -> None:
-        if self._heartbeat is not None:
-            self._end.carrier.timers.call_off(self._heartbeat)
-            self._heartbeat = None
+        if self._overdue is not None:
+            self._end.carrier.timers.call_off(self._overdue)
+            self._overdue = None
 
     # --- First octets ------------------------------------------------------------------
 
