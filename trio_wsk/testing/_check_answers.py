@@ -11,10 +11,11 @@ from trio_wsk._vocabulary.errors import InvalidDeviceStateError
 from trio_wsk._vocabulary.verdict import CloseStyle
 from trio_wsk.transports._contract import PeerEnd
 
-from ._harness import after_handshake, before_handshake, check
+from ._checks import after_handshake, before_handshake, check
 
 if TYPE_CHECKING:
-    from ._stage import Stage, Visitor
+    from ._stage import Stage
+    from ._visitor import Visitor
 
 __all__ = [
     "answers_never_raise",

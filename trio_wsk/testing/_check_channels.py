@@ -14,13 +14,14 @@ import trio.testing
 
 from trio_wsk._engine.readiness import ENDED, READ, WRITE
 
-from ._harness import check
-from ._stage import now, pattern
+from ._checks import check
+from ._visitor import now, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._stage import Stage, Visitor
+    from ._stage import Stage
+    from ._visitor import Visitor
 
 __all__ = [
     "abort_resets",

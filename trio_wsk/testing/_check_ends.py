@@ -12,12 +12,13 @@ import trio.testing
 
 from trio_wsk.transports._contract import PeerEnd, PeerFaultError
 
-from ._harness import after_handshake, check, has_reset, tells_end_behind_data
+from ._checks import after_handshake, check, has_reset, tells_end_behind_data
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
-    from ._stage import Stage, Visitor
+    from ._stage import Stage
+    from ._visitor import Visitor
 
 __all__ = [
     "close_is_told",

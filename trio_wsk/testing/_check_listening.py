@@ -22,15 +22,19 @@ from trio_wsk._vocabulary.verdict import (
     Verdict,
 )
 
-from ._harness import after_handshake, before_handshake, check
-from ._stage import pattern
+from ._checks import after_handshake, before_handshake, check
+from ._visitor import pattern
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from trio_wsk import Connection, ConnectionRequest, InspectId, ListeningSocket
+    from trio_wsk._connection.connection import Connection
+    from trio_wsk._inspection.request import ConnectionRequest
+    from trio_wsk._listening.listening import ListeningSocket
+    from trio_wsk._vocabulary.verdict import InspectId
 
-    from ._stage import Peer, Stage
+    from ._peer import Peer
+    from ._stage import Stage
 
 __all__ = [
     "listening_socket_aborts_who_leaves",

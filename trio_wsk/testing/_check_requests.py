@@ -15,10 +15,10 @@ from trio_wsk._vocabulary.errors import InspectPointError, InvalidDeviceStateErr
 from trio_wsk._vocabulary.verdict import CloseStyle, InspectPoint
 from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
 
-from ._harness import after_handshake, can_fail_accept, check
+from ._checks import after_handshake, can_fail_accept, check
 
 if TYPE_CHECKING:
-    from trio_wsk import Address
+    from trio_wsk._vocabulary.addresses import Address
 
     from ._stage import Stage
 

@@ -15,7 +15,8 @@ import trio
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
 from . import _check_answers, _check_channels, _check_ends, _check_listening, _check_requests
-from ._harness import ClientT, TransportCheck, TransportHarness
+from ._checks import TransportCheck
+from ._harness import ClientT, TransportHarness
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
