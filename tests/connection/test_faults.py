@@ -16,6 +16,7 @@ import trio.testing
 import trustme
 
 from tests.helpers.pairs import open_pair, plain
+from tests.helpers.serving import Silent, client_of, server_context, serving, tls_over
 from tests.helpers.support import (
     PATIENCE,
     connect,
@@ -26,7 +27,6 @@ from tests.helpers.support import (
     reset,
     until,
 )
-from tests.serving.test_serving import Silent, client_of, server_context, serving, tls_over
 from trio_wsk import (
     Connection,
     ConnectionDispatch,

@@ -1,6 +1,6 @@
 """
 Draining: who is told when, what is still taken, what is left to others, and whom it resets. The
-plain cases are in test_serving, those of conditional accept beside its other tests.
+plain cases are in test_ending, those of conditional accept beside its other tests.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import trio.testing
 
 import trio_wsk
 from tests.helpers.namespaces import in_own_namespace, set_sysctl
+from tests.helpers.serving import HOST, Silent, client_of, serving
 from tests.helpers.support import (
     PATIENCE,
     FaultyTransport,
@@ -26,7 +27,6 @@ from tests.helpers.support import (
     read_to_end,
     until,
 )
-from tests.serving.test_serving import HOST, Silent, client_of, serving
 from trio_wsk import (
     Connection,
     ConnectionDispatch,
