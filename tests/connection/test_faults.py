@@ -41,7 +41,7 @@ from trio_wsk import (
 from trio_wsk._connection.faults import is_peer_gone, split_error
 from trio_wsk._serving.server_context import check_server_context
 from trio_wsk.transports import PortableTransport
-from trio_wsk.transports._socket_request import PortableRequest
+from trio_wsk.transports._socket_request import SocketRequest
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -768,7 +768,7 @@ async def test_frames_are_not_kept_until_the_collector_runs(
 class Interrupting(PortableTransport):
     """The portable transport, whose requests' connections send a Ctrl-C when one is reset."""
 
-    def next_request(self) -> PortableRequest | None:
+    def next_request(self) -> SocketRequest | None:
         """Have the next one do it."""
         request = super().next_request()
         if request is not None:
@@ -776,7 +776,7 @@ class Interrupting(PortableTransport):
         return request
 
 
-class InterruptingRequest(PortableRequest):
+class InterruptingRequest(SocketRequest):
     """A request that sends a Ctrl-C when its connection is reset."""
 
     __slots__ = ()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.transports import PeerEnd, PortableTransport, Readiness, TransportRequest
-    from trio_wsk.transports._socket_request import PortableRequest
+    from trio_wsk.transports._socket_request import SocketRequest
 
 PATIENCE: Final = 30
 """Seconds that a blocking peer waits before it calls the test a failure."""
@@ -45,7 +45,7 @@ class Owner:
         (address,) = self.transport.local_addresses
         return address
 
-    async def request(self) -> PortableRequest:
+    async def request(self) -> SocketRequest:
         """Return the next request, waiting for it as a pump would."""
         with trio.fail_after(PATIENCE):
             while (request := self.transport.next_request()) is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.helpers.portable_peers import Owner
-    from trio_wsk.transports._socket_request import PortableRequest
+    from trio_wsk.transports._socket_request import SocketRequest
 
 edges_or_not = pytest.mark.parametrize(
     "edge_triggered",
@@ -55,7 +55,7 @@ def send_fin(peer: socket.socket) -> None:
 @asynccontextmanager
 async def owning_one(
     family: str, folder: Path, *, edge_triggered: bool = True
-) -> AsyncIterator[tuple[Owner, PortableRequest, socket.socket]]:
+) -> AsyncIterator[tuple[Owner, SocketRequest, socket.socket]]:
     """Own a transport of this family that has one request, and have its peer."""
     if family == "unix":
         transport = PortableTransport.unix(folder / "app.sock")
@@ -66,7 +66,7 @@ async def owning_one(
             yield owner, await owner.request(), peer
 
 
-def unwatch(request: PortableRequest) -> None:
+def unwatch(request: SocketRequest) -> None:
     """Watch no longer, said twice."""
     request.unwatch_end()
     request.unwatch_end()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trio_wsk.transports import Channel, Readiness, RequestKeeper
-    from trio_wsk.transports._socket_request import PortableRequest
+    from trio_wsk.transports._socket_request import SocketRequest
 
 HERE = Address.tcp(IPv4Address("192.0.2.1"), 80)
 THERE = IPv4Address("192.0.2.2")
@@ -268,10 +268,10 @@ class ScriptedTransport(Transport):
 class LoopbackRequest(ScriptedRequest):
     """A peer that is a real socket. Its number is ours; the kernel's port is nobody's business."""
 
-    real: PortableRequest
+    real: SocketRequest
     """What the kernel has accepted, once it has."""
 
-    def was_taken(self, real: PortableRequest) -> None:
+    def was_taken(self, real: SocketRequest) -> None:
         """The kernel has accepted it."""
         self.real = real
 

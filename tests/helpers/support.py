@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trio_wsk import Address, Connection
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk.transports._places import Place
-    from trio_wsk.transports._socket_request import PortableRequest
+    from trio_wsk.transports._socket_request import SocketRequest
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER: on, zero seconds."""
@@ -148,7 +148,7 @@ class FaultyTransport(PortableTransport):
         self.asked = 0
         """How often the next request was asked for while there might be one."""
 
-    def next_request(self) -> PortableRequest | None:
+    def next_request(self) -> SocketRequest | None:
         """Fail, or do what the real one does."""
         if self.has_more():
             self.asked += 1

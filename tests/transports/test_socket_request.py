@@ -340,7 +340,7 @@ async def test_request_says_who_it_is(owner: Owner) -> None:
         request = await owner.request()
         host, port = peer.getsockname()
 
-        assert f"<PortableRequest {request.serial_number} from {host}:{port}>" == repr(request)
+        assert f"<SocketRequest {request.serial_number} from {host}:{port}>" == repr(request)
 
         request.reset()
 

@@ -20,7 +20,7 @@ from trio_wsk.transports import PortableTransport, TransportRequest
 if TYPE_CHECKING:
     from trio_wsk import Address, Connection
     from trio_wsk.transports import Channel, Readiness, RequestKeeper, Watch
-    from trio_wsk.transports._socket_request import PortableRequest
+    from trio_wsk.transports._socket_request import SocketRequest
 
 pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("readiness", "no_leak")
 class Wrapped(TransportRequest):
     """Another transport's request: it has its number, and the keeper is told of the inner one."""
 
-    def __init__(self, inner: PortableRequest, watched: list[Channel]) -> None:
+    def __init__(self, inner: SocketRequest, watched: list[Channel]) -> None:
         self._inner = inner
         self._watched = watched
 

@@ -13,6 +13,12 @@ To make a transport of another kind, subclass `Transport` and `TransportRequest`
 against `trio_wsk.testing.check_transport`.
 """
 
+# For the rooms above, the contract: others import from `_contract`, and take `_choosing`, which
+# makes a transport of what a user has given, `_syn`, `_probe` and `_tcp_info`. Transports of other
+# rooms have `_accept_errors` and `_heartbeat` in common with ours.
+#
+# Never here: inspectors, who gets a connection, and what a connection is.
+
 from __future__ import annotations
 
 from trio_wsk._engine.readiness import Readiness, Watch

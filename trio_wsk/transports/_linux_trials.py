@@ -26,7 +26,7 @@ from .linux._nflog import PacketLog
 from .linux._nfqueue import CAPABILITY_STEP, Queue
 from .linux._nftables import Gatehouse
 from .linux._sock_diag import ConnectionState, SocketLookup
-from .linux.transport import TCP_SAVE_SYN
+from .linux._suitable import TCP_SAVE_SYN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trio_wsk._vocabulary.arguments import whole_number
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsk._vocabulary.addresses import Address
 
@@ -32,7 +32,7 @@ than 16 bits wrap around on some systems (golang/go #5030). Trio argues the same
 class Bound:
     """One bound socket, with what accepting from it has to know."""
 
-    __slots__ = ("address", "family", "kind", "proto", "socket", "tuned")
+    __slots__ = ("accept", "address", "family", "kind", "proto", "socket", "tuned")
 
     def __init__(self, sock: socket.socket, address: Address, *, tuned: bool) -> None:
         self.socket: socket.socket = sock
@@ -42,6 +42,10 @@ class Bound:
         self.family: int = int(sock.family)
         self.kind: int = int(sock.type)
         self.proto: int = sock.proto
+        # accept4 and nothing else: a descriptor and the peer's address. What accept() adds is a
+        # `socket.socket`, which costs more than accept4 and which nobody needs. This method of
+        # Python's has no public name; all Pythons of today have it, PyPy too.
+        self.accept: Callable[[], tuple[int, Any]] = sock._accept  # type: ignore[attr-defined] # typeshed has what is public
         self.tuned: bool = tuned
         """Whether the connections accepted from it need no `tune`."""
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from ._contract import Channel, RequestKeeper
     from ._places import Bound
 
-__all__ = ["PortableRequest", "can_be_silent", "named"]
+__all__ = ["SocketRequest", "can_be_silent", "named"]
 
 # struct linger: on, for 0 seconds. Closing then drops what is unsent and sends RST.
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -88,7 +88,7 @@ def named(bound: Bound, fd: int, peer: SocketAddress | None) -> SocketAddress:
     )
 
 
-class PortableRequest(TransportRequest):
+class SocketRequest(TransportRequest):
     """An accepted connection, waiting for its answer."""
 
     __slots__ = (
@@ -120,7 +120,7 @@ class PortableRequest(TransportRequest):
         self._number = 0
 
     def __repr__(self) -> str:
-        return f"<PortableRequest {self.serial_number} from {self.remote_address}>"
+        return f"<SocketRequest {self.serial_number} from {self.remote_address}>"
 
     @property
     def serial_number(self) -> int:

@@ -13,7 +13,7 @@ edge puts it back.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_wsk._engine.readiness import READ, Watch
 from trio_wsk._vocabulary.verdict import CloseStyle
@@ -22,7 +22,7 @@ from ._accept_errors import failure_of
 from ._adopting import AdoptedPlace
 from ._binding import TcpPlace
 from ._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
-from ._socket_request import PortableRequest, can_be_silent, named
+from ._socket_request import SocketRequest, can_be_silent, named
 from ._socket_transport import SocketTransport
 from ._spare import SpareDescriptor
 from ._tcp_info import queue_of
@@ -31,7 +31,7 @@ from ._unix import UnixPlace
 if TYPE_CHECKING:
     import os
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import trio
 
@@ -50,10 +50,7 @@ class _Source:
     def __init__(self, transport: PortableTransport, bound: Bound) -> None:
         self.transport = transport
         self.bound = bound
-        # accept4 and nothing else: a descriptor and the peer's address. What accept() adds is a
-        # socket.socket, which costs more than accept4 and which nobody needs. All Pythons of
-        # today have it, PyPy too.
-        self.accept: Callable[[], tuple[int, Any]] = bound.socket._accept  # type: ignore[attr-defined] # typeshed has what is public
+        self.accept = bound.accept
         self.watch = Watch(bound.socket.fileno(), self)
         self.is_ready = False
 
@@ -190,7 +187,7 @@ class PortableTransport(SocketTransport):
         source.is_ready = True
         self._ready.append(source)
 
-    def next_request(self) -> PortableRequest | None:
+    def next_request(self) -> SocketRequest | None:
         """Accept a connection from the next socket that has one."""
         ready = self._ready
         while ready:
@@ -210,7 +207,7 @@ class PortableTransport(SocketTransport):
                     ready.rotate(-1)
                 if not peer or type(peer[0]) is int:
                     peer = named(source.bound, fd, peer)
-                return PortableRequest(source.bound, fd, peer)
+                return SocketRequest(source.bound, fd, peer)
         return None
 
     def has_more(self) -> bool:

@@ -245,7 +245,9 @@ async def play(story: Story, host: str, captures: list[Capture]) -> list[str]:
         stage.over.set()
 
     async def heard() -> None:
-        queue = transport._gatekeeper.queue  # noqa: SLF001 - nothing else tells of repetitions
+        gatekeeper = transport._arrivals._gatekeeper  # noqa: SLF001 - only it tells of repetitions
+        assert gatekeeper is not None
+        queue = gatekeeper.queue
         await until(lambda: queue.last_id == sum(map(syns, captures)))
 
     with trio.fail_after(PATIENCE), trio.socket.socket(family) as client:

@@ -23,7 +23,7 @@ import select
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -39,15 +39,14 @@ from ._rules import REJECT_MARK
 from ._sock_diag import ConnectionState, SocketLookup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from trio_wsk._vocabulary.addresses import Address
-    from trio_wsk.transports._syn import Key, Syn
+    from trio_wsk.transports._syn import Key
 
-    from ._nfqueue import Packet
-    from ._nftables import Gate
+    from ._door import Door
 
-__all__ = ["Door", "Gatekeeper", "gatekeeper_here"]
+__all__ = ["Gatekeeper", "gatekeeper_here"]
 
 _BATCH: Final = 64
 """How many packets are read in one turn, and how many requests that are due are looked at."""
@@ -69,31 +68,6 @@ _NAMESPACE: Final = Path("/proc/thread-self/ns/net")
 _keepers: Final[trio.lowlevel.RunVar[dict[tuple[int, bool], Gatekeeper]]] = trio.lowlevel.RunVar(
     "trio_wsk: gatekeepers"
 )
-
-
-class Door(Protocol):
-    """One listening socket, as its gatekeeper sees it. Nothing here awaits or raises."""
-
-    gate: Gate
-
-    @property
-    def next_due(self) -> float:
-        """When `do_due` has something to do, on Trio's clock; infinity if never."""
-
-    def on_syn(self, syn: Syn, packet: Packet, now: float) -> None:
-        """A SYN has come: `Gatekeeper.answer` it, now or later."""
-
-    def on_reset(self, key: Key, sequence_number: int, now: float) -> None:
-        """A reset has come."""
-
-    def on_late(self, packet_ids: Collection[int], now: float) -> None:
-        """The kernel had dropped these packets, of whichever doors, before it heard the answers."""
-
-    def do_due(self, now: float, most: int) -> None:
-        """Do what is due, for at most so many requests."""
-
-    def fail(self, error: OSError) -> None:
-        """The kernel doesn't tell anything any more."""
 
 
 def gatekeeper_here(*, fail_open: bool, make_queue: Callable[..., Queue] = Queue) -> Gatekeeper:
@@ -287,6 +261,26 @@ class Gatekeeper:
                 None if host is not None and host.is_link_local and not remote.scope_id else False
             )
         return None if state is ConnectionState.UNKNOWN else True
+
+    def counters(self, door: Door) -> dict[str, int]:
+        """Return what is counted for one door and, of the queue, for all doors together."""
+        queue = self.queue
+        counted = {
+            "queue_lost": self.lost(),
+            "queue_overruns": queue.overruns,
+            "verdicts_late": queue.late_verdicts,
+            "not_syns": self.not_syns,
+            "unclaimed": self.unclaimed,
+        }
+        try:
+            gate = door.gate.counters()
+        except NetlinkError:
+            return counted  # the kernel doesn't tell
+        return counted | {
+            "limited": gate.limited,
+            "resets_unheard": gate.resets_unheard,
+            "truncated": gate.truncated,
+        }
 
     def lost(self) -> int:
         """Return how many SYNs the rules have sent to the queue, and it had no room for.

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.transports._contract import Channel, RequestKeeper
-    from trio_wsk.transports._socket_request import PortableRequest
+    from trio_wsk.transports._socket_request import SocketRequest
     from trio_wsk.transports._syn import Syn
 
     from ._entry import Act, Entry
-    from .transport import LinuxTransport
+    from ._gatekeeper import Gatekeeper
+    from ._syn_table import SynTable
 
 __all__ = ["LinuxRequest"]
 
@@ -37,26 +38,33 @@ class LinuxRequest(TransportRequest):
         "_connection",
         "_end",
         "_entry",
+        "_gatekeeper",
         "_is_established_untold",
         "_keeper",
-        "_mark",
         "_readiness",
         "_syn",
-        "_transport",
+        "_table",
+        "mark",
         "serial_number",
     )
 
     serial_number: int
 
     def __init__(
-        self, transport: LinuxTransport, entry: Entry[LinuxRequest], syn: Syn, mark: int
+        self,
+        table: SynTable[LinuxRequest],
+        gatekeeper: Gatekeeper,
+        entry: Entry[LinuxRequest],
+        syn: Syn,
+        mark: int,
     ) -> None:
-        self._transport = transport
+        self._table = table
+        self._gatekeeper = gatekeeper
         self._entry = entry
         self._syn = syn
-        self._mark = mark
+        self.mark = mark
         self._keeper: RequestKeeper | None = None
-        self._connection: PortableRequest | None = None
+        self._connection: SocketRequest | None = None
         self._end: PeerEnd | None = None
         self._is_established_untold = False
         self.serial_number = next_serial_number()
@@ -93,10 +101,9 @@ class LinuxRequest(TransportRequest):
         Returns:
           False: the handshake goes on now. See `TransportRequest.approve`.
         """
-        transport = self._transport
-        now = trio.current_time()
-        self._answer(transport._table.approve(self._entry, now))
-        transport._gatekeeper.wake_at(transport._table.next_due)
+        table = self._table
+        self._answer(table.approve(self._entry, trio.current_time()))
+        self._gatekeeper.wake_at(table.next_due)
         return False
 
     def accept(self) -> Channel:
@@ -108,7 +115,7 @@ class LinuxRequest(TransportRequest):
         return self._established.accept()
 
     @property
-    def _established(self) -> PortableRequest:
+    def _established(self) -> SocketRequest:
         if self._connection is None:
             raise InvalidDeviceStateError("the handshake is not over: approve() comes first")
         return self._connection
@@ -122,8 +129,7 @@ class LinuxRequest(TransportRequest):
         if self._connection is not None:
             self._connection.reset()
         else:
-            table = self._transport._table
-            self._answer(table.reject(self._entry, trio.current_time()))
+            self._answer(self._table.reject(self._entry, trio.current_time()))
 
     def finish(self) -> None:
         """Send FIN, if the handshake is over; before it, reset."""
@@ -138,14 +144,13 @@ class LinuxRequest(TransportRequest):
         self._keeper = None
         if self._connection is not None:
             return self._connection.silence()
-        table = self._transport._table
         was_held = self._entry.stage is Stage.HELD
-        self._answer(table.silence(self._entry, trio.current_time()))
+        self._answer(self._table.silence(self._entry, trio.current_time()))
         return was_held or self._entry.stage is Stage.GONE
 
     def _answer(self, act: Act | None) -> None:
         if act is not None:
-            self._transport._gatekeeper.answer(self._entry.packet_id, self._mark, act)
+            self._gatekeeper.answer(self._entry.packet_id, self.mark, act)
 
     # --- The peer ----------------------------------------------------------------------
 
@@ -197,7 +202,7 @@ class LinuxRequest(TransportRequest):
         if self._keeper is not None:
             self._keeper.peer_ended(self, end)
 
-    def has_become(self, connection: PortableRequest) -> None:
+    def has_become(self, connection: SocketRequest) -> None:
         """From the transport: the handshake is over."""
         self._connection = connection
         self._tell_established()
