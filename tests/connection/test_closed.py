@@ -34,7 +34,7 @@ from trio_wsk import (
     open_listening_socket,
     open_server,
 )
-from trio_wsk._connection.events import LINGER_SECONDS
+from trio_wsk._connection.farewell import SILENT_SECONDS
 from trio_wsk.observers import CallbackFailed, ConnectionEnded
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ async def test_peer_that_says_nothing_after_our_fin_is_out_of_time(mock_clock: M
     async with open_event_pair(diary.dispatch) as (connection, _):
         connection.disconnect()
         await wait_all_tasks_blocked()
-        mock_clock.jump(LINGER_SECONDS)
+        mock_clock.jump(SILENT_SECONDS)
         await wait_all_tasks_blocked()
 
         assert EndReason.TIMED_OUT is diary.ended().reason

@@ -22,7 +22,8 @@ from trio_wsk import (
     Taken,
     open_listening_socket,
 )
-from trio_wsk._connection.events import ABORTIVE, GRACEFUL, LINGER_SECONDS
+from trio_wsk._connection.ending import ABORTIVE, GRACEFUL
+from trio_wsk._connection.farewell import SILENT_SECONDS
 from trio_wsk._connection.wire import RECEIVE_SIZE
 
 if TYPE_CHECKING:
@@ -289,16 +290,16 @@ async def test_last_data_follows_what_is_queued() -> None:
 
 
 async def test_silent_peer_is_reset_after_our_fin(mock_clock: MockClock) -> None:
-    """A peer that neither sends nor finishes is reset, LINGER_SECONDS after it was last heard."""
+    """A peer that neither sends nor finishes is reset, SILENT_SECONDS after it was last heard."""
     recorder = Recorder()
     async with open_event_pair(recorder.dispatch) as (connection, client):
         connection.disconnect()
         await wait_all_tasks_blocked()
-        mock_clock.jump(LINGER_SECONDS - 1)
+        mock_clock.jump(SILENT_SECONDS - 1)
         await wait_all_tasks_blocked()
         await client.send_all(b"still here")
         await recorder.called(b"still here")
-        mock_clock.jump(LINGER_SECONDS - 1)
+        mock_clock.jump(SILENT_SECONDS - 1)
         await wait_all_tasks_blocked()
 
         assert not connection.closed
@@ -319,7 +320,7 @@ async def test_fin_that_was_awaited_can_be_followed_by_disconnect(mock_clock: Mo
     async with open_event_pair(recorder.dispatch) as (connection, _):
         await connection.send_eof()
         connection.disconnect()
-        mock_clock.jump(LINGER_SECONDS)
+        mock_clock.jump(SILENT_SECONDS)
         await wait_all_tasks_blocked()
 
         assert connection.closed
@@ -339,7 +340,7 @@ async def test_connection_is_closed_when_both_have_finished(mock_clock: MockCloc
 
         assert connection.closed
 
-        mock_clock.jump(LINGER_SECONDS)
+        mock_clock.jump(SILENT_SECONDS)
         await wait_all_tasks_blocked()
 
 

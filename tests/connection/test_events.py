@@ -49,7 +49,8 @@ from trio_wsk import (
     serve_events,
 )
 from trio_wsk._connection import events as _events
-from trio_wsk._connection.events import ABORTIVE, GRACEFUL, LINGER_SECONDS
+from trio_wsk._connection.ending import ABORTIVE, GRACEFUL
+from trio_wsk._connection.farewell import SILENT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -671,7 +672,7 @@ async def test_accept_callback_may_ask_for_the_socket_and_enable_nothing(
             assert b"bye" == await client.receive_some()
             assert b"" == await client.receive_some()
             await client.send_eof()
-            with trio.fail_after(LINGER_SECONDS / 2):
+            with trio.fail_after(SILENT_SECONDS / 2):
                 await until(lambda: taken[0].closed)
 
 

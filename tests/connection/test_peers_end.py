@@ -20,7 +20,7 @@ from trio_wsk import (
     ListenDispatch,
     open_server,
 )
-from trio_wsk._connection.events import ABORTIVE, GRACEFUL
+from trio_wsk._connection.ending import ABORTIVE, GRACEFUL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

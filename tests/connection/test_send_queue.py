@@ -19,7 +19,7 @@ from trio_wsk import (
     SocketClosedError,
     Status,
 )
-from trio_wsk._connection.events import ABORTIVE
+from trio_wsk._connection.ending import ABORTIVE
 
 pytestmark = pytest.mark.usefixtures("readiness")
 

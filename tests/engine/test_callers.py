@@ -119,7 +119,7 @@ class Stage:
             self.connection.closed,
             self.irp.status,
             repr(self.request),
-            self.connection._annex is None,  # noqa: SLF001 - nothing has been noted there
+            self.connection._rare is None,  # noqa: SLF001 - nothing has been noted there
         )
 
 

@@ -29,7 +29,7 @@ from trio_wsk import (
     open_listening_socket,
 )
 from trio_wsk._connection import events as _events
-from trio_wsk._connection.events import GRACEFUL
+from trio_wsk._connection.ending import GRACEFUL
 from trio_wsk._engine.readiness import HAVE_EPOLL, READ, WRITE, Watch
 
 pytestmark = pytest.mark.usefixtures("readiness")

@@ -1,7 +1,18 @@
 """One accepted connection, and the block that it lives in.
 
-`connection.Connection` is one object in three layers: the bytes (`wire`), the events (`events`),
-the awaited calls (`connection`). `block` keeps account of the connections with events; `farewell`
+`connection.Connection` is one object and not several, for there may be a hundred thousand. Its
+class is made of layers, each of which knows those below it; from the bottom up:
+
+* `wire`: the channel's octets, and its errors in our words.
+* `turns`: the pump's turns, and the edges that ask for them.
+* `ending`: FIN, resets, and the last that is said of a connection.
+* `sending`: what is sent without waiting, from a `send_queue`.
+* `events`: which events are enabled, and what is indicated.
+* `stream`: the awaited calls.
+* `connection`: what it is to its users.
+
+What is noted of it stands in `state`. What other rooms may do with it, and its users may not, is in
+`control`. `block` keeps account of the connections with events; `farewell`
 lets channels linger after their end, `last_words` says a message to who is turned away, `faults`
 tells whose doing an error was.
 

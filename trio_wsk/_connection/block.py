@@ -25,13 +25,9 @@ if TYPE_CHECKING:
     from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk.observers import Observer
 
-    from .events import EventSide
+    from .turns import Turns
 
-__all__ = ["LINGER_SECONDS", "TAKING_OCTETS", "TAKING_SECONDS", "Block"]
-
-LINGER_SECONDS: Final = SILENT_SECONDS
-"""How long a peer may be silent after our FIN before the connection is reset, in seconds
-on Trio's clock."""
+__all__ = ["TAKING_OCTETS", "TAKING_SECONDS", "Block"]
 
 TAKING_SECONDS: Final = 30.0
 """How long a peer has to take `TAKING_OCTETS` of what is unsent when its connection is to end, and
@@ -56,17 +52,17 @@ class Block(Pump):
         """Whose block this is."""
         self.draining: Final = trio.Event()
         """Set when the server wants its connections to finish."""
-        self.event_driven: set[EventSide] = set()
+        self.event_driven: set[Turns] = set()
         """The open connections that have events: nobody else holds them."""
-        self.lingering: Deadlines[EventSide] = Deadlines(
-            self.call_at, LINGER_SECONDS, methodcaller("_abort", EndReason.TIMED_OUT)
+        self.lingering: Deadlines[Turns] = Deadlines(
+            self.call_at, SILENT_SECONDS, methodcaller("_abort", EndReason.TIMED_OUT)
         )
         """The connections that have sent FIN and wait for the peer's, which says nothing."""
-        self.lingering_in_all: Deadlines[EventSide] = Deadlines(
+        self.lingering_in_all: Deadlines[Turns] = Deadlines(
             self.call_at, TOTAL_SECONDS, methodcaller("_abort", EndReason.TIMED_OUT)
         )
         """The same connections, whatever their peers say."""
-        self.taking: Deadlines[EventSide] = Deadlines(
+        self.taking: Deadlines[Turns] = Deadlines(
             self.call_at, TAKING_SECONDS, methodcaller("_check_taking")
         )
         """Those that want to send FIN and can't yet: their peers have to take what is before it."""

@@ -6,7 +6,7 @@ listening socket and a server need beyond that are functions: nothing becomes in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from .connection import Connection
     from .dispatch import ConnectionDispatch
-    from .events import EventSide
-    from .wire import Owner
+    from .state import Owner
+    from .turns import Turns
 
 __all__ = [
     "call_accept",
@@ -48,7 +48,7 @@ def own(connection: Connection, owner: Owner) -> None:
     connection._owner = owner
 
 
-def is_owned_by(connection: EventSide, owner: Owner) -> bool:
+def is_owned_by(connection: Turns, owner: Owner) -> bool:
     """Whether this owner keeps account of the connection."""
     return connection._owner is owner
 
@@ -79,7 +79,7 @@ def start_without_events(connection: Connection) -> None:
 # --- Its end ---------------------------------------------------------------------------
 
 
-def tell_drain(connection: EventSide, callback: Callable[[Any], object]) -> None:
+def tell_drain(connection: Turns, callback: Callable[..., object]) -> None:
     """In the pump: call the drain callback, if the connection has events."""
     connection._tell_drain(callback)
 
@@ -104,7 +104,7 @@ def part(connection: Connection) -> None:
     connection._part()
 
 
-def end(connection: EventSide, reason: EndReason, error: BaseException | None = None) -> None:
+def end(connection: Turns, reason: EndReason, error: BaseException | None = None) -> None:
     """Reset the connection, if it is open, and say why."""
     connection._abort(reason, error)
 

@@ -1,10 +1,5 @@
 """One connection's channel, and what is known of it: what both sides of a connection share.
 
-A `Connection` is one object in three layers, each of which knows the ones below it: the bytes
-(`Wire`, here), the events (`events.EventSide`), the awaited calls (`connection.Connection`).
-One object and not three, because there may be a hundred thousand of them: what every connection
-needs are the slots here, and what few need is an `Annex`, made when one first does.
-
 Nothing here awaits, and nothing calls user code.
 """
 
@@ -12,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,12 +16,11 @@ from trio_wsk._vocabulary.errors import ConnectionBrokenError, SocketClosedError
 from trio_wsk._vocabulary.status import status_of
 
 from .farewell import FINISHED
+from .state import FIN_RECEIVED, FIN_SENT, HALFWAY, LOST, REFUSED, RareState
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Awaitable
 
-    from trio_wsk._engine.irp import Irp
     from trio_wsk._engine.readiness import (
         EpollReadiness,
         Readiness,
@@ -34,152 +28,26 @@ if TYPE_CHECKING:
         Watch,
     )
     from trio_wsk._vocabulary.addresses import Address
-    from trio_wsk._vocabulary.records import ConnectionEnded
     from trio_wsk.transports._contract import Channel, TransportRequest
 
     from .block import Block
     from .farewell import Farewells
+    from .state import Owner
 
     Octets = bytes | bytearray | memoryview
 
-__all__ = [
-    "ACTIVE",
-    "ENDING",
-    "END_TOLD",
-    "FIN_RECEIVED",
-    "FIN_SENT",
-    "HALFWAY",
-    "IDLE",
-    "IN_DOUBT",
-    "LINGERING",
-    "LOST",
-    "RECEIVE_SIZE",
-    "REFUSED",
-    "RESUMED",
-    "TOLD",
-    "WAITING",
-    "Annex",
-    "Owner",
-    "Unsent",
-    "Wire",
-]
+__all__ = ["RECEIVE_SIZE", "Wire"]
 
 RECEIVE_SIZE: Final = 98304
 """How much is asked for at once, in octets. More than the 64 KiB that so many send at a time,
 because only a read that got less than it asked for may say that nothing is left. Not much more:
 from 128 KiB on the allocator maps and unmaps memory for each call."""
 
-IDLE: Final = 0
-"""No task is sending."""
-WAITING: Final = 1
-"""A task's ``send_all`` stands in line behind what was queued before it."""
-ACTIVE: Final = 2
-"""A task's ``send_all`` is sending; what is queued now stands in line behind it."""
-
-# What is noted of a connection: bits of `Wire._marks`, all zero while it is in full swing.
-FIN_RECEIVED: Final = 1
-"""The peer has sent FIN, and everything before it was received."""
-FIN_SENT: Final = 2
-"""We have sent FIN."""
-LOST: Final = 4
-"""It was closed because it had turned out to be broken."""
-END_TOLD: Final = 8
-"""The disconnect event has told of FIN, or there is no callback that it could tell."""
-REFUSED: Final = 16
-"""The receive callback has not taken everything, and wants no more until it is resumed."""
-RESUMED: Final = 32
-"""It was resumed from inside the receive callback."""
-TOLD: Final = 64
-"""The pump's readiness tells it of its edges directly: it has no watch."""
-ENDING: Final = 128
-"""An edge has said that the peer has ended: nothing counts as drained any more."""
-LINGERING: Final = 256
-"""After our FIN: it is closed when the peer has finished, too, or has been silent for long."""
-IN_DOUBT: Final = 512
-"""A short read does not say that nothing is left; see `Watch.in_doubt`."""
-HALFWAY: Final = 1024
-"""A task's ``send_all`` waits for room, and has sent a part of its data."""
-
-
-class Unsent:
-    """One piece of the send queue, or a task's place in it."""
-
-    __slots__ = ("irp", "size", "turn", "view")
-
-    def __init__(self, data: Octets, irp: Irp[int] | None, size: int) -> None:
-        self.view = memoryview(data)
-        """What the kernel has not taken yet."""
-        self.irp = irp
-        self.size = size
-        """How much it was at first, in octets."""
-        self.turn: trio.Event | None = None
-        """Set when the queue has come to the task that stands in line here."""
-
-
-class Annex:
-    """What few connections have: something refused or queued, an error, a public socket."""
-
-    __slots__ = (
-        "broken",
-        "cut_at",
-        "ended",
-        "failure",
-        "fin_wanted",
-        "held",
-        "ideal",
-        "octets_then",
-        "queue",
-        "routines_due",
-        "sender",
-        "sent_waiters",
-        "socket",
-        "unsent",
-    )
-
-    def __init__(self) -> None:
-        self.broken: OSError | None = None
-        """Why nothing can be sent or received any more."""
-        self.failure: BaseException | None = None
-        """What a callback raised, for which it is reset."""
-        self.ended: ConnectionEnded | None = None
-        """How it ended, if that was in its accept callback, whose answer is still to come."""
-        self.cut_at = -1
-        """How many octets had been sent in all when a task's ``send_all`` was cut short."""
-        self.socket: trio.socket.SocketType | None = None
-        """The public socket, which is the same descriptor as the channel."""
-        self.held = b""
-        """Received and not taken by the callback."""
-        self.queue: deque[Unsent] | None = None
-        self.unsent = 0
-        """Octets that are queued for sending."""
-        self.octets_then = 0
-        """How many octets had been sent in all when the peer's time to take some began."""
-        self.sender: trio.CancelScope | None = None
-        """What bounds the task that sends the queue after the block; there is one at most."""
-        self.fin_wanted = False
-        """FIN follows what is queued."""
-        self.routines_due = 0
-        """How many completion routines are still to be called."""
-        self.sent_waiters: trio.Event | None = None
-        self.ideal = 0
-        """The send backlog that was last indicated, in octets."""
-
-
-class Owner(Protocol):
-    """What keeps account of a connection, in its own room or in one above."""
-
-    delivers: bool
-    """Whether its connections were delivered to somebody, so that their ends are news."""
-
-    def ended(self, connection: Any) -> None:  # noqa: ANN401 - a layer above
-        """Take note: this side has closed it."""
-
 
 class Wire(trio.abc.HalfCloseableStream):
     """The channel of one connection, and what is known of it."""
 
     __slots__ = (
-        "_annex",
         "_block",
         "_channel",
         "_marks",
@@ -187,6 +55,7 @@ class Wire(trio.abc.HalfCloseableStream):
         "_octets_out",
         "_opened",
         "_owner",
+        "_rare",
         "_receiving",
         "_request",
         "_sending",
@@ -198,7 +67,7 @@ class Wire(trio.abc.HalfCloseableStream):
     _request: TransportRequest
     _block: Block
     _watch: Watch | None
-    _annex: Annex | None
+    _rare: RareState | None
     _owner: Owner | None
     _marks: int
     _receiving: bool
@@ -221,9 +90,9 @@ class Wire(trio.abc.HalfCloseableStream):
 
     def _receive_now(self, size: int) -> bytes | None:
         """Receive what is there; None if nothing is. What a callback has refused comes first."""
-        annex = self._annex
-        if annex is not None and annex.held:
-            return self._take_held(annex, size)
+        rare = self._rare
+        if rare is not None and rare.held:
+            return self._take_held(rare, size)
         watch = self._watch
         if watch is not None:
             if watch.drained:
@@ -248,9 +117,9 @@ class Wire(trio.abc.HalfCloseableStream):
 
     def _receive_into_now(self, view: memoryview) -> int | None:
         """Receive what is there into the buffer; None if nothing is."""
-        annex = self._annex
-        if annex is not None and annex.held:
-            data = self._take_held(annex, view.nbytes)
+        rare = self._rare
+        if rare is not None and rare.held:
+            data = self._take_held(rare, view.nbytes)
             view[: len(data)] = data
             return len(data)
         watch = self._watch
@@ -273,8 +142,8 @@ class Wire(trio.abc.HalfCloseableStream):
             watch.read_short()
         return count
 
-    def _take_held(self, annex: Annex, size: int) -> bytes:
-        data, annex.held = annex.held[:size], annex.held[size:]
+    def _take_held(self, rare: RareState, size: int) -> bytes:
+        data, rare.held = rare.held[:size], rare.held[size:]
         self._marks &= ~REFUSED
         return data
 
@@ -318,9 +187,9 @@ class Wire(trio.abc.HalfCloseableStream):
     def _send_now(self, data: Octets, flags: int = 0) -> int:
         """Have the kernel take what it can; 0 if it can't take anything now."""
         channel = self._channel
-        if channel is None or self._annex is not None or self._marks & FIN_SENT:
+        if channel is None or self._rare is not None or self._marks & FIN_SENT:
             channel = self._open_for_sending()  # or why not
-        broken = self._broken if self._annex is not None else None
+        broken = self._broken if self._rare is not None else None
         if broken is not None:
             raise self._translated(broken)
         try:
@@ -335,7 +204,7 @@ class Wire(trio.abc.HalfCloseableStream):
     def _shut_down_sending(self) -> None:
         if not self._fin_sent:
             channel = self._open_channel()
-            public = None if self._annex is None else self._annex.socket
+            public = None if self._rare is None else self._rare.socket
             try:
                 (public or channel).shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -352,28 +221,28 @@ class Wire(trio.abc.HalfCloseableStream):
 
     # --- What is known -----------------------------------------------------------------
 
-    def _annexed(self) -> Annex:
-        """Return the annex, made when it is first needed."""
-        if self._annex is None:
-            self._annex = Annex()
-        return self._annex
+    def _rare_state(self) -> RareState:
+        """Return the rare state, made when it is first needed."""
+        if self._rare is None:
+            self._rare = RareState()
+        return self._rare
 
     @property
     def _broken(self) -> OSError | None:
-        return None if self._annex is None else self._annex.broken
+        return None if self._rare is None else self._rare.broken
 
     @property
     def _is_cut_short(self) -> bool:
         """Whether something was not sent to its end, and nothing else since."""
         if self._marks & HALFWAY:
             return True
-        annex = self._annex
-        return annex is not None and (bool(annex.unsent) or annex.cut_at == self._octets_out)
+        rare = self._rare
+        return rare is not None and (bool(self._unsent) or rare.cut_at == self._octets_out)
 
     @property
     def _fin_sent(self) -> bool:
         """Whether we have sent FIN, here or through the public socket."""
-        public = None if self._annex is None else self._annex.socket
+        public = None if self._rare is None else self._rare.socket
         if public is not None and public.did_shutdown_SHUT_WR:
             self._marks |= FIN_SENT
         return bool(self._marks & FIN_SENT)
@@ -381,7 +250,8 @@ class Wire(trio.abc.HalfCloseableStream):
     @property
     def _unsent(self) -> int:
         """How many octets are queued for sending."""
-        return 0 if self._annex is None else self._annex.unsent
+        rare = self._rare
+        return 0 if rare is None or rare.queue is None else rare.queue.octets
 
     @property
     def _peer_ended(self) -> bool:
@@ -399,7 +269,7 @@ class Wire(trio.abc.HalfCloseableStream):
         """Have the current task woken when there is something to try; see `Readiness.wait`."""
         watch = self._watch or self._watched()
         home = watch.home or task_readiness()
-        public = None if self._annex is None else self._annex.socket
+        public = None if self._rare is None else self._rare.socket
         if public is not None:
             if public.fileno() < 0:
                 raise self._closed_elsewhere()
@@ -456,9 +326,9 @@ class Wire(trio.abc.HalfCloseableStream):
 
     def _note_broken(self, error: OSError) -> None:
         """Remember that it is broken, and why first."""
-        annex = self._annexed()
-        if annex.broken is None:
-            annex.broken = OSError(*error.args)  # without its traceback
+        rare = self._rare_state()
+        if rare.broken is None:
+            rare.broken = OSError(*error.args)  # without its traceback
             self._has_broken()
 
     def _translated(self, error: OSError) -> SocketClosedError | ConnectionBrokenError:

@@ -15,7 +15,7 @@ from trio_wsk._vocabulary.end_reason import EndReason
 
 if TYPE_CHECKING:
     from trio_wsk._connection.connection import Connection
-    from trio_wsk._connection.events import EventSide
+    from trio_wsk._connection.turns import Turns
     from trio_wsk._listening.listening import ListeningSocket
 
 __all__ = ["ServedConnections"]
@@ -97,7 +97,7 @@ class ServedConnections:
             if control.is_owned_by(connection, self):
                 self.tell(connection)
 
-    def tell(self, connection: EventSide) -> None:
+    def tell(self, connection: Turns) -> None:
         """Have one connection told that the server drains, after whatever it is being told now."""
         callback = self._listening._dispatch.drain
         if callback is not None:
