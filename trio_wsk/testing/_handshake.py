@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from ._carrier import Carrier
     from ._segments import SegmentKind
 
-__all__ = ["Backlog", "Handshake", "HandshakeWatcher"]
+__all__ = ["Handshake", "HandshakeHome", "HandshakeWatcher"]
 
 _SYN_ACK_GAPS: Final = (1, 2, 4, 8, 16, 32)
 """Seconds from one SYN-ACK to the next, the last to giving up: 63 s (tcp_synack_retries=5)."""
 
 
-class Backlog(Protocol):
+class HandshakeHome(Protocol):
     """A listening socket that answers SYNs by itself, as its handshakes see it."""
 
     def has_room(self) -> bool:
@@ -72,20 +72,20 @@ class Handshake(LiveEnd):
       carrier: What it is on.
       key: Its own address and its peer's.
       irs: The sequence number of the SYN.
-      backlog: The listening socket that has answered, unless the answer is withheld.
+      home: The listening socket that has answered, unless the answer is withheld.
     """
 
-    __slots__ = ("_backlog", "_iss", "_stage", "heartbeat", "watcher")
+    __slots__ = ("_home", "_iss", "_stage", "heartbeat", "watcher")
 
     def __init__(
-        self, carrier: Carrier, key: Key, irs: int, *, backlog: Backlog | None = None
+        self, carrier: Carrier, key: Key, irs: int, *, home: HandshakeHome | None = None
     ) -> None:
         super().__init__(carrier, key, irs)
         self.watcher: HandshakeWatcher | None = None
         """The request, where the answer is withheld."""
         self.heartbeat: Heartbeat = Heartbeat(trio.current_time())
         """When its SYN has come."""
-        self._backlog = backlog
+        self._home = home
         self._iss = carrier.next_isn()
         self._stage = _HELD
 
@@ -169,7 +169,7 @@ class Handshake(LiveEnd):
         _, kind, _, ack, edge, _ = packet
         if ack != self._iss + 1:
             self.carrier.outbox.append((self.peer_key, RST, ack, 0, 0, b""))
-        elif self._backlog is None or self._backlog.has_room():
+        elif self._home is None or self._home.has_room():
             endpoint = self._establish(ack, edge)
             if kind is not ACK:
                 endpoint.arrive(packet)
@@ -180,10 +180,10 @@ class Handshake(LiveEnd):
         self._stage = _OVER
         self._stop_timer()
         endpoint = Endpoint(self.carrier, self.key, self._iss)
-        endpoint.open(self.irs, ack, edge, was_held=self._backlog is None)
+        endpoint.open(self.irs, ack, edge, was_held=self._home is None)
         self.carrier.put(endpoint)
-        if self._backlog is not None:
-            self._backlog.on_established(self, endpoint)
+        if self._home is not None:
+            self._home.on_established(self, endpoint)
         elif self.watcher is not None:
             self.watcher.on_established(endpoint)
         return endpoint
@@ -208,12 +208,12 @@ class Handshake(LiveEnd):
         """
         self._stage = _OVER
         self._stop_timer()
-        if self._backlog is None and aftermath is not None and not self.carrier.is_instant:
+        if self._home is None and aftermath is not None and not self.carrier.is_instant:
             self.carrier.put(Remains(self.carrier, self.key, self.irs, aftermath))
         else:
             self.carrier.forget(self)
-        if self._backlog is not None:
-            self._backlog.on_lost(self)
+        if self._home is not None:
+            self._home.on_lost(self)
 
     # --- The timer ---------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
@@ -18,9 +18,7 @@ from trio_wsk._vocabulary.verdict import CloseStyle, InspectPoint
 from trio_wsk.transports._accept_errors import failure_of
 from trio_wsk.transports._contract import PeerFaultError, Transport, TransportFailedError
 
-from ._handshake import Handshake
-from ._memory_readiness import MemoryReadiness
-from ._memory_request import MemoryRequest
+from ._backlog import Backlog
 from ._ports import checked_port
 
 if TYPE_CHECKING:
@@ -29,9 +27,9 @@ if TYPE_CHECKING:
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk._vocabulary.addresses import Address
 
-    from ._endpoint import Endpoint
+    from ._memory_readiness import MemoryReadiness
+    from ._memory_request import MemoryRequest
     from ._ports import Ports
-    from ._segments import Packet
 
 __all__ = ["MemoryTransport"]
 
@@ -56,20 +54,17 @@ class MemoryTransport(Transport):
         """Made by `MemoryHost.transport`, never by you."""
         self._ports = ports
         self._port = checked_port(port)
-        self._backlog = checked_count("backlog", backlog, least=1)
-        self._queue: deque[MemoryRequest] = deque()
-        self._half_open: dict[Handshake, None] = {}
-        self._held: dict[MemoryRequest, None] = {}
-        self._waiting: dict[MemoryRequest, None] = {}  # established, and nobody takes them yet
+        self._backlog = Backlog(
+            ports.carrier,
+            checked_count("backlog", backlog, least=1),
+            edge=lambda: self.edge(),  # noqa: PLW0108 - the owner sets it later
+            takes=lambda: self.takes(),  # noqa: PLW0108 - the owner may set it later
+        )
         self._failures: deque[OSError] = deque()
         self._failure: OSError | None = None
         self._address: Address | None = None
         self._is_closed = False
         self._keeps_spare = False
-        self.is_listening: bool = False
-        """Whether SYNs are looked at."""
-        self.readiness: MemoryReadiness = MemoryReadiness()
-        """Where the channels of this transport are waited for, by tasks and by its block's pump."""
 
     def __repr__(self) -> str:
         return f"<MemoryTransport on {self._address or 'nothing yet'}>"
@@ -78,7 +73,7 @@ class MemoryTransport(Transport):
 
     def inspect_at(self, point: InspectPoint) -> None:
         """Have requests appear at this point, before the handshake or after it."""
-        if self.is_listening:
+        if self._backlog.is_listening:
             raise InvalidDeviceStateError("a transport that listens stays at its inspect point")
         self.inspect_point = point
 
@@ -102,7 +97,7 @@ class MemoryTransport(Transport):
         try:
             await trio.lowlevel.checkpoint()
             self._check_open()
-            self._address = self._ports.bind(self, self._port)
+            self._address = self._ports.bind(self._backlog, self._port)
         except BaseException:
             self.close()
             raise
@@ -110,28 +105,16 @@ class MemoryTransport(Transport):
     def listen(self, readiness: Readiness) -> None:
         """From now on requests appear."""
         self._check_open()
-        if self.is_listening or self._address is None:
+        if self._backlog.is_listening or self._address is None:
             raise InvalidDeviceStateError("a transport listens once, after it is bound")
-        if isinstance(readiness, MemoryReadiness):
-            self.readiness = readiness
-        self.is_listening = True
+        self._backlog.listen(readiness, self.inspect_point)
 
     def pump_readiness(
         self,
         start_soon: Callable[[Callable[..., Awaitable[object]], Watch, int], object],  # noqa: ARG002 - nothing has to be waited for
     ) -> MemoryReadiness:
         """Return the readiness of this transport's channels, which keep it to the end."""
-        return self.readiness
-
-    def soon_through(self, readiness: Readiness) -> Callable[[Callable[[], object]], None]:
-        """From a request: return how to tell something a moment later.
-
-        The pump's readiness does it, or a timer where there is no pump.
-        """
-        if isinstance(readiness, MemoryReadiness):
-            return readiness.soon
-        timers = self._ports.carrier.timers
-        return lambda tell: cast("None", timers.after(0.0, tell))
+        return self._backlog.readiness
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -147,72 +130,20 @@ class MemoryTransport(Transport):
         if self._is_closed:
             return
         self._is_closed = True
-        self.is_listening = False
         self._keeps_spare = False
         if self._address is not None:
-            self._ports.release(self, self._address.port)
-        queue, self._queue = self._queue, deque()
-        for request in queue:
-            request.reset()
-        for request in list(self._held):
-            request.refuse()
-        half_open, self._half_open = self._half_open, {}
-        for handshake in half_open:
-            handshake.abandon()
+            self._ports.release(self._backlog, self._address.port)
+        self._backlog.close()
         self._ports.carrier.flush()
 
     # --- Requests ----------------------------------------------------------------------
-
-    def on_syn(self, packet: Packet) -> None:
-        """From the carrier: a SYN has come for which there is no connection."""
-        if len(self._queue) >= self._backlog:
-            return
-        key, _, irs, _, _, _ = packet
-        carrier = self._ports.carrier
-        if self.inspect_point is InspectPoint.BEFORE_HANDSHAKE:
-            handshake = Handshake(carrier, key, irs)
-            request = MemoryRequest(self, handshake)
-            self._held[request] = None
-            carrier.put(handshake)
-            self._appeared(request)
-        elif len(self._half_open) < self._backlog:
-            handshake = Handshake(carrier, key, irs, backlog=self)
-            self._half_open[handshake] = None
-            carrier.put(handshake)
-            handshake.answer()
-
-    def has_room(self) -> bool:
-        """From a handshake: whether one more connection can wait to be taken."""
-        return len(self._queue) < self._backlog
-
-    def on_established(self, handshake: Handshake, endpoint: Endpoint) -> None:
-        """From a handshake: it is over."""
-        self._half_open.pop(handshake, None)
-        self._appeared(MemoryRequest(self, endpoint))
-
-    def on_lost(self, handshake: Handshake) -> None:
-        """From a handshake: it has failed."""
-        self._half_open.pop(handshake, None)
-
-    def forget(self, request: MemoryRequest) -> None:
-        """From a request: it has an answer, or its peer has left."""
-        self._held.pop(request, None)
-        self._waiting.pop(request, None)
-
-    def wait_for_room(self, request: MemoryRequest) -> None:
-        """From a request: it is established, and nobody takes it yet."""
-        self._waiting[request] = None
-
-    def _appeared(self, request: MemoryRequest) -> None:
-        self._queue.append(request)
-        if len(self._queue) == 1:
-            self.edge()
 
     def next_request(self) -> MemoryRequest | None:
         """Return the oldest request that nobody has taken. See `Transport.next_request`."""
         if self._failures or self._failure is not None:
             self._fail()
-        return self._queue.popleft() if self._queue else None
+        requests = self._backlog.requests
+        return requests.popleft() if requests else None
 
     def fail_next(self, *errors: OSError | int) -> None:
         """Have the next calls of `next_request` fail, as accept(2) would have.
@@ -237,21 +168,20 @@ class MemoryTransport(Transport):
     def _fail(self) -> None:
         error = self._failure or self._failures.popleft()
         failure = failure_of(error)
-        if isinstance(failure, PeerFaultError) and self._queue:
-            self._queue.popleft().reset()
+        requests = self._backlog.requests
+        if isinstance(failure, PeerFaultError) and requests:
+            requests.popleft().reset()
         elif isinstance(failure, TransportFailedError):
             self._failure = error
         raise failure from error
 
     def take_established(self) -> None:
         """Tell once more of those that nobody took. See `Transport.take_established`."""
-        waiting, self._waiting = self._waiting, {}
-        for request in waiting:
-            request.room_again()
+        self._backlog.offer_again()
 
     def has_more(self) -> bool:
         """Whether a request waits."""
-        return bool(self._queue)
+        return bool(self._backlog.requests)
 
     def keep_spare(self) -> bool:
         """Set aside what `shed` needs: here, there always is a descriptor to be had."""
@@ -260,14 +190,16 @@ class MemoryTransport(Transport):
 
     def shed(self) -> bool:
         """Reset the oldest request that waits. See `Transport.shed`."""
-        if not self._keeps_spare or not self._queue or self._failure is not None:
+        requests = self._backlog.requests
+        if not self._keeps_spare or not requests or self._failure is not None:
             return False
-        self._queue.popleft().reset()
+        requests.popleft().reset()
         return True
 
     def queue_depth(self) -> tuple[int, int] | None:
         """How many requests wait to be taken, and how many may."""
-        return (len(self._queue), self._backlog) if self.is_listening else None
+        backlog = self._backlog
+        return (len(backlog.requests), backlog.most) if backlog.is_listening else None
 
 
 def _as_oserror(error: object) -> OSError:
