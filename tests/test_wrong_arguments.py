@@ -186,6 +186,13 @@ SERVER: Mapping[str, Row] = {
     "dispatch": Row((*NO_DISPATCH, ListenDispatch(accept=lambda _: Status.SUCCESS)), "dispatch"),
     "task_status": Row((None, 7, work), "nursery.start(trio_wsk.serve"),
 }
+CONNECTING: Mapping[str, Row] = {
+    "host": Row((None, 7, b"::1", [], ""), "connect('example.org', 80)"),
+    "port": Row((None, True, 1.5, "80", 0, -1, 70000, math.nan), "a port is"),
+    "path": Row((7, "", b"", object(), [], "a\0b"), "a path is"),
+    "local_address": Row((7, b"::1", []), "local_address"),
+    "happy_eyeballs_delay": Row((None, *NO_SECONDS), "happy_eyeballs_delay"),
+}
 TRANSPORT: Mapping[str, Row] = {
     name: LISTENING[name] for name in ("port", "host", "backlog", "socket_options", "path", "mode")
 }
@@ -230,6 +237,12 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
         "dispatch": Row((*NO_DISPATCH, ListenDispatch()), "ConnectionDispatch("),
         "on_completion": Row(NO_PLAIN_FUNCTIONS, "on_completion takes a"),
     },
+    "ListeningSocket.queue_connect": {
+        **CONNECTING,
+        "dispatch": Row((*NO_DISPATCH, ListenDispatch()), "ConnectionDispatch("),
+        "on_completion": Row(NO_PLAIN_FUNCTIONS, "on_completion takes a"),
+    },
+    "connect": CONNECTING,
     "ListeningSocket.enable_events": {"mask": Row(NO_EVENTS, "enable_events(EventMask.ACCEPT)")},
     "ListeningSocket.disable_event": {"event": Row(NO_EVENTS, "EventMask.ACCEPT")},
     "ListeningSocket.disable_event_nowait": {"event": Row(NO_EVENTS, "EventMask.ACCEPT")},
@@ -473,6 +486,19 @@ async def _fail_next(errors: Any) -> None:
     await trio.lowlevel.checkpoint()
 
 
+def _place(argument: dict[str, Any]) -> dict[str, Any]:
+    return {} if "path" in argument else {"host": HOST, "port": 80}
+
+
+async def _connect(**argument: Any) -> None:
+    await trio_wsk.connect(**{**_place(argument), **argument})
+
+
+async def _queue_connect(**argument: Any) -> None:
+    async with trio_wsk.open_listening_socket(0, host=HOST) as listening:
+        listening.queue_connect(**{**_place(argument), **argument})
+
+
 CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "open_listening_socket": _open_listening_socket,
     "open_server": _open_server,
@@ -487,6 +513,8 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "ListeningSocket.accept": _method(_listening, "accept"),
     "ListeningSocket.accept_nowait": _method(_listening, "accept_nowait"),
     "ListeningSocket.queue_accept": _method(_listening, "queue_accept"),
+    "ListeningSocket.queue_connect": _queue_connect,
+    "connect": _connect,
     "ListeningSocket.enable_events": _method(_listening, "enable_events"),
     "ListeningSocket.disable_event": _method(_listening, "disable_event"),
     "ListeningSocket.disable_event_nowait": _method(_listening, "disable_event_nowait"),

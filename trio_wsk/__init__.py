@@ -8,6 +8,7 @@ inspected before that; all of it lives inside a nursery. Start with `serve`;
 from __future__ import annotations
 
 from . import observers, transports
+from ._connection.connecting import connect
 from ._connection.connection import Connection
 from ._connection.dispatch import ConnectionDispatch, Taken
 from ._engine.irp import Irp
@@ -25,6 +26,7 @@ from ._vocabulary.addresses import Address
 from ._vocabulary.end_reason import EndReason
 from ._vocabulary.errors import (
     BindError,
+    ConnectError,
     ConnectionBrokenError,
     ForcedClosedError,
     InspectPointError,
@@ -56,6 +58,7 @@ __all__ = [
     "AddressSet",
     "BindError",
     "CloseStyle",
+    "ConnectError",
     "Connection",
     "ConnectionBrokenError",
     "ConnectionDispatch",
@@ -93,6 +96,7 @@ __all__ = [
     "Verdict",
     "WouldBlockError",
     "WskError",
+    "connect",
     "observers",
     "open_listening_socket",
     "open_server",

@@ -43,13 +43,13 @@ class Block(Pump):
 
     def __init__(
         self,
-        listening: ListeningSocket,
+        listening: ListeningSocket | None,
         observers: Iterable[Observer],
         callback_failures: Counter[str],
     ) -> None:
         super().__init__(observers, callback_failures)
         self.listening: Final = listening
-        """Whose block this is."""
+        """Whose block this is; None for what is opened in none."""
         self.draining: Final = trio.Event()
         """Set when the server wants its connections to finish."""
         self.event_driven: set[Turns] = set()

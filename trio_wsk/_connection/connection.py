@@ -15,6 +15,7 @@ from trio_wsk._vocabulary.arguments import check_flag
 from trio_wsk._vocabulary.end_reason import EndReason
 from trio_wsk._vocabulary.errors import (
     ConnectionBrokenError,
+    InvalidDeviceStateError,
     InvalidParameterError,
     NoSocketError,
     SocketClosedError,
@@ -97,8 +98,18 @@ class Connection(Stream):
 
     @property
     def listening(self) -> ListeningSocket:
-        """The listening socket that this connection came through."""
-        return self._block.listening
+        """The listening socket that this connection came through, or in whose block it lives.
+
+        Raises:
+          InvalidDeviceStateError: this side has opened it, with `trio_wsk.connect`.
+        """
+        listening = self._block.listening
+        if listening is None:
+            raise InvalidDeviceStateError(
+                f"the connection to {self.remote_address} came through no listening socket: this"
+                " side has opened it"
+            )
+        return listening
 
     @property
     def inspect_id(self) -> InspectId | None:

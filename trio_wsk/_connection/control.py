@@ -6,13 +6,19 @@ listening socket and a server need beyond that are functions: nothing becomes in
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
+
+from trio_wsk._engine.pump import FAILED
+from trio_wsk._vocabulary.errors import ConnectionBrokenError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_wsk._engine.irp import Irp
     from trio_wsk._vocabulary.end_reason import EndReason
 
+    from .block import Block
     from .connection import Connection
     from .dispatch import ConnectionDispatch
     from .state import Owner
@@ -23,10 +29,12 @@ __all__ = [
     "end",
     "end_by_server",
     "give_dispatch",
+    "hold_events",
     "is_owned_by",
     "may_send",
     "own",
     "part",
+    "post_completion",
     "start_events",
     "start_without_events",
     "tell_drain",
@@ -74,6 +82,29 @@ def start_events(connection: Connection, mask: int, dispatch: ConnectionDispatch
 def start_without_events(connection: Connection) -> None:
     """Go on without events, after an accept callback has answered."""
     connection._may_leave_block()
+
+
+def hold_events(connection: Connection, dispatch: ConnectionDispatch) -> None:
+    """Enable all events that have a callback, from the pump's next turn on."""
+    connection._hold_events(dispatch)
+
+
+def post_completion(block: Block, irp: Irp[Connection]) -> None:
+    """Have the pump call the completion routine of an Irp that brings a connection."""
+    block.post(partial(_call_completion, block, irp))
+
+
+def _call_completion(block: Block, irp: Irp[Connection]) -> None:
+    """In the pump: call the completion routine, and end the connection if that fails."""
+    assert irp.on_completion is not None
+    connection = irp.information
+    try:
+        context = block.context.copy()
+        answer = block.call("on_completion", connection, context, irp.on_completion, irp)
+    except ConnectionBrokenError:
+        answer = FAILED
+    if answer is FAILED and connection is not None:
+        connection.abort()
 
 
 # --- Its end ---------------------------------------------------------------------------

@@ -88,6 +88,14 @@ class EventSide(Sending):
             self._listen_to_watch(self._watch)
         self._turn()  # without any events, too: its end is heard of
 
+    def _hold_events(self, dispatch: ConnectionDispatch) -> None:
+        """The block has this connection; enable its events, which begin in the pump's next turn."""
+        if self._channel is not None:
+            self._dispatch = dispatch
+            self._enabled |= dispatch.mask | THE_BLOCKS
+            self._belong_to_block()
+            self._schedule(READ)
+
     def _enable(self, mask: EventMask, dispatch: ConnectionDispatch | None) -> None:
         """Enable events; what has come already is indicated in the next turn."""
         self._require_pump()

@@ -165,9 +165,9 @@ class Turns(Wire):
     def _require_pump(self) -> None:
         if self._block.ended:
             raise InvalidDeviceStateError(
-                "the listening block has ended, and its pump with it, which calls back and"
-                " empties the send queue; await this connection instead: receive_some(),"
-                " send_all(data)"
+                "the connection is in no listening block, or that has ended, and its pump with it,"
+                " which calls back and empties the send queue; await this connection instead:"
+                " receive_some(), send_all(data)"
             )
 
     # --- What is done by the layers above ----------------------------------------------

@@ -11,11 +11,14 @@ through in `_inspection`.
 from __future__ import annotations
 
 import enum
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import trio
 
+from trio_wsk._connection import control
 from trio_wsk._connection.block import Block
+from trio_wsk._connection.connecting import queue_connect
 from trio_wsk._connection.connection import Connection
 from trio_wsk._connection.control import (
     call_accept,
@@ -48,8 +51,10 @@ from trio_wsk._vocabulary.errors import (
 from trio_wsk._vocabulary.statistics import ListeningCounters, ListeningStatistics
 from trio_wsk._vocabulary.status import ACCEPT, EventMask, Status
 from trio_wsk._vocabulary.verdict import AbortReason
+from trio_wsk.transports._connecting import HAPPY_EYEBALLS_DELAY, target_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable
 
     from trio_wsk._inspection.driver import ConditionalAccept
@@ -335,12 +340,69 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         acceptor.irp = Irp(
             home=self._block.home,
             withdraw=lambda _: self._delivery.withdraw(acceptor),
-            finished=self._completed,
+            finished=partial(control.post_completion, self._block),
             context=context,
             on_completion=on_completion,
         )
         self._enqueue(acceptor)
         return acceptor.irp
+
+    def queue_connect(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        path: str | bytes | os.PathLike[str] | None = None,
+        local_address: str | None = None,
+        happy_eyeballs_delay: float = HAPPY_EYEBALLS_DELAY,
+        dispatch: ConnectionDispatch | None = None,
+        context: object = None,
+        on_completion: Callable[[Irp[Connection]], object] | None = None,
+    ) -> Irp[Connection]:
+        """Open a connection that lives in this block, and return at once (WskSocketConnect).
+
+        The way in which callbacks open one: a task connects, and ends when that is over. What this
+        socket's server counts and limits are the connections that it takes, and not these.
+
+        Args:
+          host: As for `trio_wsk.connect`.
+          port: As for `trio_wsk.connect`.
+          path: As for `trio_wsk.connect`.
+          local_address: As for `trio_wsk.connect`.
+          happy_eyeballs_delay: As for `trio_wsk.connect`.
+          dispatch: The callbacks of the connection; all events that have one are enabled, and begin
+            when ``on_completion`` has returned. The connection belongs to the block then: it is
+            reset when that ends. Without a dispatch it is yours, as one that was awaited.
+          context: Becomes ``connection.context``, and ``irp.context`` until then.
+          on_completion: The completion routine: called in the pump, once, with the Irp.
+
+        Returns:
+          An `Irp` that completes with the connection; with a `ConnectError` when there is none;
+          with `Status.CANCELLED` when it is cancelled, or the block ends.
+
+        Raises:
+          SocketClosedError, ForcedClosedError: as for `accept`; then there is no Irp.
+          InvalidParameterError: an argument is wrong. (Yours.)
+
+        Source: PFN_WSK_SOCKET_CONNECT.
+        """
+        check_caller(self._block.home, "listening.queue_connect")
+        _check_connection_dispatch("queue_connect", dispatch)
+        self._check_listening()
+        target = target_of(
+            host,
+            port,
+            path=path,
+            local_address=local_address,
+            happy_eyeballs_delay=happy_eyeballs_delay,
+        )
+        return queue_connect(
+            self._block,
+            target,
+            dispatch=dispatch,
+            context=context,
+            on_completion=on_completion,
+        )
 
     def _enqueue(self, acceptor: Acceptor, *, waits: bool = True) -> None:
         """Serve the acceptor from what is there, or queue it."""
@@ -374,20 +436,6 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             error.__cause__ = self._failure
             return error
         return SocketClosedError("the listening socket is closed")
-
-    def _completed(self, irp: Irp[Connection]) -> None:
-        self._block.post(lambda: self._run_completion(irp))
-
-    def _run_completion(self, irp: Irp[Connection]) -> None:
-        assert irp.on_completion is not None
-        connection = irp.information
-        try:
-            context = self._block.context.copy()
-            answer = self._block.call("on_completion", connection, context, irp.on_completion, irp)
-        except ConnectionBrokenError:
-            answer = FAILED
-        if answer is FAILED and connection is not None:
-            connection.abort()
 
     # --- Events ------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@
     │       └── NoSocketError         + AttributeError            so it has no .socket
     │
     ├── the peer's
-    │   └── ConnectionBrokenError     + trio.BrokenResourceError  the peer ended it
+    │   ├── ConnectionBrokenError     + trio.BrokenResourceError  the peer ended it
+    │   └── ConnectError              + OSError                   there is no connection
     │
     ├── the machine's
     │   ├── ForcedClosedError         + trio.BrokenResourceError  the listening socket failed
@@ -31,14 +32,18 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
 
 from .status import Status, status_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = [
     "BindError",
+    "ConnectError",
     "ConnectionBrokenError",
     "ForcedClosedError",
     "InspectPointError",
@@ -125,6 +130,66 @@ class NoSocketError(SocketClosedError, AttributeError):
     """
 
 
+class _SystemError(WskError, OSError):
+    """An error of the operating system's about an address, which the message names.
+
+    Args:
+      message: What could not be done, on which address, and why.
+      status: What the operating system's error means.
+      code: The operating system's number, for ``errno``.
+      reason: The operating system's words, for ``strerror``.
+    """
+
+    _failed: ClassVar[str]
+    """What could not be done, before the address."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: Status | None = None,
+        code: int | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status)
+        self.errno = code
+        self.strerror = reason
+
+    @classmethod
+    def from_oserror(cls, error: OSError, address: str, hint: str = "") -> Self:
+        """Say which address it was; raise the result ``from error``.
+
+        Args:
+          error: What the operating system or the resolver gave.
+          address: The address as its owner would write it, such as ``127.0.0.1:80``.
+          hint: What to do about it, if that is known.
+        """
+        advice = f"; {hint}" if hint else ""
+        return cls(
+            f"{cls._failed} {address}: {error.strerror or error}{_symbol_of(error)}{advice}",
+            status=status_of(error),
+            code=error.errno,
+            reason=error.strerror,
+        )
+
+    def __str__(self) -> str:
+        # OSError would print "[Errno 98] Address already in use", and no address.
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An OSError keeps these two outside its __dict__ and would lose them.
+        state = {**self.__dict__, "errno": self.errno, "strerror": self.strerror}
+        return type(self), self.args, state
+
+
+def _symbol_of(error: OSError) -> str:
+    """Return ``" (EADDRINUSE)"`` or the like, if the error has such a name."""
+    if error.errno is None or isinstance(error, socket.gaierror):  # its numbers are EAI_...
+        return ""
+    name = errno.errorcode.get(error.errno)
+    return f" ({name})" if name else ""
+
+
 # ------------------------------------------------------------------------------ the peer's
 
 
@@ -166,6 +231,17 @@ class ConnectionBrokenError(WskError, trio.BrokenResourceError):
         return type(self), self.args, {**self.__dict__, "connection": None}
 
 
+class ConnectError(_SystemError):
+    """There is no connection to that address: nobody listens, or there is no way to it.
+
+    The peer's: it, or the network before it, refuses us or is silent. ``errno`` and ``strerror``
+    are the operating system's, of the first address that was tried; the cause has all of them. A
+    connection that breaks later gives `ConnectionBrokenError`.
+    """
+
+    _failed = "cannot connect to"
+
+
 # --------------------------------------------------------------------------- the machine's
 
 
@@ -190,66 +266,16 @@ class InspectPointError(WskError):
     status = Status.NOT_SUPPORTED
 
 
-class BindError(WskError, OSError):
+class BindError(_SystemError):
     """There can be no listening on that address: resolve, bind or listen failed.
 
     The machine's. ``errno`` and ``strerror`` are the operating system's, as with any
     `OSError`; the message names the address. A malformed address gives
     `InvalidParameterError` instead, and a socket that fails after it has listened
     `ForcedClosedError`.
-
-    Args:
-      message: What could not be done, on which address, and why.
-      status: What the operating system's error means.
-      code: The operating system's number, for ``errno``.
-      reason: The operating system's words, for ``strerror``.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: Status | None = None,
-        code: int | None = None,
-        reason: str | None = None,
-    ) -> None:
-        super().__init__(message, status=status)
-        self.errno = code
-        self.strerror = reason
-
-    @classmethod
-    def from_oserror(cls, error: OSError, address: str, hint: str = "") -> BindError:
-        """Say which address it was; raise the result ``from error``.
-
-        Args:
-          error: What bind, listen or the resolver gave.
-          address: The address as its owner would write it, such as ``127.0.0.1:80``.
-          hint: What to do about it, if that is known.
-        """
-        advice = f"; {hint}" if hint else ""
-        return cls(
-            f"cannot listen on {address}: {error.strerror or error}{_symbol_of(error)}{advice}",
-            status=status_of(error),
-            code=error.errno,
-            reason=error.strerror,
-        )
-
-    def __str__(self) -> str:
-        # OSError would print "[Errno 98] Address already in use", and no address.
-        return str(self.args[0])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An OSError keeps these two outside its __dict__ and would lose them.
-        state = {**self.__dict__, "errno": self.errno, "strerror": self.strerror}
-        return type(self), self.args, state
-
-
-def _symbol_of(error: OSError) -> str:
-    """Return ``" (EADDRINUSE)"`` or the like, if the error has such a name."""
-    if error.errno is None or isinstance(error, socket.gaierror):  # its numbers are EAI_...
-        return ""
-    name = errno.errorcode.get(error.errno)
-    return f" ({name})" if name else ""
+    _failed = "cannot listen on"
 
 
 # ------------------------------------------------------------------------------- nobody's
