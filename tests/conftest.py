@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers.support import connect, open_descriptors
 from trio_wsk import open_listening_socket
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -43,9 +43,9 @@ def readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     waits. Every module that does I/O asks for it: ``pytestmark = usefixtures("readiness")``.
     """
     kind: str = request.param
-    if kind == "epoll" and not _readiness.HAVE_EPOLL:
+    if kind == "epoll" and not _choice.HAVE_EPOLL:
         pytest.skip("this system has no epoll")
-    monkeypatch.setattr(_readiness, "HAVE_EPOLL", kind == "epoll")
+    monkeypatch.setattr(_choice, "HAVE_EPOLL", kind == "epoll")
     return kind
 
 

@@ -26,7 +26,7 @@ import trio.testing
 
 import trio_wsk
 from tests.helpers.support import connect, open_descriptors
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ def guest(module: str) -> Any:
 @asynccontextmanager
 async def nothing_left() -> AsyncIterator[None]:
     """Check that the block, which must not hang, leaves no descriptor and no task behind."""
-    _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
+    _choice.task_readiness()  # shared by all awaited connections of a run, until it ends
     before = census()
     with trio.fail_after(30):
         yield

@@ -42,7 +42,8 @@ PURE = {
 CATCHES_OS_ERRORS = {
     "_connection/farewell.py",
     "_connection/wire.py",
-    "_engine/readiness.py",
+    "_engine/choice.py",
+    "_engine/epoll_readiness.py",
     "_serving/server_context.py",
     "testing",
     "transports",

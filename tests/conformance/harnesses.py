@@ -13,7 +13,7 @@ import trio
 
 from tests.helpers.support import connect, reset
 from trio_wsk import Address, InspectPoint
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 from trio_wsk.testing import MemoryNetwork, MemoryStream, MemoryTransport, TransportHarness
 from trio_wsk.transports import LinuxTransport, PortableTransport
 
@@ -30,9 +30,9 @@ class SocketHarness(TransportHarness[trio.SocketStream]):
     can_fail_accept = True
 
     def __init__(self) -> None:
-        self.tells_end_behind_data = _readiness.HAVE_EPOLL
+        self.tells_end_behind_data = _choice.HAVE_EPOLL
         # Trio's own waits look every 100 ms.
-        self.quiet_seconds = 0.02 if _readiness.HAVE_EPOLL else 0.15
+        self.quiet_seconds = 0.02 if _choice.HAVE_EPOLL else 0.15
 
     @abstractmethod
     def transport(self) -> PortableTransport:

@@ -30,7 +30,7 @@ from tests.helpers.support import (
     reset,
     until,
 )
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 from trio_wsk.observers import CallbackFailed
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ async def test_echo_stalls_a_client_that_does_not_read(name: str) -> None:
 async def test_echo_lets_go_of_a_client_that_resets_while_it_is_stalled(name: str) -> None:
     """A client that was stalled and then resets leaves no descriptor behind."""
     async with running(name) as server:
-        _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
+        _choice.task_readiness()  # shared by all awaited connections of a run, until it ends
         before = open_descriptors()
         client = await connect(server.local_addresses[0])
         await fill(client)

@@ -34,7 +34,7 @@ from trio_wsk import (
     WskError,
 )
 from trio_wsk._connection.last_words import LINGER_MOST, LINGER_SECONDS
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 from trio_wsk._inspection.conditions import INSPECT_TIMEOUT
 from trio_wsk._inspection.driver import REMEMBERED_MOST
 from trio_wsk._inspection.stragglers import STRAGGLE_SECONDS
@@ -569,7 +569,7 @@ def test_each_way_of_leaving_is_tested() -> None:
     assert [*GONE] == [*LEAVING]
 
 
-@pytest.mark.skipif(not _readiness.HAVE_EPOLL, reason="without an epoll less can be seen")
+@pytest.mark.skipif(not _choice.HAVE_EPOLL, reason="without an epoll less can be seen")
 @pytest.mark.parametrize("option", HALF_CLOSE)
 @pytest.mark.parametrize(
     ("who", "leave", "sent"),
@@ -603,7 +603,7 @@ async def test_end_behind_unread_data_is_not_found_without_an_epoll(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With Trio's own waits a reset behind unread data is found, and a FIN is not."""
-    monkeypatch.setattr(_readiness, "HAVE_EPOLL", False)
+    monkeypatch.setattr(_choice, "HAVE_EPOLL", False)
     async with inspecting(PEND, abort_on_half_close=True) as desk:
         finished, request = await desk.pended(b"hello")
         broken, _ = await desk.pended(b"hello")

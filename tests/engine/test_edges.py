@@ -30,7 +30,8 @@ from trio_wsk import (
 )
 from trio_wsk._connection import events as _events
 from trio_wsk._connection.ending import GRACEFUL
-from trio_wsk._engine.readiness import HAVE_EPOLL, READ, WRITE, Watch
+from trio_wsk._engine.choice import HAVE_EPOLL
+from trio_wsk._engine.readiness import READ, WRITE, Watch
 
 pytestmark = pytest.mark.usefixtures("readiness")
 

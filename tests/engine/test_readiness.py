@@ -30,17 +30,12 @@ from trio_wsk import (
     ListenDispatch,
     open_listening_socket,
 )
-from trio_wsk._engine import readiness as _readiness
-from trio_wsk._engine.readiness import (
-    ENDED,
-    HAVE_EPOLL,
-    READ,
-    URGENT,
-    WRITE,
-    EpollReadiness,
-    TrioReadiness,
-    Watch,
-)
+from trio_wsk._engine import choice as _choice
+from trio_wsk._engine import epoll_readiness as _epoll_readiness
+from trio_wsk._engine.choice import HAVE_EPOLL
+from trio_wsk._engine.epoll_readiness import EpollReadiness
+from trio_wsk._engine.readiness import ENDED, READ, URGENT, WRITE, Watch
+from trio_wsk._engine.trio_readiness import TrioReadiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +89,7 @@ async def test_wait_for_what_may_have_passed_is_woken() -> None:
 @needs_epoll
 async def test_one_turn_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one poll leaves over is told by the next one, and nothing is told twice."""
-    monkeypatch.setattr(_readiness, "EVENTS_PER_POLL", 2)
+    monkeypatch.setattr(_epoll_readiness, "EVENTS_PER_POLL", 2)
     readiness = EpollReadiness()
     with socket_pair() as (a, b), socket_pair() as (c, d):
         ear = Ear()
@@ -486,7 +481,7 @@ async def test_connection_that_epoll_has_no_room_for_is_broken_and_no_other(
     """Who can't be waited for is reset, or told so where it awaits; the others go on."""
     monkeypatch.setattr(CrowdedEpoll, "is_full", False)
     monkeypatch.setattr(select, "epoll", CrowdedEpoll)
-    monkeypatch.setattr(_readiness, "HAVE_EPOLL", True)  # it is only about that
+    monkeypatch.setattr(_choice, "HAVE_EPOLL", True)  # it is only about that
     ended: list[bool] = []
 
     def echo(connection: Connection, data: bytes) -> None:

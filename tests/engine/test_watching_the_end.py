@@ -14,15 +14,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.helpers.driven import Ear, driven, socket_pair
 from tests.helpers.pairs import await_event
 from tests.helpers.support import PATIENCE, RESET_ON_CLOSE, wait_in_task
-from trio_wsk._engine.readiness import (
-    ENDED,
-    HAVE_EPOLL,
-    LOOK,
-    LOOK_SECONDS,
-    READ,
-    TrioReadiness,
-    Watch,
-)
+from trio_wsk._engine.choice import HAVE_EPOLL
+from trio_wsk._engine.readiness import ENDED, LOOK, LOOK_SECONDS, READ, Watch
+from trio_wsk._engine.trio_readiness import TrioReadiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers.pairs import open_pair
 from trio_wsk import Connection
-from trio_wsk._engine.readiness import EpollReadiness, Readiness, TrioReadiness
+from trio_wsk._engine.epoll_readiness import EpollReadiness
+from trio_wsk._engine.readiness import Readiness
+from trio_wsk._engine.trio_readiness import TrioReadiness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

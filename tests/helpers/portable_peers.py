@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_wsk._engine.readiness import EpollReadiness, TrioReadiness
+from trio_wsk._engine.epoll_readiness import EpollReadiness
+from trio_wsk._engine.trio_readiness import TrioReadiness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

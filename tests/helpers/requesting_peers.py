@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.portable_peers import connected, owning
-from trio_wsk._engine.readiness import HAVE_EPOLL
+from trio_wsk._engine.choice import HAVE_EPOLL
 from trio_wsk.transports import PortableTransport
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import trio
 import trio_wsk
 from tests.helpers.support import open_descriptors
 from trio_wsk import observers
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -171,7 +171,7 @@ async def main(policy: str, style: str) -> None:
     scarce = Scarce(policy)
     trio.lowlevel.add_instrument(scarce.turns)
     asked = trio.lowlevel.FdStream(0)
-    _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
+    _choice.task_readiness()  # shared by all awaited connections of a run, until it ends
     before = open_descriptors()
     try:
         await {"serve": scarce.serve, "accept": scarce.accept, "queue": scarce.queue}[style](asked)
@@ -183,5 +183,5 @@ async def main(policy: str, style: str) -> None:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
     logging.basicConfig(format=f"{LOG_PREFIX}%(levelname)s %(message)s")
-    _readiness.HAVE_EPOLL = sys.argv[3] == "epoll"
+    _choice.HAVE_EPOLL = sys.argv[3] == "epoll"
     trio.run(main, sys.argv[1], sys.argv[2])

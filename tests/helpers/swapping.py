@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsk._engine.readiness import task_readiness
+from trio_wsk._engine.choice import task_readiness
 from trio_wsk._vocabulary.errors import BindError
 from trio_wsk.transports import PortableTransport
 

@@ -31,7 +31,7 @@ from trio_wsk import (
     open_listening_socket,
     open_server,
 )
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -288,7 +288,7 @@ async def test_flood_neither_starves_a_steady_client_nor_leaks(
         async with open_server(
             echo, 0, host=HOST, inspect=inspect, inspect_timeout=5, grace=0
         ) as server:
-            _readiness.task_readiness()  # shared by all awaited connections of a run
+            _choice.task_readiness()  # shared by all awaited connections of a run
             await wait_all_tasks_blocked()
             before = held(server)
             async with trio.open_nursery() as nursery:

@@ -22,7 +22,7 @@ from tests.documentation.test_examples import ECHOES, example
 from tests.helpers.clients import PHASES
 from tests.helpers.places import ROOT
 from tests.helpers.support import held, until
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -110,7 +110,7 @@ async def test_load_of_a_thousand_clients(name: str, caplog: pytest.LogCaptureFi
     neither a descriptor nor a task is left of them, and all were counted.
     """
     async with running(name) as server:
-        _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
+        _choice.task_readiness()  # shared by all awaited connections of a run, until it ends
         await wait_all_tasks_blocked()
         before = held(server)
         fates = await send_clients(server.local_addresses[0].port, good=CLIENTS, rude=0)
@@ -130,7 +130,7 @@ async def test_load_with_clients_that_reset(name: str, caplog: pytest.LogCapture
     what they sent, and of the others neither a descriptor nor a task is left.
     """
     async with running(name) as server:
-        _readiness.task_readiness()  # shared by all awaited connections of a run, until it ends
+        _choice.task_readiness()  # shared by all awaited connections of a run, until it ends
         await wait_all_tasks_blocked()
         before = held(server)
         fates = await send_clients(server.local_addresses[0].port, good=GOOD, rude=RUDE)

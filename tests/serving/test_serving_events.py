@@ -24,7 +24,7 @@ from trio_wsk import (
     open_server,
     serve_events,
 )
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,7 +59,7 @@ async def test_events_serve_without_tasks() -> None:
 
             assert b"x" == await client.receive_some()
 
-        if _readiness.HAVE_EPOLL:
+        if _choice.HAVE_EPOLL:
             assert before == tasks()
         assert 10 == server.statistics().open_connections
 

@@ -19,7 +19,7 @@ from trio_wsk import (
     Status,
     open_listening_socket,
 )
-from trio_wsk._engine.readiness import TrioReadiness
+from trio_wsk._engine.trio_readiness import TrioReadiness
 from trio_wsk._vocabulary.verdict import CloseStyle
 from trio_wsk.testing import MemoryNetwork, SegmentKind
 from trio_wsk.transports._contract import (

@@ -32,7 +32,7 @@ from trio_wsk import (
     serve,
     serve_events,
 )
-from trio_wsk._engine.readiness import task_readiness
+from trio_wsk._engine.choice import task_readiness
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 from trio_wsk._vocabulary.status import Status

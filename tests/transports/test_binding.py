@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.helpers.portable_peers import open_descriptors, owning
-from trio_wsk._engine.readiness import task_readiness
+from trio_wsk._engine.choice import task_readiness
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 from trio_wsk._vocabulary.status import Status
 from trio_wsk.transports import PortableTransport

@@ -23,7 +23,8 @@ from tests.helpers.requesting_peers import (
 )
 from tests.helpers.scripted import spin_until
 from tests.helpers.support import wait_in_task
-from trio_wsk._engine.readiness import HAVE_EPOLL, LOOK_SECONDS
+from trio_wsk._engine.choice import HAVE_EPOLL
+from trio_wsk._engine.readiness import LOOK_SECONDS
 from trio_wsk.transports import PeerEnd
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from tests.helpers.portable_peers import (
     open_descriptors,
     owning,
 )
-from trio_wsk._engine.readiness import EpollReadiness, task_readiness
+from trio_wsk._engine.choice import task_readiness
+from trio_wsk._engine.epoll_readiness import EpollReadiness
 from trio_wsk._vocabulary.errors import InvalidDeviceStateError, SocketClosedError
 from trio_wsk.transports import PortableTransport
 from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError, TransportFailedError

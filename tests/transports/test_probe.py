@@ -26,7 +26,7 @@ from trio_wsk import (
     open_listening_socket,
     probe,
 )
-from trio_wsk._engine import readiness as _readiness
+from trio_wsk._engine import choice as _choice
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports import _trials
 from trio_wsk.transports._linux_trials import find_listening, try_inspection
@@ -209,9 +209,9 @@ def test_edges_are_told_from_waits() -> None:
     """Without epoll the report says what serves instead, and misses nothing for that."""
     finding = probe().find("edge-triggered")
 
-    assert _readiness.HAVE_EPOLL is finding.available
+    assert _choice.HAVE_EPOLL is finding.available
     assert ("epoll" == finding.found) is finding.available
-    assert _readiness.HAVE_EPOLL or "Trio's own waits serve" in finding.found
+    assert _choice.HAVE_EPOLL or "Trio's own waits serve" in finding.found
 
 
 # ------------------------------------------------------------ before the handshake, by step

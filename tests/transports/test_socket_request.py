@@ -30,7 +30,9 @@ from tests.helpers.requesting_peers import (
     unwatch,
 )
 from tests.helpers.scripted import spin_until
-from trio_wsk._engine.readiness import HAVE_EPOLL, LOOK_SECONDS, EpollReadiness
+from trio_wsk._engine.choice import HAVE_EPOLL
+from trio_wsk._engine.epoll_readiness import EpollReadiness
+from trio_wsk._engine.readiness import LOOK_SECONDS
 from trio_wsk.transports import PeerEnd, PeerFaultError, PortableTransport
 from trio_wsk.transports._contract import IDEAL_SEND_BACKLOG
 

@@ -20,7 +20,7 @@ import trio
 import trio.testing
 
 from tests.helpers.portable_peers import connected, fate_of, open_descriptors, owning
-from trio_wsk._engine.readiness import task_readiness
+from trio_wsk._engine.choice import task_readiness
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 from trio_wsk._vocabulary.status import Status

@@ -193,7 +193,7 @@ class EventSide(Sending):
             # to come. The peer's end has no edge of its own, nor has what is behind a mark.
             in_doubt = came_back or self._marks & (ENDING | IN_DOUBT)
             if not data or not (in_doubt or len(data) == RECEIVE_SIZE):
-                if not self._marks & TOLD:
+                if not (self._marks & TOLD and self._block.readiness.edge_triggered):
                     self._hear_of_input()
                 return 0
         self._schedule(READ)
@@ -267,8 +267,8 @@ class EventSide(Sending):
             found = self._peek_now()
             if found == b"":
                 self._marks |= FIN_RECEIVED
-            is_news = found is None or self._block.readiness.edge_triggered
-            if is_news and not self._marks & TOLD:
+            is_told_once = self._block.readiness.edge_triggered
+            if not self._marks & TOLD if is_told_once else found is None:
                 self._hear_of_input()
         if not self._has(RECEIVE):
             # Nobody may ever take what is before it.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_wsk._engine.deadlines import Deadlines
-from trio_wsk._engine.readiness import READ, EpollReadiness
+from trio_wsk._engine.readiness import READ
 from trio_wsk.transports._tcp_info import retransmission_timeout
 
 if TYPE_CHECKING:
@@ -271,8 +271,8 @@ class _Parting:
     def _arm(self, channel: Channel) -> None:
         home, watch = self._home, self._watch
         if watch is None:
-            if self._request.is_watched_by_descriptor and isinstance(home, EpollReadiness):
-                if not self._is_told:
+            if self._request.is_watched_by_descriptor:
+                if not (self._is_told and home.edge_triggered):
                     home.tell(channel.fileno(), READ, self)
                     self._is_told = True
                 return
@@ -288,7 +288,6 @@ class _Parting:
         if self._watch is not None:
             self._watch.close()
         elif self._is_told:
-            assert isinstance(self._home, EpollReadiness)
             self._home.tell_no_more(channel.fileno(), self)
         channel.close()
         self._farewells.forget(self)

@@ -55,7 +55,7 @@ REFUSED: Final = 16
 RESUMED: Final = 32
 """It was resumed from inside the receive callback."""
 TOLD: Final = 64
-"""The pump's readiness tells it of its edges directly: it has no watch."""
+"""The pump's readiness tells the connection of its edges, which has no watch for them."""
 ENDING: Final = 128
 """An edge has said that the peer has ended: nothing counts as drained any more."""
 LINGERING: Final = 256

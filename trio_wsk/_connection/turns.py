@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from trio_wsk._engine.readiness import ENDED, READ, URGENT, WRITE, EpollReadiness
+from trio_wsk._engine.readiness import ENDED, READ, URGENT, WRITE
 from trio_wsk._vocabulary.errors import InvalidDeviceStateError
 
 from .state import ENDING, FIN_RECEIVED, IN_DOUBT, TOLD
@@ -101,20 +101,18 @@ class Turns(Wire):
         Where there are no edges, not of what stays readable for ever.
         """
         watch = self._watch
-        if watch is not None:
-            readiness = watch.home or self._block.readiness
-            if readiness.edge_triggered or not self._marks & FIN_RECEIVED:
-                self._arm(readiness, watch, READ)
+        if watch is None and not self._request.is_watched_by_descriptor:
+            watch = self._watched()
+        readiness = (watch and watch.home) or self._block.readiness
+        if not readiness.edge_triggered and self._marks & FIN_RECEIVED:
             return
-        readiness = self._block.readiness
-        if self._request.is_watched_by_descriptor and isinstance(readiness, EpollReadiness):
+        if watch is not None:
+            self._arm(readiness, watch, READ)
+        else:
             self._be_told(readiness, self._open_channel().fileno(), self)
             self._marks |= TOLD
             if not self._request.short_read_is_all:
                 self._marks |= IN_DOUBT
-        else:
-            self._watched()
-            self._hear_of_input()
 
     def _hear_of_room(self) -> None:
         """Hear when the kernel takes more to send."""
@@ -138,9 +136,7 @@ class Turns(Wire):
         if not self._marks & TOLD:
             return False
         self._marks &= ~TOLD
-        readiness = self._block.readiness
-        assert isinstance(readiness, EpollReadiness)
-        readiness.tell_no_more(channel.fileno(), self)
+        self._block.readiness.tell_no_more(channel.fileno(), self)
         return True
 
     # --- Callbacks ---------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_wsk._engine.readiness import READ, task_readiness
+from trio_wsk._engine.choice import task_readiness
+from trio_wsk._engine.readiness import READ
 from trio_wsk._vocabulary.errors import ConnectionBrokenError, SocketClosedError
 from trio_wsk._vocabulary.status import status_of
 
@@ -21,12 +22,7 @@ from .state import FIN_RECEIVED, FIN_SENT, HALFWAY, LOST, REFUSED, RareState
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from trio_wsk._engine.readiness import (
-        EpollReadiness,
-        Readiness,
-        Sink,
-        Watch,
-    )
+    from trio_wsk._engine.readiness import Readiness, Sink, Watch
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.transports._contract import Channel, TransportRequest
 
@@ -288,7 +284,7 @@ class Wire(trio.abc.HalfCloseableStream):
         except OSError as error:
             raise self._translated(error) from error
 
-    def _be_told(self, readiness: EpollReadiness, fd: int, sink: Sink) -> None:
+    def _be_told(self, readiness: Readiness, fd: int, sink: Sink) -> None:
         """Have the sink told of what comes, without a watch."""
         try:
             readiness.tell(fd, READ, sink)

@@ -7,7 +7,7 @@ costs Trio an ``epoll_ctl`` and its bookkeeping at every wait. Here a channel is
 registered once, edge-triggered, in an epoll of our own; that epoll is itself a
 descriptor, and one task waits for it on Trio. When it is readable, ``poll()`` tells
 each `Watch` which of its edges have come; or a `Sink` by itself, where no task ever waits
-and a watch would only be weight (`EpollReadiness.tell`).
+and a watch would only be weight (`Readiness.tell`).
 
 There are two drivers of the same mechanism. Connections that tasks await share one
 epoll per Trio run, driven by a system task that runs no user code: it reschedules
@@ -44,10 +44,7 @@ Source: epoll(7), "Questions and answers"; epoll_ctl(2).
 
 from __future__ import annotations
 
-import select
-import sys
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -55,7 +52,7 @@ import trio
 from trio_wsk._vocabulary.errors import SocketBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
 __all__ = [
     "ENDED",
@@ -65,14 +62,9 @@ __all__ = [
     "READ",
     "URGENT",
     "WRITE",
-    "EpollReadiness",
     "Readiness",
     "Sink",
-    "TrioReadiness",
     "Watch",
-    "ended_now",
-    "open_pump_readiness",
-    "task_readiness",
 ]
 
 # epoll's own bits, so that nothing is translated on the way from the kernel.
@@ -97,19 +89,6 @@ anything, while a task of the user's waits for its descriptor."""
 
 _DOUBTFUL: Final = ENDED | URGENT
 """After these a short read does not say that nothing is left."""
-
-EVENTS_PER_POLL: Final = 64
-"""A bound on one turn; what is left over keeps the epoll readable."""
-
-HAVE_EPOLL = sys.platform == "linux" and hasattr(select, "epoll")
-"""Whether readiness is edge-triggered here. Trio's own waits serve everywhere."""
-
-
-class Descriptor(Protocol):
-    """What has a descriptor to wait for."""
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
 
 
 class Sink(Protocol):
@@ -268,6 +247,9 @@ class Readiness(ABC):
     edge_triggered: bool = True
     """Whether an edge is told once. If not, ``arm`` again after each."""
 
+    _told: dict[int, Watch] | None = None
+    """The watches that are kept here for those who keep none, by their descriptors."""
+
     @abstractmethod
     def arm(self, watch: Watch, edges: int) -> None:
         """Report these edges of ``watch`` from now on, and what is true already."""
@@ -286,6 +268,31 @@ class Readiness(ABC):
         The edges are among ``ENDED``, or ``LOOK`` where nothing tells them from data.
         """
         self.arm(watch, 0)
+
+    def tell(self, fd: int, edges: int, sink: Sink) -> None:
+        """Tell somebody of these edges of a descriptor, and of its end, who keeps no watch.
+
+        With no edges, of the end alone, as `arm_end` does. Where an edge is not told once, ask
+        again after each, as with `arm`.
+        """
+        if self._told is None:
+            self._told = {}
+        watch = self._told.get(fd)
+        if watch is None or watch.sink is not sink:
+            if watch is not None:  # its owner has closed the descriptor behind our back
+                watch.close()
+            watch = self._told[fd] = Watch(fd, sink)
+        if edges:
+            self.arm(watch, edges)
+        else:
+            self.arm_end(watch)
+
+    def tell_no_more(self, fd: int, sink: Sink) -> None:
+        """Tell the sink nothing more of this descriptor; call it before that is closed."""
+        watch = None if self._told is None else self._told.get(fd)
+        if self._told is not None and watch is not None and watch.sink is sink:
+            del self._told[fd]
+            watch.close()
 
     def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Have the current task woken when ``edge`` comes, or the watch is closed.
@@ -324,311 +331,3 @@ class Readiness(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let every watch go. Tasks that wait look again and find another home."""
-
-
-def _asked_of_epoll(edges: int) -> int:
-    """Return what to ask epoll for: the peer's end always, urgent data with what is to read."""
-    flags = edges | select.EPOLLRDHUP | select.EPOLLET
-    return flags | URGENT if edges & READ else flags
-
-
-class EpollReadiness(Readiness):
-    """An edge-triggered epoll, waited for through its own descriptor."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._fd = self._epoll.fileno()
-        # Watches and others, by descriptor. The kernel gives out the lowest numbers that are free,
-        # so a list is smaller than a dict, and faster.
-        self._sinks: list[Sink | None] = []
-        self._armed = 0
-        self._parked = False
-        self._lone = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether the epoll is gone; nothing can be armed any more."""
-        return self._epoll.closed
-
-    def arm(self, watch: Watch, edges: int) -> None:
-        """Register with the kernel, once; a repeated call costs one comparison."""
-        wanted = watch.interest | edges
-        if watch.home is self and wanted == watch.interest:
-            return
-        if watch.home is self:
-            self._epoll.modify(watch.fd, _asked_of_epoll(wanted))
-        else:
-            self._epoll.register(watch.fd, _asked_of_epoll(wanted))
-            self._remember(watch.fd, watch)
-            watch.home = self
-        watch.interest = wanted
-
-    def _remember(self, fd: int, sink: Sink) -> None:
-        sinks = self._sinks
-        if fd >= len(sinks):
-            sinks.extend([None] * (fd + 1 - len(sinks)))
-        if sinks[fd] is None:  # else its owner has closed the descriptor behind our back
-            self._armed += 1
-        sinks[fd] = sink
-
-    def tell(self, fd: int, edges: int, sink: Sink) -> None:
-        """Tell somebody of these edges of a descriptor, and of its end, without a watch.
-
-        For those who never wait: of thousands of idle connections a watch would be a fifth.
-        """
-        self._epoll.register(fd, _asked_of_epoll(edges))
-        self._remember(fd, sink)
-
-    def tell_no_more(self, fd: int, sink: Sink) -> None:
-        """Tell it nothing more; call it before the descriptor is closed."""
-        sinks = self._sinks
-        # The owner may have closed the descriptor behind our back (through
-        # `Connection.socket`). Then the kernel has forgotten it already, and its number
-        # may be another channel's by now.
-        if 0 <= fd < len(sinks) and sinks[fd] is sink:
-            sinks[fd] = None
-            self._armed -= 1
-            try:
-                self._epoll.unregister(fd)
-            except OSError:
-                pass
-
-    def rearm(self, watch: Watch, edges: int) -> None:
-        """Have the kernel look again: changing an entry reports what is true."""
-        if watch.home is self:
-            watch.interest |= edges
-            self._epoll.modify(watch.fd, _asked_of_epoll(watch.interest))
-        else:
-            self.arm(watch, edges)
-
-    def disarm(self, watch: Watch) -> None:
-        """Take the descriptor out of the kernel's set."""
-        self.tell_no_more(watch.fd, watch)
-        self._release(watch)
-
-    @staticmethod
-    def _release(watch: Watch) -> None:
-        watch.home = None
-        watch.interest = 0
-        watch.drained = False
-        if watch.reader is not None or watch.writer is not None or watch.sink is not None:
-            watch.on_edges(READ | WRITE)
-
-    def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> Awaitable[None]:
-        """Park in the epoll, or straight on Trio while there is nobody else to share it with."""
-        home = watch.home
-        if home is self and watch.interest & edge and not passed:
-            return watch.park(edge)  # as nearly always
-        if home is None and not self._armed and not self._lone:
-            return self._wait_alone(watch, edge)
-        return super().wait(watch, edge, passed=passed)
-
-    async def _wait_alone(self, watch: Watch, edge: int) -> None:
-        self._lone = True
-        try:
-            await watch.wait_on_trio(edge)
-        finally:
-            self._lone = False
-
-    async def park(self) -> None:  # noqa: ASYNC910 - a closed wait is one, too
-        """Wait until the epoll has events or somebody calls `wake`."""
-        self._parked = True
-        try:
-            await trio.lowlevel.wait_readable(self._fd)
-        except trio.ClosedResourceError:
-            pass  # wake() says so
-        finally:
-            self._parked = False
-
-    def wake(self) -> None:
-        """Return the driver from `park`.
-
-        Trio's "this descriptor is about to close" is its one way to end somebody
-        else's wait without a cancel scope, which would cost ten times as much at
-        each wait. We don't close it; the next wait registers it again.
-        """
-        if self._parked:
-            self._parked = False
-            trio.lowlevel.notify_closing(self._fd)
-
-    def poll(self) -> bool:
-        """Tell everybody what the kernel has for them, `EVENTS_PER_POLL` at most."""
-        sinks = self._sinks
-        found = self._epoll.poll(0, EVENTS_PER_POLL)
-        for fd, events in found:
-            # An earlier notification of this turn may have closed this one.
-            sink = sinks[fd]
-            if sink is not None:
-                sink.on_edges(events)
-        return len(found) > 1
-
-    def close(self) -> None:
-        """Close the epoll; whoever waited through it looks again elsewhere."""
-        self._epoll.close()
-        sinks, self._sinks, self._armed = self._sinks, [], 0
-        for sink in sinks:
-            if isinstance(sink, Watch):
-                self._release(sink)
-
-
-class TrioReadiness(Readiness):
-    """Trio's own waits: level-triggered, one task per armed watch.
-
-    Args:
-      start_soon: Starts the task that waits for an armed edge (a nursery's method).
-        None where only tasks wait, which wait by themselves.
-    """
-
-    edge_triggered = False
-
-    def __init__(
-        self, start_soon: Callable[[Callable[..., Awaitable[object]], Watch, int], object] | None
-    ) -> None:
-        self._start_soon = start_soon
-        self._armed: set[Watch] = set()
-        self._driver: trio.lowlevel.Task | None = None
-
-    def arm(self, watch: Watch, edges: int) -> None:
-        """Start a task that reports the edge, once."""
-        if self._start_soon is None:
-            raise RuntimeError("this readiness serves tasks that wait by themselves")
-        watch.home = self
-        self._armed.add(watch)
-        for edge in (READ, WRITE):
-            if edges & edge and not watch.interest & edge:
-                watch.interest |= edge
-                self._start_soon(self._report, watch, edge)
-
-    async def _report(self, watch: Watch, edge: int) -> None:  # noqa: ASYNC910 - a task of its own
-        if watch.home is self:
-            try:
-                await watch.wait_on_trio(edge)
-            except SocketBusyError:  # a task of the user's waits for the public socket
-                await trio.sleep(LOOK_SECONDS)
-        if watch.home is self:
-            watch.interest &= ~edge
-            watch.on_edges(edge)
-
-    def arm_end(self, watch: Watch) -> None:
-        """Start a task that says when to look.
-
-        Unread data hides the end from a level-triggered wait, so from then on it says so
-        every `LOOK_SECONDS`. A FIN behind data can't be seen at all.
-        """
-        assert self._start_soon is not None
-        watch.home = self
-        watch.interest |= READ  # whoever waits to read waits for this task's word
-        self._armed.add(watch)
-        self._start_soon(self._report_end, watch, READ)
-
-    async def _report_end(self, watch: Watch, edge: int) -> None:  # noqa: ASYNC910 - a task of its own
-        while watch.home is self:
-            with suppress(SocketBusyError):  # as in `_report`
-                await watch.wait_on_trio(edge)
-            if watch.home is not self:
-                break
-            watch.on_edges(edge | LOOK)
-            await trio.sleep(LOOK_SECONDS)
-
-    def disarm(self, watch: Watch) -> None:
-        """End the tasks that wait for this descriptor."""
-        self._armed.discard(watch)
-        watch.home = None
-        watch.interest = 0
-        if watch.direct:
-            trio.lowlevel.notify_closing(watch.fd)
-        watch.on_edges(READ | WRITE)
-
-    def wait(
-        self,
-        watch: Watch,
-        edge: int,
-        *,
-        passed: bool = False,  # noqa: ARG002 - for Trio, what is true now always counts
-    ) -> Awaitable[None]:
-        """Wait on Trio, or for the task that reports this edge: Trio takes one at a time."""
-        if watch.interest & edge:
-            return watch.park(edge)
-        return watch.wait_on_trio(edge)
-
-    async def park(self) -> None:
-        """Wait for `wake`; the reporting tasks' notifications end in one."""
-
-        def _abort(_: object) -> trio.lowlevel.Abort:
-            self._driver = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._driver = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(_abort)
-
-    def wake(self) -> None:
-        """Return the driver from `park`."""
-        if self._driver is not None:
-            trio.lowlevel.reschedule(self._driver)
-            self._driver = None
-
-    def close(self) -> None:
-        """Let every watch go."""
-        for watch in list(self._armed):
-            self.disarm(watch)
-
-
-def ended_now(fd: int) -> int:
-    """Return which of ``ENDED`` are true of this descriptor; an edge only says that one may be.
-
-    It is asked by poll(2), which costs one call.
-    """
-    poll = select.poll()
-    poll.register(fd, select.POLLRDHUP)  # the others are told unasked
-    for _, events in poll.poll(0):
-        return events & ENDED
-    return 0
-
-
-def open_pump_readiness(
-    start_soon: Callable[[Callable[..., Awaitable[object]], Watch, int], object],
-) -> Readiness:
-    """Make the readiness of one listening block, which the block's pump drives and closes."""
-    return EpollReadiness() if HAVE_EPOLL else TrioReadiness(start_soon)
-
-
-_of_this_run: trio.lowlevel.RunVar[Readiness | None] = trio.lowlevel.RunVar(
-    "trio_wsk.readiness", default=None
-)
-
-
-def task_readiness() -> Readiness:
-    """Return the readiness that awaited connections of this Trio run share."""
-    readiness = _of_this_run.get()
-    if readiness is None:
-        try:
-            readiness = _dispatched() if HAVE_EPOLL else TrioReadiness(None)
-        except OSError:
-            # No descriptor is left for it (a flood of connections came before the first of
-            # them had to wait): this wait is Trio's, and the next one tries again.
-            return TrioReadiness(None)
-        _of_this_run.set(readiness)
-    return readiness
-
-
-def _dispatched() -> Readiness:
-    readiness = EpollReadiness()
-    trio.lowlevel.spawn_system_task(
-        _dispatch, readiness, name="trio_wsk: readiness of awaited connections"
-    )
-    return readiness
-
-
-async def _dispatch(readiness: EpollReadiness) -> None:
-    try:
-        is_busy = False
-        while True:
-            if is_busy:
-                await trio.lowlevel.checkpoint()
-            else:
-                await readiness.park()
-            is_busy = readiness.poll()
-    finally:
-        # The run is ending. Whoever still waits (another system task) goes on with Trio's waits.
-        _of_this_run.set(TrioReadiness(None))
-        readiness.close()

@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import trio
 
-from trio_wsk._engine.readiness import (
-    ENDED,
-    READ,
-    WRITE,
-    Readiness,
-    Watch,
-)
+from trio_wsk._engine.readiness import ENDED, READ, WRITE, Readiness, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from trio_wsk._engine.readiness import READ, WRITE, task_readiness
+from trio_wsk._engine.choice import task_readiness
+from trio_wsk._engine.readiness import READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from trio_wsk._engine.readiness import open_pump_readiness
+from trio_wsk._engine.choice import open_pump_readiness
 from trio_wsk._vocabulary.errors import InspectPointError
 from trio_wsk._vocabulary.verdict import CloseStyle, InspectPoint
 

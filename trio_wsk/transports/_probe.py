@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 import trio
 
-from trio_wsk._engine import readiness
+from trio_wsk._engine import choice
 from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.verdict import InspectPoint
 
@@ -147,7 +147,7 @@ def _portable_trials() -> dict[str, Trial]:
 
 
 def _try_edges() -> Trial:
-    if readiness.HAVE_EPOLL:
+    if choice.HAVE_EPOLL:
         return Trial("epoll")
     return Trial(_NO_EDGES, available=False, failed_step="open an epoll")
 

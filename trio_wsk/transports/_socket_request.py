@@ -23,16 +23,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
-from trio_wsk._engine.readiness import (
-    ENDED,
-    HUNG_UP,
-    LOOK,
-    LOOK_SECONDS,
-    READ,
-    EpollReadiness,
-    Watch,
-    ended_now,
-)
+from trio_wsk._engine.epoll_readiness import ended_now
+from trio_wsk._engine.readiness import ENDED, HUNG_UP, LOOK, LOOK_SECONDS, READ, Watch
 from trio_wsk._vocabulary.addresses import Address
 
 from ._contract import (
@@ -116,7 +108,7 @@ class SocketRequest(TransportRequest):
         self._remote: Address | SocketAddress = peer
         self._local: Address | None = None
         self._was_reset = False
-        self._home: EpollReadiness | Watch | None = None  # while it is watched
+        self._home: Readiness | Watch | None = None  # while it is watched
         self._number = 0
 
     def __repr__(self) -> str:
@@ -240,18 +232,12 @@ class SocketRequest(TransportRequest):
         """
         self._keeper = keeper
         self._told = None
-        home: EpollReadiness | Watch
         try:
-            if isinstance(readiness, EpollReadiness):
-                home = readiness
-                readiness.tell(self._channel.fileno(), 0, self)
-            else:
-                home = Watch(self._channel.fileno(), self)
-                readiness.arm_end(home)
+            readiness.tell(self._channel.fileno(), 0, self)
         except OSError:
             pass  # no memory for one more (ENOMEM, ENOSPC): it is found when somebody takes it
         else:
-            self._home = home
+            self._home = readiness
 
     def unwatch_end(self) -> None:
         """Take the descriptor out of the kernel's set again; who waits to peek looks again."""
@@ -305,7 +291,7 @@ class SocketRequest(TransportRequest):
 
     async def wait_for_more(self) -> None:
         """Wait for the next edge, or for a moment if there are none."""
-        if isinstance(self._home, EpollReadiness):
+        if self._home is not None and not isinstance(self._home, Watch):
             self._watch_fully(self._home)
         watch = self._home
         if isinstance(watch, Watch) and watch.home is not None:
@@ -313,7 +299,7 @@ class SocketRequest(TransportRequest):
         else:
             await trio.sleep(LOOK_SECONDS)
 
-    def _watch_fully(self, readiness: EpollReadiness) -> None:
+    def _watch_fully(self, readiness: Readiness) -> None:
         """Be told of more than the end: somebody waits."""
         self.unwatch_end()
         watch = Watch(self._channel.fileno(), self)
