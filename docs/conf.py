@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sphinx.ext.intersphinx import InventoryAdapter
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
+sys.path.insert(0, str(Path(__file__).parent))  # for our own extensions
+
 project = "trio_wsk"
 copyright = "2026, Contributors to trio_wsk"
 release = version = version_of("trio-wsk")
@@ -27,9 +31,13 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",
+    "_extensions.linked_names",
 ]
 exclude_patterns = ["_build", "performance/*.md"]  # the latter are parts that a page includes
 html_theme = "sphinx_rtd_theme"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+html_show_sourcelink = False
 
 nitpicky = True
 nitpick_ignore_regex = [

@@ -47,7 +47,9 @@ def test_fixtures_are_in_the_reference() -> None:
         if isinstance(node, ast.FunctionDef) and node.decorator_list
     }
 
-    assert fixtures == {name for name in DOCUMENTED if name.startswith(pytest_plugin.__name__)}
+    assert fixtures == {
+        name for name in DOCUMENTED if name.startswith(f"{pytest_plugin.__name__}.")
+    }
 
 
 def slugs(module: ModuleType, *functions: str) -> set[str]:
