@@ -214,8 +214,8 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
     Args:
       dispatch: The callbacks. ``accept`` is needed; ``drain`` is called for each connection
         when the server drains.
-      port, max_connections, grace, task_status, options: as for `serve`. A permit is given
-        back when its connection has been closed.
+      port: As for `serve`, and so are all options but those of handlers and of TLS. A permit of
+        ``max_connections`` is given back when its connection has been closed.
 
     Returns when the server has been drained or aborted; cancelling it aborts.
 
