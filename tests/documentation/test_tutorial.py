@@ -18,7 +18,7 @@ from tests.helpers.places import ROOT
 from tests.helpers.support import PATIENCE
 
 TUTORIAL = ROOT / "docs" / "tutorial"
-PAGES = ["index.md", "conditional-accept.md"]
+PAGES = ["first-server.md", "conditional-accept.md"]
 PORTS = ["7007", "7006"]
 STEP = re.compile(r"^## (Step \d+.*)$", re.MULTILINE)
 SESSION = re.compile(
