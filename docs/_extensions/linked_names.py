@@ -104,7 +104,7 @@ class LinkNames(SphinxPostTransform):
     def run(self, **_: object) -> None:
         """Go through one page."""
         names = self.names()
-        for code in list(self.document.findall(nodes.literal)):
+        for code in list(self.document.findall(is_code)):
             if not is_within(code, NO_PLACE_FOR_LINKS):
                 self.link(code, names)
 
@@ -129,7 +129,7 @@ class LinkNames(SphinxPostTransform):
         }
         return Names({**theirs, **ours}, known)
 
-    def link(self, code: nodes.literal, names: Names) -> None:
+    def link(self, code: nodes.Element, names: Names) -> None:
         """Link one piece of code, if it names something that isn't what is described here."""
         text = code.astext()
         option, name = names.option(text), names.find(text)
@@ -144,7 +144,7 @@ class LinkNames(SphinxPostTransform):
         elif text.startswith("trio_wsk.") and name is None:
             self.warn(code)
 
-    def to_option(self, option: str, code: nodes.literal) -> nodes.reference:
+    def to_option(self, option: str, code: nodes.Element) -> nodes.reference:
         """Refer to where an option is described."""
         described = options(self.app)
         preferred = (f"{function}.{option}" for function in DESCRIBES_OPTIONS)
@@ -156,10 +156,16 @@ class LinkNames(SphinxPostTransform):
         reference += code.deepcopy()
         return reference
 
-    def warn(self, code: nodes.literal) -> None:
+    def warn(self, code: nodes.Element) -> None:
         """Say that a full name leads nowhere; the build takes warnings for errors."""
         message = f"no entry in the reference for `{code.astext()}`"
         self.document.reporter.warning(message, base_node=code)
+
+
+def is_code(node: nodes.Node) -> bool:
+    """Whether a node is code, or one of several errors that stand before one description."""
+    is_error = isinstance(node, addnodes.literal_strong) and node.astext().endswith("Error")
+    return is_error or isinstance(node, nodes.literal)
 
 
 def is_within(node: nodes.Node, kinds: tuple[type[nodes.Node], ...]) -> bool:

@@ -59,6 +59,7 @@ ECHOES = [
     "docs/how-to/limits.md",
     "docs/how-to/other-libraries.md",
     "docs/how-to/socket-activation.md",
+    "docs/index.md",
 ]
 OTHERS = [
     "docs/how-to/before-the-handshake.md",
