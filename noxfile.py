@@ -1,4 +1,7 @@
-"""Everything that is checked, one session per question; `nox` asks all but `bench` and `model`."""
+"""Everything that is checked, one session per question.
+
+`nox` asks all but `bench`, `model` and `mutants`, which take too long.
+"""
 
 from __future__ import annotations
 
@@ -155,6 +158,16 @@ def model(session: nox.Session) -> None:
     # Nothing hangs here that takes its time, so nothing ends it.
     unhurried = ("-s", "-o", "faulthandler_timeout=0")
     session.run("python", "-m", "pytest", *unhurried, *files, env={"TRIO_WSK_EXAMPLES": examples})
+
+
+@nox.session(default=False, python=HEAVY_PYTHON)
+def mutants(session: nox.Session) -> None:
+    """Make small faults in what can be tested quickly, and name those that no test notices.
+
+    A quarter of an hour; for one module: `nox -s mutants -- backoff`.
+    """
+    session.install("--editable", ".[test]")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
 def run_tests(session: nox.Session) -> None:

@@ -56,3 +56,4 @@ def test_working_again_starts_anew() -> None:
     assert None is backoff.worked()
     assert not backoff.active
     assert 0.1 == backoff.failed(20, MIDDLE)
+    assert Recovery(seconds=0, attempts=1) == backoff.worked()

@@ -53,3 +53,26 @@ def test_each_alarm_rings_once_in_its_time(
     assert [number not in rung and number in model for number in range(THINGS)] == [
         bool(thing.alarm) for thing in things
     ]
+
+
+def test_alarms_that_were_called_off_are_cleaned_up_after() -> None:
+    """Of those that were called off there are never more than of those that are set, and a few."""
+    crowd = [Thing() for _ in range(200)]
+    alarms: Alarms[Thing] = Alarms()
+    for _ in range(20):
+        for number, thing in enumerate(crowd):
+            alarms.set(thing, float(number))
+    while alarms.ring(99.0) is not None:
+        pass
+    for thing in crowd[100:190] * 20:
+        alarms.call_off(thing)
+        alarms.set(thing, 300.0)
+
+    assert len(alarms._heap) <= 64 + 2 * 100 + 1  # noqa: SLF001 -- the bound is the claim
+
+    for thing in crowd[100:190]:
+        alarms.call_off(thing)
+
+    assert len(alarms._heap) <= 64 + 2 * 10 + 1  # noqa: SLF001 -- the bound is the claim
+    assert crowd[190:] == [alarms.ring(200.0) for _ in range(10)]
+    assert alarms.ring(999.0) is None

@@ -1,0 +1,63 @@
+"""Which modules mutants are made of, which tests have to notice them, and which are no faults."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+__all__ = ["SAME", "TARGETS", "Target"]
+
+
+@attrs.frozen
+class Target:
+    """A module, and who answers for it."""
+
+    module: str
+    """Below ``trio_wsk``."""
+    tests: tuple[str, ...]
+    """Below ``tests``. All run until one fails, so that the quick ones stand first."""
+    most: int = 1000
+    """Of more mutants than this, so many are tried, spread over the module."""
+
+
+TARGETS: Final = (
+    Target("_delivery/delivery.py", ("delivery/test_delivery.py",)),
+    Target("_intake/backoff.py", ("intake/test_backoff.py",)),
+    Target("_inspection/table.py", ("inspection/test_table.py",), most=60),
+    Target("_inspection/conditions.py", ("inspection/test_conditions.py",)),
+    Target("_vocabulary/verdict.py", ("vocabulary/test_verdict.py",)),
+    Target("_engine/deadlines.py", ("engine/test_deadlines.py",)),
+    Target("transports/linux/_alarms.py", ("transports/linux/test_alarms.py",)),
+    Target("transports/linux/_syn_table.py", ("transports/linux/test_syn_table.py",), most=60),
+    Target(
+        "_connection/wire.py",
+        (
+            "connection/test_connection.py",
+            "connection/test_send_queue.py",
+            "connection/test_events.py",
+            "connection/test_closed.py",
+            "connection/test_ends.py",
+        ),
+        most=40,
+    ),
+    Target(
+        "_connection/events.py",
+        (
+            "connection/test_events.py",
+            "connection/test_send_queue.py",
+            "connection/test_event_ends.py",
+            "connection/test_peers_end.py",
+        ),
+        most=40,
+    ),
+)
+
+SAME: Final[dict[str, str]] = {
+    "_intake/backoff.py Backoff.__init__: self._last = 0.0 -> self._last = 1.0": (
+        "It is written before it is read."
+    ),
+    "_intake/backoff.py Backoff.failed: return wait * (1 + JITTER * (2 * chance - 1))"
+    " -> return wait * (1 - JITTER * (2 * chance - 1))": "Chance is as good the other way round.",
+}
+"""Mutants that are no faults, as they are printed, and why no test can tell them."""
