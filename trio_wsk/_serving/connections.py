@@ -32,15 +32,15 @@ class ServedConnections:
     delivers = True
 
     def __init__(self, listening: ListeningSocket, *, gives_permits: bool) -> None:
-        self.open = 0
+        self.open: int = 0
         """How many are open."""
-        self.open_most = 0
+        self.open_most: int = 0
         """How many were open at once, at most."""
-        self.served = 0
+        self.served: int = 0
         """How many have ended."""
-        self.were_reset = 0
+        self.were_reset: int = 0
         """How many were open when all that were left were reset."""
-        self.have_been_reset = False
+        self.have_been_reset: bool = False
         """Whether all that were left have been reset."""
         self._listening = listening
         self._block = listening._block

@@ -57,9 +57,9 @@ class Handlers(ReusedTasks["Connection"]):
         raises: bool,
     ) -> None:
         super().__init__(nursery.start_soon, block.context, name)
-        self.failures = 0
+        self.failures: int = 0
         """How many have crashed."""
-        self.peers_left = 0
+        self.peers_left: int = 0
         """How many have ended because their peers went away."""
         self._handler = handler
         self._scope = nursery.cancel_scope
