@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -18,12 +20,15 @@ from trio_wsk._vocabulary.records import (
     AcceptBackoffStarted,
     CallbackFailed,
     ConnectionAccepted,
+    DrainFinished,
+    DrainStarted,
     HandlerFailed,
     ListenerFailed,
     PeerLeft,
     Record,
+    ServerStarted,
 )
-from trio_wsk.observers import REPEAT_SECONDS, LoggingObserver, Observer, Observers
+from trio_wsk.observers import REPEAT_SECONDS, ConsoleObserver, LoggingObserver, Observer, Observers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +44,19 @@ SAMPLES: list[Record] = [
     CallbackFailed(at=0, callback="accept", error=ZeroDivisionError(), remote_address=None),
     HandlerFailed(at=0, error=ZeroDivisionError(), remote_address=PEER),
     ListenerFailed(at=0, error=OSError(9, "Bad file descriptor")),
+]
+
+NEWS: list[tuple[Record, str]] = [
+    (ServerStarted(at=0, local_addresses=(PEER,)), "listening on 192.0.2.1:7"),
+    (
+        DrainStarted(at=0, open_connections=3, grace=2.5),
+        "draining: open connections (3) are given 2.5 s to finish",
+    ),
+    (
+        DrainStarted(at=0, open_connections=0, grace=math.inf),
+        "draining: open connections (0) are given as long as they take to finish",
+    ),
+    (DrainFinished(at=0, finished=2, reset=1), "drained: 2 finished, 1 reset"),
 ]
 
 
@@ -342,6 +360,32 @@ def test_lines_read_well(sample: Record, caplog: pytest.LogCaptureFixture) -> No
     assert has_traceback == bool(line.exc_info)
     if address := getattr(sample, "remote_address", None):
         assert str(address) in line.getMessage()
+
+
+@pytest.mark.parametrize(("news", "text"), NEWS)
+def test_news_are_told_quietly(news: Record, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """That a server begins or ends is a line for who wants to know, and each time is one."""
+    caplog.set_level(logging.INFO)
+    observer = LoggingObserver()
+    observer(news)
+    observer(news)
+
+    assert 2 * [("trio_wsk", logging.INFO, text)] == caplog.record_tuples
+
+
+@pytest.mark.parametrize(("news", "text"), NEWS)
+def test_news_can_be_told_without_a_log(
+    news: Record, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program's standard error gets the same line, if the program has one."""
+    ConsoleObserver()(news)
+
+    assert ("", f"{text}\n") == capsys.readouterr()
+
+    monkeypatch.setattr(sys, "stderr", None)
+    ConsoleObserver()(news)
+
+    assert ("", "") == capsys.readouterr()
 
 
 def test_lines_of_one_kind_are_rare(caplog: pytest.LogCaptureFixture) -> None:

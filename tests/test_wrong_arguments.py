@@ -10,6 +10,7 @@ import functools
 import inspect
 import math
 import re
+import signal
 import socket
 import ssl
 import types
@@ -46,6 +47,7 @@ from trio_wsk import (
     Verdict,
     open_listening_socket,
     open_server,
+    run,
     serve,
     serve_events,
 )
@@ -184,6 +186,10 @@ SERVER: Mapping[str, Row] = {
     "on_handler_error": Row(NO_POLICIES, "'report' or 'raise'"),
     "ssl_context": Row((True, "cert.pem", 7, ssl.SSLContext), "ssl.SSLContext with a certificate"),
     "dispatch": Row((*NO_DISPATCH, ListenDispatch(accept=lambda _: Status.SUCCESS)), "dispatch"),
+    "signals": Row(
+        (None, 15, "SIGTERM", [0], [True], ["SIGTERM"], [signal.SIGKILL], iter([signal.SIGTERM])),
+        "signals=[signal.SIGINT, signal.SIGTERM]",
+    ),
     "task_status": Row((None, 7, work), "nursery.start(trio_wsk.serve"),
 }
 CONNECTING: Mapping[str, Row] = {
@@ -200,9 +206,13 @@ TRANSPORT: Mapping[str, Row] = {
 WRONG: Mapping[str, Mapping[str, Row]] = {
     "open_listening_socket": LISTENING,
     "open_server": {name: row for name, row in SERVER.items() if name != "task_status"},
+    "run": {name: row for name, row in SERVER.items() if name != "task_status"},
     "serve": SERVER,
     "serve_events": {
-        **{name: SERVER[name] for name in ("port", "max_connections", "grace", "task_status")},
+        **{
+            name: SERVER[name]
+            for name in ("port", "max_connections", "grace", "signals", "task_status")
+        },
         "dispatch": Row((None, *NO_DISPATCH, ListenDispatch()), "ListenDispatch(accept=...)"),
     },
     "Server.drain": {"grace": Row(NO_SECONDS, "math.inf for as long as they take")},
@@ -392,6 +402,11 @@ async def _open_server(**argument: Any) -> None:
         raise AssertionError("it was opened")
 
 
+async def _run(**argument: Any) -> None:
+    arguments = {"handler": wait, "port": 0, "signals": (), **argument}
+    await trio.to_thread.run_sync(lambda: run(**arguments))  # which starts a Trio of its own
+
+
 async def _serve(**argument: Any) -> None:
     await serve(**{"handler": wait, "port": 0, **argument})
 
@@ -502,6 +517,7 @@ async def _queue_connect(**argument: Any) -> None:
 CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "open_listening_socket": _open_listening_socket,
     "open_server": _open_server,
+    "run": _run,
     "serve": _serve,
     "serve_events": _serve_events,
     "Server.drain": _drain,
@@ -584,6 +600,7 @@ def _names(options: Any) -> frozenset[str]:
 
 OWN_OPTIONS = {
     "open_server": _names(ServerOptions) - _names(ListeningOptions),
+    "run": _names(ServerOptions) - _names(ListeningOptions),
     "serve": _names(ServerOptions) - _names(ListeningOptions),
     "serve_events": _names(EventServerOptions) - _names(ListeningOptions),
 }
@@ -793,6 +810,7 @@ def test_options_have_names_and_types(
     [
         (serve, {"handler", "port", "ssl_context", "task_status"}),
         (open_server, {"handler", "port", "ssl_context"}),
+        (run, {"handler", "port", "ssl_context"}),
         (serve_events, {"dispatch", "port", "task_status"}),
     ],
 )

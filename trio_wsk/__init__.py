@@ -20,6 +20,7 @@ from ._listening.opening import open_listening_socket
 from ._listening.options import EventServerOptions, ListeningOptions, ServerOptions
 from ._listening.socket_streams import SocketStreams
 from ._serving.opening import open_server, serve, serve_events
+from ._serving.running import run
 from ._serving.server import Server
 from ._vocabulary.address_sets import AddressSet
 from ._vocabulary.addresses import Address
@@ -101,6 +102,7 @@ __all__ = [
     "open_listening_socket",
     "open_server",
     "probe",
+    "run",
     "serve",
     "serve_events",
     "transports",

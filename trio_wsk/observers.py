@@ -13,6 +13,8 @@ Source: the "telemetry as contract" of Ranch and Thousand Island; RFC 5424 has t
 from __future__ import annotations
 
 import logging
+import math
+import sys
 from collections.abc import Collection
 from contextlib import suppress
 from functools import singledispatch
@@ -42,6 +44,7 @@ from ._vocabulary.records import (
     RequestApproved,
     RequestPended,
     RequestRejected,
+    ServerStarted,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ __all__ = [
     "RequestApproved",
     "RequestPended",
     "RequestRejected",
+    "ServerStarted",
 ]
 
 _KINDS: Final[list[type[Record]]] = [getattr(records, name) for name in records.__all__]
@@ -181,9 +185,15 @@ REPEAT_SECONDS: Final = 5.0
 enough that a flood of the same trouble doesn't fill a disk."""
 
 
+NEWS: Final = frozenset({records.ServerStarted, records.DrainStarted, records.DrainFinished})
+"""How a server begins and ends: what one wants to see of it when all is well."""
+
+
 class LoggingObserver:
     """Writes what an operator must see to `logging`, and no flood of it.
 
+    That is what goes wrong, as WARNING and ERROR, and as INFO that a server listens, that it drains
+    and that it has drained.
     Lines of one kind come at most once in ``repeat_seconds``; the next one says how many
     were held back. Everything else that happens is in ``statistics()``. What the logger itself
     fails to write goes to standard error (``logging.lastResort``).
@@ -205,6 +215,7 @@ class LoggingObserver:
             records.HandlerFailed,
             records.InspectorStraggles,
             records.ListenerFailed,
+            *NEWS,
         }
     )
 
@@ -215,7 +226,8 @@ class LoggingObserver:
             raise InvalidParameterError(
                 f"logger is a logger, such as logging.getLogger('mail'), not {logger!r}"
             )
-        self._logger = _log if logger is None else logger
+        self.logger: Final[logging.Logger] = _log if logger is None else logger
+        """Where to."""
         self._repeat_seconds = checked_seconds(
             "repeat_seconds", repeat_seconds, endless="each kind once"
         )
@@ -228,14 +240,26 @@ class LoggingObserver:
         kind = (type(record), type(error))
         last = self._last.get(kind)
         # Another Trio run has another clock: there the time may be before the last line's.
-        if last is not None and 0 <= record.at - last < self._repeat_seconds:
+        is_repeated = last is not None and 0 <= record.at - last < self._repeat_seconds
+        if is_repeated and type(record) not in NEWS:
             self._held_back[kind] = self._held_back.get(kind, 0) + 1
             return
         self._last[kind] = record.at
         held_back = self._held_back.pop(kind, 0)
         if held_back:
             text += f" (and {held_back} more of this kind since the last such line)"
-        _write(self._logger, level, "%s", text, error)
+        _write(self.logger, level, "%s", text, error)
+
+
+class ConsoleObserver:
+    """Writes how a server begins and ends to standard error: for a program that has no log."""
+
+    records: Final = NEWS
+
+    def __call__(self, record: Record) -> None:
+        """Write the record as one line."""
+        if sys.stderr is not None:
+            print(_line(record)[1], file=sys.stderr, flush=True)  # noqa: T201 - as it says
 
 
 _BACKOFF_POLICIES: Final = {
@@ -296,3 +320,21 @@ def _(record: records.CloseStyleUnavailable) -> Line:
 def _(record: records.ListenerFailed) -> Line:
     # Its traceback is ours alone; the error itself comes out of the block as well.
     return logging.ERROR, f"the listening socket failed and is closed: {record.error}", None
+
+
+@_line.register(records.ServerStarted)
+def _(record: records.ServerStarted) -> Line:
+    where = ", ".join(str(address) for address in record.local_addresses)
+    return logging.INFO, f"listening on {where}", None
+
+
+@_line.register(records.DrainStarted)
+def _(record: records.DrainStarted) -> Line:
+    grace = "as long as they take" if math.isinf(record.grace) else f"{record.grace:g} s"
+    text = f"draining: open connections ({record.open_connections}) are given {grace} to finish"
+    return logging.INFO, text, None
+
+
+@_line.register(records.DrainFinished)
+def _(record: records.DrainFinished) -> Line:
+    return logging.INFO, f"drained: {record.finished} finished, {record.reset} reset", None

@@ -80,6 +80,7 @@ class EventServerOptions(ListeningOptions, total=False):
 
     max_connections: int | None
     grace: float
+    signals: Collection[int]
 
 
 class ServerOptions(ListeningOptions, total=False):
@@ -94,6 +95,7 @@ class ServerOptions(ListeningOptions, total=False):
     max_connections: int | None
     grace: float
     on_handler_error: OnHandlerError
+    signals: Collection[int]
 
 
 _OTHERS: Final = frozenset({"dispatch", "port", "ssl_context"})

@@ -18,9 +18,10 @@ from trio_wsk._vocabulary.arguments import (
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
 from .server_context import check_server_context
+from .signals import checked_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from typing_extensions import Unpack
 
@@ -67,6 +68,8 @@ class Settings:
     """How many may be open at once; infinity is no limit."""
     grace: float
     """Seconds of a drain that is given no others."""
+    signals: tuple[int, ...]
+    """What has the server drain, and then abort."""
     dispatch: ListenDispatch | None
     """The callbacks of the listening socket."""
     listening: ListeningOptions
@@ -76,9 +79,16 @@ class Settings:
 def settings_for_either(
     handler: Callable[[Any], Awaitable[object]] | ListenDispatch,
     ssl_context: ssl.SSLContext | None,
+    call: str,
     **options: Unpack[ServerOptions],
 ) -> Settings:
     """Check the arguments of a server that calls a handler, or callbacks in its place.
+
+    Args:
+      handler: A handler, or a dispatch in its place.
+      ssl_context: What to speak TLS with.
+      call: What was called.
+      **options: The others.
 
     Raises:
       InvalidParameterError: one is wrong; the message says what is right. (The caller's.)
@@ -87,12 +97,12 @@ def settings_for_either(
         return settings_for_handler(handler, ssl_context, **options)
     if options.pop("dispatch", None) is not None:
         raise InvalidParameterError(
-            "open_server takes one ListenDispatch, in the place of the handler, not another"
+            f"{call} takes one ListenDispatch, in the place of the handler, not another"
             " one as dispatch="
         )
     if ssl_context is not None:
         raise InvalidParameterError(
-            "ssl_context= needs a task for each connection: open_server(handler, ...)"
+            f"ssl_context= needs a task for each connection: {call}(handler, ...)"
             f" with an async handler, not with {handler!r}"
         )
     of_handlers = (
@@ -118,6 +128,7 @@ def settings_for_handler(
     max_connections: int | None = None,
     grace: float = DEFAULT_GRACE,
     on_handler_error: OnHandlerError = "report",
+    signals: Collection[int] = (),
     **listening: Unpack[ListeningOptions],
 ) -> Settings:
     """Check the arguments of a server that calls a handler.
@@ -143,6 +154,7 @@ def settings_for_handler(
         on_handler_error=on_handler_error,
         max_connections=limit,
         grace=checked_grace(grace),
+        signals=checked_signals(signals),
         dispatch=_checked_conditional(dispatch),
         listening=_within(limit, listening),
     )
@@ -153,6 +165,7 @@ def settings_for_events(
     *,
     max_connections: int | None = None,
     grace: float = DEFAULT_GRACE,
+    signals: Collection[int] = (),
     **listening: Unpack[ListeningOptions],
 ) -> Settings:
     """Check the arguments of a server without handlers.
@@ -170,6 +183,7 @@ def settings_for_events(
     return Settings(
         max_connections=limit,
         grace=checked_grace(grace),
+        signals=checked_signals(signals),
         dispatch=dispatch,
         listening=_within(limit, listening),
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_wsk._connection.farewell import Farewells
+from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.statistics import ServerStatistics
 
 from .connections import ServedConnections
@@ -20,6 +21,7 @@ from .handlers import Handlers, name_of
 from .tls import HandlerOverTLS
 
 if TYPE_CHECKING:
+    from trio_wsk._connection.block import Block
     from trio_wsk._connection.connection import Connection
     from trio_wsk._listening.listening import ListeningSocket
 
@@ -43,8 +45,8 @@ class ServerCore:
         self.settings: Final = settings
         self.listening: Final = listening
         self.nursery: Final = nursery
-        self.block: Final = listening._block
-        self.is_draining = False
+        self.block: Final[Block] = listening._block
+        self.is_draining: bool = False
         """Whether a drain has begun."""
         self.over: Final = trio.Event()
         """Set when the server has ended: drained or aborted."""
@@ -84,6 +86,8 @@ class ServerCore:
     def start(self) -> None:
         """Have connections taken from now on."""
         self.block.is_served = True
+        where = tuple(self.listening.local_addresses)
+        self.block.tell(records.ServerStarted, local_addresses=where)
         permits = self.settings.max_connections
         if self.handlers is None:
             self.listening._serve(self._take_with_events, permits, anywhere=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import trio
@@ -20,6 +21,7 @@ from .arguments import settings_for_either, settings_for_events, settings_for_ha
 from .core import ServerCore
 from .draining import finish
 from .server import Server
+from .signals import EndingSignals, check_main_thread
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from .arguments import Settings
     from .handlers import EitherHandler, PlainHandler, TLSHandler
 
-__all__ = ["open_server", "serve", "serve_events"]
+__all__ = ["open_server", "ours", "run_server", "serve", "serve_events"]
 
 
 @overload
@@ -98,9 +100,10 @@ def open_server(
     Returns:
       An async context manager that gives the `Server`.
     """
-    with _ours(options):
+    with ours(options):
         check_options("open_server", options)
-        return _run(settings_for_either(handler, ssl_context, **options), port)
+        settings = settings_for_either(handler, ssl_context, "open_server", **options)
+        return run_server(settings, port)
 
 
 @overload
@@ -193,7 +196,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     inside an exception group. Cancellation, `KeyboardInterrupt` and `SystemExit` go on; a
     cancellation out of a scope that the handler has left open is a crash.
     """
-    with _ours(options):
+    with ours(options):
         check_options("serve", options)
         settings = settings_for_handler(handler, ssl_context, **options)
     await _serve_until_over(settings, port, task_status)
@@ -222,7 +225,7 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
     Raises:
       InvalidParameterError, BindError, OSError: as for `open_listening_socket`.
     """
-    with _ours(options):
+    with ours(options):
         check_options("serve_events", options)
         settings = settings_for_events(dispatch, **options)
     await _serve_until_over(settings, port, task_status)
@@ -232,28 +235,39 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
 async def _serve_until_over(
     settings: Settings, port: int | None, task_status: trio.TaskStatus[Server]
 ) -> None:
-    with _ours(settings.listening):
+    with ours(settings.listening):
         if not callable(getattr(task_status, "started", None)):
             raise InvalidParameterError(
                 "task_status is given by Trio: write await nursery.start(trio_wsk.serve, handler,"
                 f" port), or leave it out, not {task_status!r}"
             )
-    async with _run(settings, port) as server:
+    async with run_server(settings, port) as server:
         task_status.started(server)
         await server._core.over.wait()
 
 
-def _ours(options: ListeningOptions) -> AbstractContextManager[None]:
+def ours(options: ListeningOptions) -> AbstractContextManager[None]:
     """Close what is given to be listened at if something turns out to be wrong."""
     return closing_if_wrong(options.get("sockets"), options.get("transport"))
 
 
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection  # as for `open_listening_socket`
-async def _run(settings: Settings, port: int | None) -> AsyncIterator[Server]:
-    """Run a server for as long as the block lasts; leaving it normally drains."""
-    with _ours(settings.listening):
+async def run_server(
+    settings: Settings, port: int | None, ending: EndingSignals | None = None
+) -> AsyncIterator[Server]:
+    """Run a server for as long as the block lasts; leaving it normally drains.
+
+    Args:
+      settings: What it is opened with.
+      port: Where, if that is no other option.
+      ending: Who hears the signals already; if nobody does, they are heard for as long as the
+        server listens.
+    """
+    with ours(settings.listening):
         check_in_trio("a server")
+        if settings.signals:
+            check_main_thread("a server with signals=")
         opening = open_listening_socket(port, dispatch=settings.dispatch, **settings.listening)
     error: BaseException | None = None
     try:
@@ -261,10 +275,16 @@ async def _run(settings: Settings, port: int | None) -> AsyncIterator[Server]:
             handlers = await outer.start(_hold_nursery)
             core = ServerCore(settings, listening, handlers)
             core.start()
+            hearing = EndingSignals(settings.signals) if ending is None else nullcontext(ending)
             try:
-                yield Server(core)
-                if not core.over.is_set():
-                    await finish(core)
+                with trio.CancelScope() as body, hearing as heard:
+                    heard.tell(
+                        partial(outer.start_soon, _drain_and_leave, core, body),
+                        partial(outer.start_soon, _abort, core),
+                    )
+                    yield Server(core)
+                    if not core.over.is_set():
+                        await finish(core)
             finally:
                 core.abort()
     except BaseExceptionGroup as group:
@@ -274,6 +294,20 @@ async def _run(settings: Settings, port: int | None) -> AsyncIterator[Server]:
             raise error
     finally:
         del error
+
+
+async def _drain_and_leave(  # noqa: ASYNC910 - a task of its own
+    core: ServerCore, body: trio.CancelScope
+) -> None:
+    """For who was told to by a signal: drain, and then leave the server's block."""
+    if not core.over.is_set():
+        await finish(core)
+    body.cancel(reason="the server has ended, as a signal has asked for")
+
+
+async def _abort(core: ServerCore) -> None:  # noqa: ASYNC910 - a task of its own
+    """For who was told to by a second signal."""
+    core.abort()
 
 
 @trio.lowlevel.enable_ki_protection  # it does nothing that could be interrupted

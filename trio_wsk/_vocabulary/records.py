@@ -39,6 +39,7 @@ __all__ = [
     "RequestApproved",
     "RequestPended",
     "RequestRejected",
+    "ServerStarted",
 ]
 
 
@@ -253,6 +254,14 @@ class HandshakeFailed(Record):
     """``timeout``, ``peer-left`` or ``protocol``."""
     error: BaseException | None
     """What the handshake raised; None when it ran out of time."""
+
+
+@attrs.frozen(kw_only=True)
+class ServerStarted(Record):
+    """A server listens, and takes connections."""
+
+    local_addresses: tuple[Address, ...]
+    """Where; with the port that the kernel chose, if it was asked to."""
 
 
 @attrs.frozen(kw_only=True)
