@@ -91,6 +91,7 @@ def setup(app: Sphinx) -> None:
     """Correct what autodoc and napoleon make of our sources."""
     app.connect("builder-inited", find_attribute_docstrings)
     app.connect("autodoc-process-signature", hide_signature)
+    app.connect("autodoc-process-bases", show_public_bases)
     app.connect("autodoc-process-docstring", keep_colons, priority=499)  # napoleon listens at 500
     app.connect("missing-reference", qualify_bare_name, priority=499)  # as does intersphinx
 
@@ -118,6 +119,14 @@ def find_attribute_docstrings(_app: Sphinx) -> None:
 def hide_signature(_app: Sphinx, _what: str, name: str, *_: object) -> tuple[str, None] | None:
     """Show no constructor where the class is nothing that users make by calling it."""
     return ("", None) if name in NOT_MADE_BY_CALLING else None
+
+
+def show_public_bases(_app: Sphinx, _name: str, _thing: object, *rest: object) -> None:
+    """Show what users may catch: in place of a private base, its own bases."""
+    bases = rest[-1]
+    assert isinstance(bases, list)
+    shown = [base.__bases__ if base.__name__.startswith("_") else (base,) for base in bases]
+    bases[:] = [base for each in shown for base in each]
 
 
 def keep_colons(_app: Sphinx, what: str, *rest: object) -> None:
