@@ -108,6 +108,7 @@ class LinuxHarness(TransportHarness[trio.SocketStream]):
     """Inspection before the handshake; clients are here, or at the other end of a cable."""
 
     inspect_point = InspectPoint.BEFORE_HANDSHAKE
+    can_come_again = True
     # A client that has fallen silent is missed when its second SYN has not come.
     patience = 20.0
 
@@ -121,10 +122,20 @@ class LinuxHarness(TransportHarness[trio.SocketStream]):
 
     async def connect(self, address: Address) -> trio.SocketStream:
         """Connect a client."""
-        if self.there is None:
-            return await connect(address)
-        sock = trio.socket.from_stdlib_socket(self.there.socket(address.family))
+        return await self._connect(address)
+
+    async def connect_from(self, source: Address, address: Address) -> trio.SocketStream:
+        """Connect a client from another one's address, whose socket is closed."""
+        return await self._connect(address, source)
+
+    async def _connect(self, address: Address, source: Address | None = None) -> trio.SocketStream:
+        if self.there is not None:
+            sock = trio.socket.from_stdlib_socket(self.there.socket(address.family))
+        else:
+            sock = trio.socket.socket(address.family)
         try:
+            if source is not None:
+                await sock.bind(source.sockaddr)
             await sock.connect(address.sockaddr)
         except BaseException:
             sock.close()
@@ -144,6 +155,7 @@ class LinuxHarness(TransportHarness[trio.SocketStream]):
 class MemoryHarness(TransportHarness[MemoryStream]):
     """The network in memory, at either inspect point."""
 
+    can_come_again = True
     can_fail_accept = True
 
     def __init__(self, inspect_point: InspectPoint, *, latency: float = 0.0) -> None:
@@ -161,6 +173,11 @@ class MemoryHarness(TransportHarness[MemoryStream]):
 
     async def connect(self, address: Address) -> MemoryStream:
         """Connect a client."""
+        return await self.client.connect(address)
+
+    async def connect_from(self, source: Address, address: Address) -> MemoryStream:
+        """Connect a client from another one's port."""
+        self.client._ports.next = source.port  # noqa: SLF001 - chance would take long
         return await self.client.connect(address)
 
     def reset(self, client: MemoryStream) -> None:

@@ -183,6 +183,17 @@ def tell_of_data(self: Any, readiness: Any, keeper: Any) -> None:
     trio.lowlevel.spawn_system_task(watch)
 
 
+def tell_early(self: Any, readiness: Any, keeper: Any) -> None:
+    """Take a peer for silent before it can have asked again."""
+
+    async def miss() -> None:
+        await trio.sleep(0.1)
+        keeper.peer_ended(self, PeerEnd.SILENT)
+
+    self.real.watch_end(readiness, keeper)
+    trio.lowlevel.spawn_system_task(miss)
+
+
 def without(error: type[Exception], result: object) -> Callable[..., Any]:
     """Return ``result`` where an error would be raised, by whichever method."""
 
@@ -637,6 +648,18 @@ MUTANTS = [
         says="a peer that waits for its answer became a second request",
         inspect_point=BEFORE,
         transport={"next_request": never_none},
+    ),
+    Mutant(
+        check="client_that_starts_anew_has_to_wait",
+        says="a SYN became a request beside the one of its address",
+        inspect_point=BEFORE,
+        transport={"next_request": never_none},
+    ),
+    Mutant(
+        check="client_that_starts_anew_has_to_wait",
+        says="a SYN from the same address ended a request",
+        inspect_point=BEFORE,
+        request={"watch_end": tell_early},
     ),
     Mutant(
         check="approval_establishes",

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+import trio.testing
+
 from trio_wsk._vocabulary.errors import InvalidDeviceStateError
 from trio_wsk._vocabulary.verdict import CloseStyle
 from trio_wsk.transports._contract import PeerEnd
 
-from ._checks import after_handshake, before_handshake, check
+from ._checks import after_handshake, before_handshake, can_come_again, check
 
 if TYPE_CHECKING:
     from ._stage import Stage
@@ -22,6 +25,7 @@ __all__ = [
     "approval_establishes",
     "approval_may_be_taken_back",
     "approval_of_who_has_gone",
+    "client_that_starts_anew_has_to_wait",
     "connection_waits_for_who_takes_it",
     "finish_is_an_end_in_good_order",
     "finish_is_no_reset_over_unread_data",
@@ -165,6 +169,26 @@ async def one_peer_is_one_request(stage: Stage) -> None:
     await visitor.let_through()
     await stage.quiet()
     assert stage.next_request() is None, "a peer that was let through became a second request"
+
+
+@check(before_handshake, can_come_again)
+async def client_that_starts_anew_has_to_wait(stage: Stage) -> None:
+    """A new SYN from the same address is no request, and ends none, until the first is missed."""
+    await stage.listen()
+    visitor = await stage.visitor()
+    keeper = visitor.watch_end()
+    source = visitor.request.remote_address
+    await visitor.peer.leave()
+    again = stage.attempt(stage.address, source)
+    # Nobody is missed within a second, and this SYN isn't repeated.
+    await trio.sleep(min(stage.harness.quiet_seconds, 0.5))
+    await trio.testing.wait_all_tasks_blocked()
+    assert stage.next_request() is None, "a SYN became a request beside the one of its address"
+    assert not keeper.ends, "a SYN from the same address ended a request: anybody can send one"
+    await visitor.told({PeerEnd.SILENT}, "a peer has given up, and one like it asks")
+    second = stage.take(again, await stage.request())
+    assert second.request.remote_address == source, "a client that started anew has moved"
+    await second.let_through()
 
 
 @check(before_handshake)

@@ -22,6 +22,7 @@ __all__ = [
     "TransportCheck",
     "after_handshake",
     "before_handshake",
+    "can_come_again",
     "can_fail_accept",
     "check",
     "has_reset",
@@ -118,3 +119,8 @@ def tells_end_behind_data(harness: AnyHarness) -> str:
 def can_fail_accept(harness: AnyHarness) -> str:
     """Only where errors can be had on demand."""
     return "" if harness.can_fail_accept else "the harness can't make accept fail"
+
+
+def can_come_again(harness: AnyHarness) -> str:
+    """Only where a client can have the address of another one."""
+    return "" if harness.can_come_again else "the harness can't say where a client comes from"

@@ -160,8 +160,10 @@ class Handshake(LiveEnd):
             # Else somebody asks anew from the same port, and waits: see `Heartbeat`.
         elif seq == self.irs:
             self._emit(SYN_ACK, self._iss)
-        elif seq > self.irs:
-            # The peer has forgotten that it asked, and asks anew from the same port.
+        elif seq > self.irs and self._home is not None:
+            # The peer has forgotten that it asked, and asks anew from the same port. Where requests
+            # are inspected the new SYN waits, which may be anybody's, until the peer has reset our
+            # next SYN-ACK.
             self._lost(PeerEnd.SILENT)
             self.carrier.arrive_stray(packet)
 

@@ -38,6 +38,9 @@ class TransportHarness(ABC, Generic[ClientT]):
     can_fail_accept: bool = False
     """Whether `fail_accept` is there."""
 
+    can_come_again: bool = False
+    """Whether `connect_from` is there. It is of use before the handshake only."""
+
     patience: float = 10.0
     """Seconds on Trio's clock: what has not happened by then has failed to happen."""
 
@@ -57,6 +60,13 @@ class TransportHarness(ABC, Generic[ClientT]):
 
         If cancelled, the client gives up.
         """
+
+    async def connect_from(self, source: Address, address: Address) -> ClientT:
+        """Connect a client from an address that another client had, and has given up.
+
+        As `connect` does; only that the kernel doesn't choose where the client is at.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def reset(self, client: ClientT) -> None:

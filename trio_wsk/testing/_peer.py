@@ -31,11 +31,15 @@ class Peer:
         self._is_answered = trio.Event()
         self._has_left = False
 
-    async def connect(self, address: Address) -> None:
-        """Connect, however long it takes."""
+    async def connect(self, address: Address, source: Address | None = None) -> None:
+        """Connect, however long it takes; from where the harness chooses, or from ``source``."""
+        harness = self._referee.harness
         with self._scope:
             try:
-                self._stream = await self._referee.harness.connect(address)
+                if source is None:
+                    self._stream = await harness.connect(address)
+                else:
+                    self._stream = await harness.connect_from(source, address)
             except OSError as error:
                 self._error = error
         self._is_answered.set()

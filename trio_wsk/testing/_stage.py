@@ -141,11 +141,11 @@ class Stage(Referee):
             await trio.testing.wait_all_tasks_blocked()
         return peer
 
-    def attempt(self, address: Address) -> Peer:
-        """Have a peer connect that may well be refused."""
+    def attempt(self, address: Address, source: Address | None = None) -> Peer:
+        """Have a peer connect that may well be refused, or has to wait."""
         peer = Peer(self)
         self._peers.append(peer)
-        self._nursery.start_soon(peer.connect, address)
+        self._nursery.start_soon(peer.connect, address, source)
         return peer
 
     async def visitor(self) -> Visitor:
