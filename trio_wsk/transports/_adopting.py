@@ -2,7 +2,7 @@
 
 Each has to be a stream socket that is bound; whether it listens already doesn't matter. All
 are ours from the moment they are given, also when one of them turns out to be wrong:
-then all are closed, so that nothing leaks whoever is to blame.
+then all are closed, so that nothing leaks, whosever fault it is.
 
 A socket that listens already is not touched, except that it is made non-blocking. It may be
 shared with other processes, whose socket options are their own business.
@@ -48,7 +48,7 @@ class AdoptedPlace(Place):
 
     @property
     def is_shared(self) -> bool:
-        """Whoever has made them may hold them still, and give them to the next process."""
+        """Their maker may hold them still, and give them to the next process."""
         return True
 
     async def bind(self) -> Sequence[Bound]:
@@ -76,7 +76,7 @@ class AdoptedPlace(Place):
                     raise BindError.from_oserror(error, str(address)) from error
 
     def close(self) -> None:
-        """Close them. A Unix path stays: whoever has made it removes it."""
+        """Close them. A Unix path stays, for its maker to remove."""
         close_all(self._sockets)
 
 

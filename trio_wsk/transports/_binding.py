@@ -8,7 +8,7 @@ TIME_WAIT. On Windows it would let anyone take the port of a live server, and a 
 needs nothing. On Linux it also means that two sockets may be *bound* to the same port as
 long as neither listens: the loser of that race finds out in `TcpPlace.listen`.
 
-SO_REUSEPORT joins whoever has the port and says so, too. That is wanted for a port that was
+SO_REUSEPORT joins those who have the port and say so, too. That is wanted for a port that was
 asked for by its number, and not for one that the kernel chose: there the next family would join
 a stranger. So with port 0 both options are set after bind, which is exclusive without them;
 who comes later finds them set. (Linux and BSD compare the options that sockets have when

@@ -86,7 +86,7 @@ class Transport(ABC):
     def take_established(self) -> None:  # noqa: B027 - most transports leave none behind
         """Take from the system again what `takes` has left there.
 
-        Nobody is told anything from inside this call. Never raises.
+        Nothing is told from inside this call. Never raises.
         """
 
     def inspect_at(self, point: InspectPoint) -> None:

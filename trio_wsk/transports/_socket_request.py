@@ -125,8 +125,8 @@ class SocketRequest(TransportRequest):
     def local_address(self) -> Address:
         """Where the peer connected to; for a Unix socket, its path.
 
-        It is asked of the kernel the first time. If the connection has been closed on
-        our side by then, it is the address that the listening socket is bound to.
+        The kernel is asked the first time. If the connection has been closed on our side by then,
+        this is the address that the listening socket is bound to.
         """
         if self._local is None:
             bound = self._bound
@@ -143,7 +143,7 @@ class SocketRequest(TransportRequest):
 
     @property
     def remote_address(self) -> Address:
-        """Who wants to connect, as accept said: getpeername would fail after a reset."""
+        """Where the peer is at, as accept said: getpeername would fail after a reset."""
         remote = self._remote
         if not isinstance(remote, Address):
             remote = self._remote = Address.from_sockaddr(self._bound.family, remote)
@@ -151,7 +151,7 @@ class SocketRequest(TransportRequest):
 
     @property
     def scope_id(self) -> int:
-        """The interface that a link-local peer is on; 0 of any other. It makes no address."""
+        """The interface that a link-local peer is on; 0 of any other. To ask makes no address."""
         remote = self._remote
         if isinstance(remote, Address):
             return remote.scope_id
@@ -160,7 +160,7 @@ class SocketRequest(TransportRequest):
     def accept(self) -> _socket.socket:
         """Return the connection, which is the caller's from now on.
 
-        It has the options of `_tuning`, which it has inherited as a rule.
+        The options of `_tuning` are set by then; as a rule they were inherited.
         """
         if not self._bound.tuned:
             tune(self._channel)
@@ -253,7 +253,7 @@ class SocketRequest(TransportRequest):
         """See whether the peer has left, and how."""
         if self._home is not None and edges & (ENDED | LOOK):
             end = self._end_of_peer(edges)
-            # Whoever looks from time to time sees the same end each time.
+            # A look from time to time sees the same end each time.
             if end is not None and end is not self._told:
                 self._told = end
                 self._keeper.peer_ended(self, end)
@@ -279,7 +279,7 @@ class SocketRequest(TransportRequest):
         if not self._bound.tuned:
             tune(self._channel)  # what is looked at is what will be received
         has_ended = self._home is not None and self._told is not None
-        if self._was_reset:  # whoever asked for the error has taken it away
+        if self._was_reset:  # to ask for the error has taken it away
             raise PeerFaultError(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
         try:
             data = look(self._channel, count)
@@ -303,7 +303,7 @@ class SocketRequest(TransportRequest):
         """Be told of more than the end: somebody waits."""
         self.unwatch_end()
         watch = Watch(self._channel.fileno(), self)
-        with suppress(OSError):  # no memory: whoever waits looks from time to time
+        with suppress(OSError):  # no memory: a waiting task looks from time to time
             readiness.arm_end(watch)
         self._home = watch
 

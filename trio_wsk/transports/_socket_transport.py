@@ -85,7 +85,7 @@ class SocketTransport(Transport):
         return self._public
 
     def leave(self) -> bool:
-        """Leave the queue to whoever shares the sockets, or has them after us."""
+        """Leave the queue to those who share the sockets, or have them after us."""
         if not self._place.is_shared:
             return False
         self.close()

@@ -1,6 +1,6 @@
 """What the SYN of a connection request says: the first packet of a peer that wants to connect.
 
-The octets come from whoever can send a packet here, so two rules hold for this file. A packet
+The octets come from anybody who can send a packet here, so two rules hold for this file. A packet
 that is not a SYN, whole and in good order, raises `NotASynError`, and nothing raises anything
 else. And it is quick, since a flood consists of what is read here: `parse` makes one small
 object around the packet, and what it says is read when somebody asks.
@@ -74,9 +74,9 @@ class TcpOption:
     """One option of a TCP header."""
 
     kind: int
-    """Its number: 0 is End of Option List, 1 No-Operation, 2 Maximum Segment Size, …"""
+    """The number: 0 is End of Option List, 1 No-Operation, 2 Maximum Segment Size, …"""
     data: bytes
-    """What follows its kind and its length."""
+    """What follows the kind and the length."""
 
 
 @final
@@ -90,7 +90,7 @@ class Timestamps:
     value: int
     """TSval: the peer's clock, in ticks of its own."""
     echo_reply: int
-    """TSecr: 0 in a SYN from whoever follows the rules."""
+    """TSecr: 0 in a SYN that follows the rules."""
 
 
 @final
@@ -98,8 +98,8 @@ class Timestamps:
 class Syn:
     """What a peer says when it asks for a connection: its SYN, as it came.
 
-    None of it is proven: whoever can send a packet can write anything into it, the source address
-    included. Names are those of the RFCs. An option has a property of its own only with
+    Nothing is proven: anybody who can send a packet can write anything into a SYN, the source
+    address included. Names are those of the RFCs. An option has a property of its own only with
     the length that belongs to it, as for the kernel, and if it is there twice the last counts;
     `options` has everything.
 
@@ -128,13 +128,13 @@ class Syn:
 
     @property
     def source(self) -> Address:
-        """Who asks."""
+        """The address of the peer that asks."""
         octets = self.packet[12:16] if self._is_ipv4 else self.packet[8:24]
         return _address(octets, self._number(self._tcp, 2), self.scope_id)
 
     @property
     def destination(self) -> Address:
-        """Whom it asks."""
+        """The address that was asked for."""
         octets = self.packet[16:20] if self._is_ipv4 else self.packet[24:40]
         return _address(octets, self._number(self._tcp + 2, 2), self.scope_id)
 

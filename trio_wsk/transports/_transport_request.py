@@ -78,26 +78,26 @@ class PeerEnd(enum.Enum):
     """How a peer left while its request was kept. What follows from it is not decided here."""
 
     RESET = "reset"
-    """It reset; or the network says that it is gone."""
+    """The peer has reset, or the network says that the peer is gone."""
     CLOSED = "closed"
-    """It ended both directions, and the system can tell: nobody reads an answer any more."""
+    """The peer has ended both directions, and the system can tell: an answer would go unread."""
     FIN = "fin"
-    """It finished sending, and had sent nothing."""
+    """The peer has finished sending, and had sent nothing."""
     FIN_AFTER_DATA = "fin after data"
-    """It finished sending after it had sent something: it may wait for its answer."""
+    """The peer has finished sending after it had sent something, and may wait for an answer."""
     SILENT = "silent"
-    """It stopped asking (no SYN comes any more), or never answered our yes."""
+    """The peer has stopped asking (no SYN comes any more), or has never answered our yes."""
 
 
 class RequestKeeper(Protocol):
-    """Who keeps a request, and is told what becomes of it meanwhile.
+    """The keeper of a request, who is told what becomes of the request meanwhile.
 
-    Both are called from wherever it was noticed, so they take note and run no user code. They
-    may answer the request from inside the call.
+    Both methods are called from where something was noticed, so they take note and run no user
+    code. They may answer the request from inside the call.
     """
 
     def peer_ended(self, request: TransportRequest, end: PeerEnd) -> None:
-        """Take note: its peer has left in this way; again if it goes further (FIN, then RST)."""
+        """Take note that the peer has left in this way; again if there is more (FIN, then RST)."""
 
     def established(self, request: TransportRequest) -> None:
         """Take note: an approved request's handshake is over; ``accept()`` gives its channel."""
@@ -144,13 +144,13 @@ class TransportRequest(ABC):
     def local_address(self) -> Address:
         """Where the peer connected to.
 
-        It may have to be asked for: look before the channel is closed.
+        The system may have to be asked for the address: look before the channel is closed.
         """
 
     @property
     @abstractmethod
     def remote_address(self) -> Address:
-        """Who wants to connect."""
+        """Where the peer is at."""
 
     @property
     def syn(self) -> Syn | None:
@@ -213,7 +213,7 @@ class TransportRequest(ABC):
 
         Args:
           readiness: The owner's pump's, for transports whose requests have descriptors.
-          keeper: Who is told.
+          keeper: The one to tell.
         """
 
     @abstractmethod

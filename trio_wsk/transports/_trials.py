@@ -1,8 +1,8 @@
 """What this machine has for a server, found out by trying it.
 
 A trial does the step that a server would do, and undoes it at once: an option is there if it can
-be set, an address family if a socket can be bound. What fails keeps the system's reason, for
-whoever reads it is somewhere else, and later.
+be set, an address family if a socket can be bound. What fails keeps the system's reason,
+which is read somewhere else, and later.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
 Two are Trio's (``trio.SocketStream`` sets them), for Trio's reasons, and for TCP alone:
 
-* TCP_NODELAY, because whoever writes in small pieces and waits for an answer otherwise
-  waits for the peer's delayed ACK, 40 ms, at each.
+* TCP_NODELAY, because else a program that writes in small pieces, and waits for an answer to each,
+  waits for the peer's delayed ACK as well, 40 ms each time.
 * TCP_NOTSENT_LOWAT = 16 KiB, so that "writable" means "the kernel has little left to
   send" and not "there is room in a buffer of megabytes": back-pressure without lag.
 
 The third is ours:
 
 * SO_OOBINLINE, because else the kernel takes the octet that a peer has sent as urgent (MSG_OOB) out
-  of its place, so that who reads gets other octets than were sent. RFC 6093, section 6, asks
-  for it; that it is urgent nobody here wants to know.
+  of its place, and the reader gets other octets than were sent. RFC 6093, section 6, asks for the
+  option; what is urgent is not told to anybody here.
 
 On Linux an accepted TCP socket inherits all from its listening socket, where setting them
 costs once and not for each connection (6.18, verified by our tests). The copy is made

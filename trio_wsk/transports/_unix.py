@@ -1,7 +1,7 @@
 r"""Listening on a Unix path, which is a file that has to be there and then has to go.
 
 The socket is bound in a temporary directory beside the path, gets its mode, listens, and only
-then is renamed to the path. So whoever finds the path finds a server there, with
+then is renamed to the path. So a client that finds the path finds a server there, with
 the right permissions, and a path that a crashed server left behind is replaced in one step.
 
 The directory of the path may be one that others can write to, and we may be root. So the
@@ -21,7 +21,7 @@ What can't be made safe, since the kernel has no "rename unless somebody listens
   does. Ours never stand at their final path like that. Others' may.
 * At close, between looking whether the path is still ours and removing it, somebody may
   rename theirs over it, and we remove theirs.
-* bind(2) and connect(2) take paths. Whoever can write to a directory on the way there can have
+* bind(2) and connect(2) take paths. Anybody who can write to a directory on the way there can have
   the socket made elsewhere, which is found out right after it, and have us connect elsewhere.
 
 Looking whether somebody listens means connecting. A live server gets to see a connection

@@ -240,7 +240,7 @@ class PortableTransport(SocketTransport):
             if request is not None:
                 request.reset()
         except (PeerFaultError, NoDescriptorsError, TransportFailedError):
-            return False  # the next accept will say so, to whoever can do something about it
+            return False  # the next accept will say so, where something can be done about it
         else:
             return request is not None
         finally:

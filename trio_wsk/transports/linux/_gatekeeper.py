@@ -9,8 +9,8 @@ another gatekeeper; what the one drops in the other's the next SYNs repair.)
 The task is a system task, and runs no user code but observers, who are told of who has left: it
 hands packets to doors, which take note. What it does in one turn is bounded, and has an order that
 matters. Packets come first, then resets, then connections, and only then what is due: after a stall
-the living have sent their SYNs again, and whoever looked at the clock first would take them for
-dead.
+the living have sent their SYNs again, and a look at the clock before those would take the living
+for dead.
 
 Verdicts that follow from one turn, or from one batch of requests, are said to the kernel at once.
 """

@@ -66,7 +66,7 @@ _FLAGS: Final = 5
 _BIND: Final = 1
 _UNBIND: Final = 2
 _BIND_FAMILY: Final = 3
-"""Obsolete: it does nothing, but says EPERM to whoever has no right to queues."""
+"""Obsolete: does nothing, but says EPERM to a process that has no right to queues."""
 _COPY_PACKET: Final = 2
 _FAIL_OPEN: Final = 1
 
@@ -133,7 +133,7 @@ class Packet(NamedTuple):
     interface: int
     """The index of the interface that it came in by; 0 if it came by none."""
     hardware_address: bytes
-    """Who sent it over the last link; empty where links have no such addresses."""
+    """The sender on the last link; empty where links have no such addresses."""
 
 
 class QueueCounters(NamedTuple):

@@ -1,7 +1,7 @@
 """One request for a connection before the handshake, as its owner sees it.
 
-Until there is a verdict it is a SYN that the kernel holds. Then the handshake goes on, and the
-connection that comes of it takes its place; what is said to the request is said to that.
+Until there is a verdict a request is a SYN that the kernel holds. Then the handshake goes on, and
+in the end a connection takes the place of the SYN: to that goes what is said to the request.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class LinuxRequest(TransportRequest):
 
     @property
     def remote_address(self) -> Address:
-        """Who wants to connect, as its SYN says; proven only when the handshake is over."""
+        """Where the peer is at, as its SYN says; proven only when the handshake is over."""
         return self._syn.source
 
     @property
@@ -155,7 +155,7 @@ class LinuxRequest(TransportRequest):
     # --- The peer ----------------------------------------------------------------------
 
     def was_reset(self) -> bool:
-        """Whether the peer has reset it."""
+        """Whether the peer has reset the request, or the connection."""
         if self._connection is not None:
             return self._connection.was_reset()
         return self._end is PeerEnd.RESET

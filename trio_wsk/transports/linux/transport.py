@@ -237,11 +237,11 @@ class LinuxTransport(SocketTransport):
             raise InspectPointError(str(error)) from error
 
     def leave(self) -> bool:
-        """Leave the queue to whoever shares the sockets, or has them after us.
+        """Leave the queue to those who share the sockets, or have them after us.
 
         SYNs that are held are dropped, as are those that still come: their clients ask again, and
-        others answer. Who is in the handshake is theirs when it is over. What was accepted and not
-        asked about stays here.
+        others answer. Handshakes go on, and end with the others. What was accepted and not asked
+        about stays here.
         """
         self._is_leaving = self._place.is_shared
         has_left = super().leave()
