@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import sys
+import termios
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +27,14 @@ if TYPE_CHECKING:
     from trio_wsk.transports._contract import Channel
 
 MULTIPATH_TCP = getattr(socket, "IPPROTO_MPTCP", 262)  # whose name is missing in some builds
+SO_RCVBUFFORCE = 33  # Linux; `socket` has no name for it
 needs_silence = pytest.mark.skipif(not can_be_silent(), reason="silence takes CAP_NET_ADMIN")
+
+
+def octets_waiting(channel: socket.socket) -> int:
+    """Count what has come and nobody has read."""
+    answer = fcntl.ioctl(channel.fileno(), termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 @pytest.mark.parametrize("sent", [b"", b"unread"])
@@ -146,6 +156,30 @@ async def test_finish_is_no_reset_although_input_is_unread(octets: int, owner: O
         request.finish()
 
         assert "end" == fate_of(peer)
+
+
+@needs_silence  # whose capability a receive buffer of such a size takes, too
+@pytest.mark.parametrize(("octets", "expected"), [(1 << 20, 0), ((1 << 20) + 1, errno.EPIPE)])
+async def test_finish_drops_a_mebibyte_and_no_more(octets: int, expected: int) -> None:
+    """
+    A peer has its FIN alone if no more than 1 MiB of what it sent waits; of what is beyond that it
+    hears by a reset, so that nobody keeps us reading by sending.
+    """
+    large = (socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
+    transport = PortableTransport.tcp(0, host="0.0.0.0", socket_options=[large])  # noqa: S104
+    async with owning(transport) as owner:
+        with connect(owner) as peer:
+            request = await owner.request()
+            channel = request.accept()
+            peer.sendall(bytes(octets))
+            while octets > octets_waiting(channel):
+                await trio.lowlevel.checkpoint()
+
+            request.finish()
+
+            # A reset behind FIN is no ECONNRESET; and on the loopback it is there when close ends.
+            assert expected == peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            assert "end" == fate_of(peer)
 
 
 @pytest.mark.parametrize("answer", ["reset", "finish", "silence"])
