@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
 import os
@@ -31,7 +32,7 @@ SO_RCVBUFFORCE = 33  # Linux; `socket` has no name for it
 needs_silence = pytest.mark.skipif(not can_be_silent(), reason="silence takes CAP_NET_ADMIN")
 
 
-def octets_waiting(channel: socket.socket) -> int:
+def octets_waiting(channel: _socket.socket) -> int:
     """Count what has come and nobody has read."""
     answer = fcntl.ioctl(channel.fileno(), termios.FIONREAD, bytes(4))
     return int.from_bytes(answer, sys.byteorder)

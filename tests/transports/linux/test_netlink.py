@@ -103,7 +103,8 @@ def test_last_attribute_needs_no_padding() -> None:
 
 
 def test_attribute_has_a_longest() -> None:
-    """What is too long for the 16 bits of a length is refused before it is sent."""
+    """What is too long for the 16 bits of a length is refused before it is sent, and no less."""
+    assert 0x10000 == len(attribute(1, bytes(0xFFFB)))
     with pytest.raises(NetlinkError, match="too many"):
         attribute(1, bytes(0xFFFC))
 

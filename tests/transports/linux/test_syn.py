@@ -409,6 +409,10 @@ WRONG: Final = {
         ).octets,
         "ends in an extension header",
     ),
+    "cut off in a routing header": (
+        attrs.evolve(IPV6, extensions=(extension(ROUTING),)).octets[:43],
+        "ends in an extension header",
+    ),
     "too many extensions": (
         attrs.evolve(IPV6, extensions=(extension(DESTINATION),) * 9).octets,
         "more than 8 extension headers",
