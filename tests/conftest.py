@@ -13,7 +13,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.support import connect, open_descriptors
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import connect
 from trio_wsk import open_listening_socket
 from trio_wsk._engine import choice as _choice
 

@@ -17,7 +17,8 @@ import trio.testing
 
 import trio_wsk
 from tests.helpers.pairs import open_pair
-from tests.helpers.support import PATIENCE, connect, fate_of, open_descriptors, reset
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import PATIENCE, connect, fate_of, reset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -25,7 +25,8 @@ import trio
 import trio.testing
 
 import trio_wsk
-from tests.helpers.support import connect, open_descriptors
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import connect
 from trio_wsk._engine import choice as _choice
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ import trio_wsk
 from tests.helpers.inspecting import Silent, inspecting
 from tests.helpers.pairs import open_pair
 from tests.helpers.public_names import public_definitions
-from tests.helpers.support import connect, connect_now, fate_of, open_descriptors, until
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import connect, connect_now, fate_of, until
 from trio_wsk import (
     Address,
     AddressSet,

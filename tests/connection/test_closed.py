@@ -13,13 +13,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.pairs import (
-    await_event,
-    descriptor_of,
-    open_event_pair,
-    open_pair,
-    receive_exactly,
-)
+from tests.helpers.blocking_peers import await_event
+from tests.helpers.pairs import descriptor_of, open_event_pair, open_pair, receive_exactly
 from tests.helpers.support import PATIENCE, connect, reset, until
 from trio_wsk import (
     Connection,

@@ -12,7 +12,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_wsk
-from tests.helpers.support import PATIENCE, open_descriptors, until
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import PATIENCE, until
 from trio_wsk import (
     ConnectError,
     Connection,

@@ -18,14 +18,10 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from tests.helpers.pairs import (
-    await_event,
-    descriptor_of,
-    open_pair,
-    receive_all,
-    receive_exactly,
-)
-from tests.helpers.support import PATIENCE, connect, fate_of, open_descriptors, reset, until
+from tests.helpers.blocking_peers import await_event
+from tests.helpers.pairs import descriptor_of, open_pair, receive_all, receive_exactly
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import PATIENCE, connect, fate_of, reset, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,

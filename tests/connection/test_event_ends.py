@@ -9,7 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.pairs import await_event, descriptor_of, open_event_pair, open_pair, receive_all
+from tests.helpers.blocking_peers import await_event
+from tests.helpers.pairs import descriptor_of, open_event_pair, open_pair, receive_all
 from tests.helpers.recorder import LARGE, Failures, Recorder, clog
 from tests.helpers.support import PATIENCE, connect, fate_of, reset, until
 from trio_wsk import (

@@ -16,24 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.pairs import (
-    await_event,
-    descriptor_of,
-    open_event_pair,
-    open_pair,
-    plain,
-    receive_all,
-)
+from tests.helpers.blocking_peers import await_event
+from tests.helpers.pairs import descriptor_of, open_event_pair, open_pair, plain, receive_all
 from tests.helpers.recorder import LARGE, Failures, Recorder
-from tests.helpers.support import (
-    PATIENCE,
-    connect,
-    connect_now,
-    fate_of,
-    open_descriptors,
-    reset,
-    until,
-)
+from tests.helpers.resetting import reset_on_close
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, reset, until
 from trio_wsk import (
     Connection,
     ConnectionDispatch,
@@ -204,7 +192,7 @@ async def test_broken_peer_is_no_failure_of_the_callback() -> None:
         await wait_all_tasks_blocked()
         with plain(client) as sender:
             sender.sendall(b"one")
-            sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            reset_on_close(sender)
             client.socket.close()
         await_event(descriptor_of(connection), select.POLLERR)
         await recorder.called(b"one", ABORTIVE)

@@ -10,16 +10,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.helpers.inspecting import Desk, Silent, inspecting
+from tests.helpers.scarcity import open_descriptors
 from tests.helpers.scripted import ScriptedRequest, ScriptedTransport
-from tests.helpers.support import (
-    connect,
-    fate_of,
-    open_descriptors,
-    read_to_end,
-    reset,
-    take_into,
-    until,
-)
+from tests.helpers.support import connect, fate_of, read_to_end, reset, take_into, until
 from trio_wsk import (
     CloseStyle,
     Connection,

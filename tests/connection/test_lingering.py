@@ -14,7 +14,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers.ending import ORDERLY, end_by, nothing
 from tests.helpers.pairs import open_pair, receive_all, receive_exactly
-from tests.helpers.support import FaultyTransport, connect, open_descriptors, reset, until
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import FaultyTransport, connect, reset, until
 from trio_wsk import Connection, Server, SocketBusyError, SocketClosedError, open_server
 from trio_wsk._connection import farewell as _farewell
 from trio_wsk._connection.farewell import HEARD_SECONDS, SILENT_SECONDS, TOTAL_SECONDS

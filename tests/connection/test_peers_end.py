@@ -9,8 +9,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.helpers.blocking_peers import await_event
 from tests.helpers.ending import nothing
-from tests.helpers.pairs import await_event, descriptor_of, open_event_pair, open_pair, receive_all
+from tests.helpers.pairs import descriptor_of, open_event_pair, open_pair, receive_all
 from tests.helpers.support import connect, reset, until
 from trio_wsk import (
     Connection,

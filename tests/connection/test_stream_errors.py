@@ -13,8 +13,9 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
+from tests.helpers.blocking_peers import await_event
 from tests.helpers.inspecting import ACCEPT, PEND, inspecting
-from tests.helpers.pairs import await_event, descriptor_of, open_pair, plain
+from tests.helpers.pairs import descriptor_of, open_pair, plain
 from tests.helpers.support import PATIENCE, connect_now, reset, until
 from trio_wsk import (
     Connection,

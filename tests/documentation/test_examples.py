@@ -21,15 +21,8 @@ import trio.testing
 import trio_wsk
 from tests.helpers.namespaces import in_own_namespace
 from tests.helpers.places import EXAMPLES
-from tests.helpers.support import (
-    connect,
-    connect_now,
-    fate_of,
-    open_descriptors,
-    read_to_end,
-    reset,
-    until,
-)
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import connect, connect_now, fate_of, read_to_end, reset, until
 from trio_wsk._engine import choice as _choice
 from trio_wsk.observers import CallbackFailed
 

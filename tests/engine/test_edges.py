@@ -10,15 +10,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.helpers.blocking_peers import await_event
 from tests.helpers.driven import company, driven, expect, pair_that_has_waited, socket_pair
-from tests.helpers.pairs import (
-    await_event,
-    descriptor_of,
-    open_event_pair,
-    open_pair,
-    plain,
-    receive_exactly,
-)
+from tests.helpers.pairs import descriptor_of, open_event_pair, open_pair, plain, receive_exactly
 from tests.helpers.support import PATIENCE, connect, wait_in_task
 from trio_wsk import (
     Connection,

@@ -12,16 +12,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.helpers.blocking_peers import await_event
 from tests.helpers.driven import Ear, company, driven, pair_that_has_waited, socket_pair
-from tests.helpers.pairs import await_event, open_pair, plain
-from tests.helpers.support import (
-    PATIENCE,
-    connect,
-    connect_now,
-    fate_of,
-    open_descriptors,
-    wait_in_task,
-)
+from tests.helpers.pairs import open_pair, plain
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, wait_in_task
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,

@@ -11,9 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.helpers.blocking_peers import await_event
 from tests.helpers.driven import Ear, driven, socket_pair
-from tests.helpers.pairs import await_event
-from tests.helpers.support import PATIENCE, RESET_ON_CLOSE, wait_in_task
+from tests.helpers.resetting import close_with_reset
+from tests.helpers.support import PATIENCE, wait_in_task
 from trio_wsk._engine.choice import HAVE_EPOLL
 from trio_wsk._engine.readiness import ENDED, LOOK, LOOK_SECONDS, READ, Watch
 from trio_wsk._engine.trio_readiness import TrioReadiness
@@ -41,12 +42,6 @@ def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         ours.settimeout(0)
         theirs.settimeout(0)
         yield ours, theirs
-
-
-def close_with_reset(theirs: socket.socket) -> None:
-    """Reset."""
-    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    theirs.close()
 
 
 @needs_epoll

@@ -16,11 +16,12 @@ import random
 import resource
 import selectors
 import socket
-import struct
 import sys
 import time
 from collections import Counter
 from typing import Final
+
+from tests.helpers.resetting import reset_on_close
 
 PATIENCE: Final = 180
 """Seconds after which everything that is not finished is given up."""
@@ -29,8 +30,6 @@ CHUNK: Final = 1 << 16
 SHIFT: Final = 64
 """How far the content of one client is from the next one's, in the same random octets."""
 
-RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: on, zero seconds."""
 
 PHASES: Final = ("connecting", "connected", "sending", "receiving", "finished")
 """When a rude client leaves: in the middle of each, and of what the server then does."""
@@ -115,7 +114,7 @@ class RudeClient(Client):
 
     def leave(self) -> None:
         """Leave with a reset."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        reset_on_close(self.sock)
         self.end(f"left {self.phase}")
 
 

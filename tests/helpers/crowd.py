@@ -19,12 +19,13 @@ import random
 import resource
 import selectors
 import socket
-import struct
 import sys
 import time
 from collections import Counter
 from itertools import cycle, islice
 from typing import Final
+
+from tests.helpers.resetting import close_with_reset
 
 PATIENCE: Final = 180
 """Seconds after which everything that is not finished is given up."""
@@ -32,8 +33,6 @@ PATIENCE: Final = 180
 FLOOD_SECONDS: Final = 20
 """How long a flood goes on at most."""
 
-RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: on, zero seconds."""
 
 AT_ONCE: Final = 500
 """How many connect before the first of them has to be there; less than any backlog."""
@@ -45,12 +44,6 @@ def connect(port: int) -> socket.socket:
     client.settimeout(0)
     client.connect_ex(("127.0.0.1", port))
     return client
-
-
-def leave(client: socket.socket) -> None:
-    """Leave with a reset."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    client.close()
 
 
 def wait_all(clients: list[socket.socket], event: int, until: float) -> list[socket.socket]:
@@ -102,7 +95,7 @@ def wait(port: int, count: int, first: bytes) -> None:
     sys.stdin.readline()
     random.Random(0).shuffle(leaving)  # noqa: S311 - it should be different, not secret
     for client in leaving:
-        leave(client)
+        close_with_reset(client)
     say(Counter(told(client) for client in staying))
 
 
@@ -121,7 +114,7 @@ def come_and_go(port: int, way: str) -> None:
             client.sendall(b"nobody")
             told(client)
         if way.startswith("reset"):
-            leave(client)
+            close_with_reset(client)
 
 
 def flood(port: int, count: int) -> None:

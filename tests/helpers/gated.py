@@ -8,11 +8,11 @@ import socket
 import struct
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.helpers.support import PATIENCE
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._messages import DUMP, netfilter_header, parse_attributes
 from trio_wsk.transports.linux._netlink import NETFILTER, NetlinkSocket
@@ -21,14 +21,10 @@ from trio_wsk.transports.linux._nftables import Gatehouse
 from trio_wsk.transports.linux._rules import REJECT_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import Self
 
     from trio_wsk.transports.linux._nfqueue import Packet
 
-PATIENCE: Final = 30
-"""Seconds after which what a test waits for has failed to come."""
 
 LOOPBACK: Final = ("127.0.0.1", "::1")
 
@@ -129,7 +125,7 @@ def has_come(source: Any) -> bool:
     return bool(select.select([source], [], [], PATIENCE)[0])
 
 
-def fate_of(client: socket.socket) -> str:
+def answer_to(client: socket.socket) -> str:
     """Wait for the answer to a SYN, and name it; "" for success."""
     assert select.select([], [client], [], PATIENCE)[1], "there is no answer"
     code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -140,13 +136,6 @@ def state_of(client: socket.socket) -> int:
     """Return TCP's state."""
     state: int = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     return state
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what the kernel does by itself and announces to nobody."""
-    deadline = monotonic() + PATIENCE
-    while not condition():
-        assert monotonic() < deadline, "it never happened"
 
 
 def queues() -> str:

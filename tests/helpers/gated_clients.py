@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import errno
-import os
-import resource
 import socket
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from tests.helpers.gated import PATIENCE, queues, tables_of
+from tests.helpers.gated import queues, tables_of
 from tests.helpers.inspecting import PEND, inspecting
+from tests.helpers.support import PATIENCE
 from trio_wsk import Address, ConnectionRequest, InspectPoint
-from trio_wsk.transports._spare import SpareDescriptor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from typing_extensions import Self
 
@@ -137,22 +135,3 @@ def nothing_is_left() -> bool:
 
 ANSWERED = ["client SYN", "server SYN,ACK", "client ACK"]
 REFUSED = ["client SYN", "server RST,ACK"]
-
-
-@contextmanager
-def no_descriptors(but: int = 0) -> Iterator[None]:
-    """Have this process out of descriptors, but for so many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = max(map(int, os.listdir("/proc/self/fd"))) + 1 + but  # noqa: PTH208 - they are numbers
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    with ExitStack() as stack:
-        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        spare = SpareDescriptor()
-        kept = []
-        while spare.keep():
-            stack.callback(spare.give_up)
-            kept.append(spare)
-            spare = SpareDescriptor()
-        for spare in kept[len(kept) - but :]:
-            spare.give_up()
-        yield

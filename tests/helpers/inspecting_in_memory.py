@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 import trio.testing
 
+from tests.helpers.memory_peers import AFTER, BEFORE, CLIENT, PLACE, SERVER
 from trio_wsk import (
     AbortReason,
     InspectAction,
     InspectId,
-    InspectPoint,
     ListenDispatch,
     ListeningSocket,
 )
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 
     from trio_wsk import ConnectionRequest, ListeningSocket
     from trio_wsk.testing import MemoryStream, MemoryTransport, Segment
-
-SERVER: Final = "192.0.2.1"
-CLIENT: Final = "192.0.2.2"
-HERE: Final = (SERVER, 80)
-BEFORE: Final = InspectPoint.BEFORE_HANDSHAKE
-AFTER: Final = InspectPoint.AFTER_HANDSHAKE
 
 ACCEPT: Final = InspectAction.ACCEPT
 REJECT: Final = InspectAction.REJECT
@@ -53,22 +47,22 @@ class Scene:
 
     def transport(self, *, backlog: int = 128) -> MemoryTransport:
         """Make the server's transport."""
-        return self.network.host(SERVER).transport(HERE[1], backlog=backlog)
+        return self.network.host(SERVER).transport(PLACE[1], backlog=backlog)
 
     def open(self) -> MemoryStream:
         """Have a client send its SYN."""
-        return self.network.host(CLIENT).open_connection(HERE)
+        return self.network.host(CLIENT).open_connection(PLACE)
 
     async def connect(self) -> MemoryStream:
         """Connect a client."""
-        return await self.network.host(CLIENT).connect(HERE)
+        return await self.network.host(CLIENT).connect(PLACE)
 
     def sent_by_server(self, *kinds: SegmentKind) -> list[float]:
         """When the server has sent segments of these kinds, or any."""
         return [
             segment.at
             for segment in self.segments
-            if segment.source.port == HERE[1] and (not kinds or segment.kind in kinds)
+            if segment.source.port == PLACE[1] and (not kinds or segment.kind in kinds)
         ]
 
     def sent_by_clients(self, *kinds: SegmentKind) -> list[float]:
@@ -76,7 +70,7 @@ class Scene:
         return [
             segment.at
             for segment in self.segments
-            if segment.source.port != HERE[1] and (not kinds or segment.kind in kinds)
+            if segment.source.port != PLACE[1] and (not kinds or segment.kind in kinds)
         ]
 
     def pend(self, request: ConnectionRequest) -> InspectAction:
@@ -109,18 +103,3 @@ settled = trio.testing.wait_all_tasks_blocked
 
 TURNED_AWAY: Final = {BEFORE: "refused", AFTER: "reset"}
 """What becomes of a client by a rejection or an abort, at each inspect point."""
-
-
-async def fate_of(client: MemoryStream) -> str:
-    """Wait until a client knows what has become of it, and say that in one word."""
-    try:
-        await client.established()
-        while await client.receive_some():
-            pass
-    except ConnectionRefusedError:
-        return "refused"
-    except TimeoutError:
-        return "timed out"
-    except trio.BrokenResourceError:
-        return "reset"
-    return "fin"

@@ -1,4 +1,4 @@
-"""What the tests of the network in memory share: an owner for its transport, and a keeper."""
+"""What the tests of the network in memory share: an owner for its transport, a keeper, peers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tests.helpers.driven import drive
 from trio_wsk._vocabulary.verdict import InspectPoint
 from trio_wsk.testing import MemoryNetwork, SegmentKind
 
@@ -148,14 +149,23 @@ async def scene(
     async with trio.open_nursery() as nursery:
         result.readiness = transport.pump_readiness(nursery.start_soon)
         transport.listen(result.readiness)
-        nursery.start_soon(_drive, result.readiness)
+        nursery.start_soon(drive, result.readiness)
         yield result
         transport.close()
         nursery.cancel_scope.cancel()
     result.readiness.close()
 
 
-async def _drive(readiness: Readiness) -> None:
-    while True:
-        await readiness.park()
-        readiness.poll()
+async def fate_of(client: MemoryStream) -> str:
+    """Wait until a client knows what has become of it, and say that in one word."""
+    try:
+        await client.established()
+        while await client.receive_some():
+            pass
+    except ConnectionRefusedError:
+        return "refused"
+    except TimeoutError:
+        return "timed out"
+    except trio.BrokenResourceError:
+        return "reset"
+    return "fin"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -95,13 +94,6 @@ def descriptor_of(connection: Connection) -> int:
     channel = connection._channel  # noqa: SLF001 - asking for `.socket` changes how it waits
     assert channel is not None
     return channel.fileno()
-
-
-def await_event(descriptor: int, event: int = select.POLLIN) -> None:
-    """Block the whole thread until the kernel says so: no task runs meanwhile."""
-    poll = select.poll()
-    poll.register(descriptor, event)
-    assert poll.poll(PATIENCE * 1000), "the kernel says nothing"
 
 
 def fill(connection: Connection) -> int:

@@ -1,28 +1,21 @@
-"""What the tests of the portable transport share: an owner for it, peers, and scarcity."""
+"""What the tests of the portable transport share: an owner for it, and a keeper."""
 
 from __future__ import annotations
 
-import os
-import resource
-import select
-import socket
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsk._engine.epoll_readiness import EpollReadiness
-from trio_wsk._engine.trio_readiness import TrioReadiness
+from tests.helpers.driven import driven
+from tests.helpers.support import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.transports import PeerEnd, PortableTransport, Readiness, TransportRequest
     from trio_wsk.transports._socket_request import SocketRequest
-
-PATIENCE: Final = 30
-"""Seconds that a blocking peer waits before it calls the test a failure."""
 
 
 class Owner:
@@ -101,91 +94,11 @@ async def owning(
     transport: PortableTransport, *, edge_triggered: bool = True
 ) -> AsyncIterator[Owner]:
     """Bind the transport, let it listen, and close it at the end."""
-    async with trio.open_nursery() as nursery:
-        readiness: Readiness = (
-            EpollReadiness() if edge_triggered else TrioReadiness(nursery.start_soon)
-        )
+    async with driven(edge_triggered=edge_triggered) as readiness:
         owner = Owner(transport, readiness)
         try:
             await transport.bind()
             transport.listen(readiness)
-            nursery.start_soon(_drive, readiness)
             yield owner
         finally:
             transport.close()
-            nursery.cancel_scope.cancel()
-    readiness.close()
-
-
-async def _drive(readiness: Readiness) -> None:
-    while True:
-        await readiness.park()
-        readiness.poll()
-
-
-def connected(address: Address) -> socket.socket:
-    """Connect a blocking socket; on this machine the kernel answers without anybody's help."""
-    peer = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        peer.settimeout(PATIENCE)
-        peer.connect(address.sockaddr)
-    except BaseException:
-        peer.close()
-        raise
-    return peer
-
-
-def await_readable(sock: socket.socket) -> None:
-    """Block until there is something to read or to accept."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    assert poll.poll(PATIENCE * 1000)
-
-
-def leave_with_reset(peer: socket.socket) -> None:
-    """Close a peer's socket so that the other side gets a reset."""
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    peer.close()
-
-
-def fate_of(peer: socket.socket) -> str:
-    """Say how the server has ended it, which is waited for."""
-    try:
-        while peer.recv(1 << 16):
-            pass
-    except ConnectionResetError:
-        return "reset"
-    return "end"
-
-
-@contextmanager
-def no_more_descriptors(*, but: int = 0) -> Iterator[None]:
-    """Let this process open so many more descriptors and not one further (EMFILE).
-
-    The limit is one on numbers: what is open stays open, and all numbers below are taken.
-    """
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
-    fillers = [os.open(os.devnull, os.O_RDONLY)]
-    try:
-        while fillers[-1] <= highest:
-            fillers.append(os.open(os.devnull, os.O_RDONLY))
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + but, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    finally:
-        for filler in fillers:
-            os.close(filler)
-
-
-def open_descriptors() -> set[str]:
-    """Return what this process has open, apart from what looking needs."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - a Path has more to it than a number
-        try:
-            found.add(f"{name} -> {os.readlink(f'/proc/self/fd/{name}')}")  # noqa: PTH115
-        except FileNotFoundError:
-            pass  # the listing's own
-    return found

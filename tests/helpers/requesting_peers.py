@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.portable_peers import connected, owning
+from tests.helpers.blocking_peers import connected
+from tests.helpers.portable_peers import owning
 from trio_wsk._engine.choice import HAVE_EPOLL
 from trio_wsk.transports import PortableTransport
 

@@ -19,7 +19,7 @@ import attrs
 import trio
 
 import trio_wsk
-from tests.helpers.support import open_descriptors
+from tests.helpers.scarcity import open_descriptors
 from trio_wsk import observers
 from trio_wsk._engine import choice as _choice
 

@@ -8,14 +8,15 @@ each request is answered once, and nothing is asked for before ``listen`` or aft
 from __future__ import annotations
 
 import socket
-import time
 from collections import deque
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import trio
 
-from tests.helpers.support import PATIENCE, RESET_ON_CLOSE
+from tests.helpers.blocking_peers import spin_until
+from tests.helpers.resetting import close_with_reset
+from tests.helpers.support import PATIENCE
 from trio_wsk import Address
 from trio_wsk.transports import (
     NoDescriptorsError,
@@ -316,8 +317,7 @@ class LoopbackRequest(ScriptedRequest):
         """Leave, where it can be seen when that has arrived."""
         if self in self._transport.taken and not self.has_reset:
             self.has_reset = True
-            self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            self.peer.close()
+            close_with_reset(self.peer)
             spin_until(self.real.was_reset)
 
     def watch(self, channel: Channel) -> Watch:
@@ -404,10 +404,3 @@ class LoopbackTransport(ScriptedTransport):
         for request in self.peers:
             if request not in self.taken and not request.is_refused:
                 request.refuse()
-
-
-def spin_until(condition: Callable[[], bool]) -> None:
-    """Give the kernel a moment for what it does by itself, and nobody else a turn."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline

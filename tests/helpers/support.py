@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
-import struct
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.helpers import blocking_peers
+from tests.helpers.resetting import close_with_reset
+from tests.helpers.scarcity import open_descriptors
 from trio_wsk import Server, Status
 from trio_wsk.transports import PortableTransport
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk.transports._places import Place
     from trio_wsk.transports._socket_request import SocketRequest
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""SO_LINGER: on, zero seconds."""
 
 
 async def connect(address: Address) -> trio.SocketStream:
@@ -48,13 +46,7 @@ async def connect(address: Address) -> trio.SocketStream:
 
 def reset(client: trio.SocketStream) -> None:
     """Close a client with a reset."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    client.socket.close()
-
-
-def open_descriptors() -> int:
-    """How many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - less its own
+    close_with_reset(client.socket)
 
 
 def take_into(taken: list[Connection]) -> Callable[[Connection], Status]:
@@ -67,19 +59,13 @@ def take_into(taken: list[Connection]) -> Callable[[Connection], Status]:
     return accept
 
 
-PATIENCE = 30
+PATIENCE: Final = blocking_peers.PATIENCE
 """Seconds after which what a test waits for has failed to come."""
 
 
 def connect_now(address: Address) -> trio.SocketStream:
     """Connect a client without giving anybody else a turn: the kernel answers by itself."""
-    peer = socket.socket(address.family)
-    try:
-        peer.settimeout(PATIENCE)
-        peer.connect(address.sockaddr)
-    except BaseException:
-        peer.close()
-        raise
+    peer = blocking_peers.connected(address)
     return trio.SocketStream(trio.socket.from_stdlib_socket(peer))
 
 

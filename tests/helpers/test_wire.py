@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers import wire
-from tests.helpers.gated import ACK, LOOPBACK, RST, SYN, until
+from tests.helpers.blocking_peers import spin_until
+from tests.helpers.gated import ACK, LOOPBACK, RST, SYN
 from tests.helpers.namespaces import (
     HERE,
     THERE,
@@ -307,7 +308,7 @@ async def talk_as_mute_hosts() -> None:
 
                 assert peers[0] == Address.from_sockaddr(sock.family, sockaddr)
                 assert [*HANDSHAKE] == capture.exchange(peers[0])[:3]
-                until(lambda: lookup.state_of(address, peers[1]) is ConnectionState.GONE)  # noqa: B023
+                spin_until(lambda: lookup.state_of(address, peers[1]) is ConnectionState.GONE)  # noqa: B023
 
 
 @in_own_namespace

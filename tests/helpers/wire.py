@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from tests.helpers.gated import ACK, FIN, PATIENCE, RST, SYN
+from tests.helpers.gated import ACK, FIN, RST, SYN
 from tests.helpers.namespaces import set_sysctl
+from tests.helpers.support import PATIENCE
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._messages import CREATE, attribute
 from trio_wsk.transports.linux._netlink import NetlinkSocket

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers.inspecting import ACCEPT, PEND, REJECT, check_balance
 from tests.helpers.places import ROOT
+from tests.helpers.scarcity import many_descriptors
 from tests.helpers.support import connect, held, read_to_end, until
 from trio_wsk import (
     Connection,
@@ -36,7 +36,7 @@ from trio_wsk._engine import choice as _choice
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("readiness", "many_descriptors")]
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("readiness")]
 
 REQUESTS = 8000
 """How many are pended at once: as many as the ports and descriptors of one machine give."""
@@ -56,15 +56,11 @@ PATIENCE = 200
 HOST = "127.0.0.1"
 
 
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _descriptor_for_each_client() -> Iterator[None]:
     """Allow this process a descriptor for each client."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < DESCRIPTORS:
-        pytest.skip(f"a process may have no more than {hard} descriptors here (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, DESCRIPTORS), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with many_descriptors(DESCRIPTORS):
+        yield
 
 
 class Program:

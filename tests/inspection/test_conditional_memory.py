@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.helpers.inspecting_in_memory import (
-    ACCEPT,
-    BEFORE,
-    CLIENT,
-    LONG,
-    REJECT,
-    TURNED_AWAY,
-    Scene,
-    fate_of,
-    settled,
-)
+from tests.helpers.inspecting_in_memory import ACCEPT, LONG, REJECT, TURNED_AWAY, Scene, settled
+from tests.helpers.memory_peers import BEFORE, CLIENT, fate_of
 from tests.helpers.support import read_to_end
 from trio_wsk import (
     CloseStyle,

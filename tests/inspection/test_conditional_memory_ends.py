@@ -13,17 +13,14 @@ import trio
 
 from tests.helpers.inspecting_in_memory import (
     ACCEPT,
-    AFTER,
-    BEFORE,
-    HERE,
     LONG,
     PEND,
     REJECT,
     TURNED_AWAY,
     Scene,
-    fate_of,
     settled,
 )
+from tests.helpers.memory_peers import AFTER, BEFORE, PLACE, fate_of
 from tests.helpers.support import read_to_end
 from trio_wsk import (
     AbortReason,
@@ -161,7 +158,7 @@ async def test_delivery_before_the_handshake_is_in_the_order_of_establishment(
     async with open_listening_socket(
         transport=scene.transport(), dispatch=scene.dispatch(), inspect_point=BEFORE
     ) as scene.listening:
-        late = slow.open_connection(HERE)
+        late = slow.open_connection(PLACE)
         await settled()
         early = scene.open()
         await settled()

@@ -12,15 +12,14 @@ import trio
 
 from tests.helpers.inspecting_in_memory import (
     ACCEPT,
-    BEFORE,
     LONG,
     PEND,
     REJECT,
     TURNED_AWAY,
     Scene,
-    fate_of,
     settled,
 )
+from tests.helpers.memory_peers import BEFORE, fate_of
 from tests.helpers.support import read_to_end
 from trio_wsk import (
     AbortReason,

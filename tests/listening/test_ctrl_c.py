@@ -12,7 +12,7 @@ import pytest
 import trio
 
 import trio_wsk
-from tests.helpers.portable_peers import open_descriptors
+from tests.helpers.scarcity import named_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,7 +104,7 @@ def test_ctrl_c_leaves_nothing(
     goes on as a KeyboardInterrupt, and neither a file nor a descriptor is left.
     """
     traced = sys.gettrace()
-    before = open_descriptors()
+    before = named_descriptors()
     interrupter = Interrupter(0)
     while interrupter.seen >= interrupter.at:
         interrupter = Interrupter(interrupter.at + 1)
@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_nothing(
             is_interrupted = True
         finally:
             sys.settrace(traced)
-        left = sorted(open_descriptors() - before), sorted(tmp_path.iterdir())
+        left = sorted(named_descriptors() - before), sorted(tmp_path.iterdir())
 
         assert ([], []) == left, f"at line {interrupter.at}"
         assert is_interrupted is (interrupter.seen >= interrupter.at)

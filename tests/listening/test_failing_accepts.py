@@ -14,7 +14,7 @@ import trio.testing
 
 import trio_wsk
 from tests.helpers.listening import Callbacks, Taker, balance, clients_of, close_all, faulty, opened
-from tests.helpers.portable_peers import no_more_descriptors
+from tests.helpers.scarcity import no_more_descriptors
 from tests.helpers.support import (
     PATIENCE,
     FaultyTransport,

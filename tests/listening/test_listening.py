@@ -11,9 +11,9 @@ import trio
 import trio.testing
 
 import trio_wsk
+from tests.helpers.blocking_peers import spin_until
 from tests.helpers.listening import Taker, clients_of, close_all, names, opened, parked, peers
 from tests.helpers.pairs import descriptor_of
-from tests.helpers.scripted import spin_until
 from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, reset, shown, until
 from trio_wsk import (
     Connection,

@@ -7,7 +7,6 @@ clients are a program of their own (`clients`).
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -21,13 +20,14 @@ import trio_wsk
 from tests.documentation.test_examples import ECHOES, example
 from tests.helpers.clients import PHASES
 from tests.helpers.places import ROOT
+from tests.helpers.scarcity import many_descriptors
 from tests.helpers.support import held, until
 from trio_wsk._engine import choice as _choice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("readiness", "many_descriptors")]
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("readiness")]
 
 CLIENTS = 1000
 OCTETS = 1 << 18
@@ -44,15 +44,11 @@ PATIENCE = 200
 """Seconds that the clients and the server may take; the clients give up a little earlier."""
 
 
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _descriptor_for_each_client() -> Iterator[None]:
     """Allow this process a descriptor for each client."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < DESCRIPTORS:
-        pytest.skip(f"a process may have no more than {hard} descriptors here (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, DESCRIPTORS), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with many_descriptors(DESCRIPTORS):
+        yield
 
 
 @asynccontextmanager

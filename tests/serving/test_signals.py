@@ -15,7 +15,8 @@ import pytest
 import trio
 
 import trio_wsk
-from tests.helpers.support import PATIENCE, connect_now, fate_of, open_descriptors, until
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import PATIENCE, connect_now, fate_of, until
 from tests.listening.test_ctrl_c import Interrupter
 from trio_wsk import Connection, ConnectionDispatch, ListenDispatch, open_server, serve
 

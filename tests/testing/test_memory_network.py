@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 from tests.helpers.memory_peers import BEFORE, CLIENT, PLACE, SERVER, scene
-from tests.helpers.support import open_descriptors, wait_in_task
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import wait_in_task
 from trio_wsk import (
     ConnectionDispatch,
     EventMask,

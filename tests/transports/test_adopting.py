@@ -15,14 +15,10 @@ import pytest
 import trio
 import trio.testing
 
-from tests.helpers.portable_peers import (
-    PATIENCE,
-    await_readable,
-    connected,
-    fate_of,
-    open_descriptors,
-    owning,
-)
+from tests.helpers.blocking_peers import await_event, connected, fate_of
+from tests.helpers.portable_peers import owning
+from tests.helpers.scarcity import named_descriptors
+from tests.helpers.support import PATIENCE
 from trio_wsk import (
     InspectPoint,
     ListenDispatch,
@@ -75,7 +71,7 @@ async def test_bound_socket_of_any_kind_is_taken(make: Any, kind: Any) -> None:
     A socket, a Trio socket or the number of a descriptor, listening or only bound: it
     answers, and it is closed with the transport.
     """
-    before = open_descriptors()
+    before = named_descriptors()
     with make() as sock:
         address = Address.from_sockaddr(socket.AF_INET, sock.getsockname())
         given = os.dup(sock.fileno()) if kind is os.dup else kind(sock)
@@ -87,7 +83,7 @@ async def test_bound_socket_of_any_kind_is_taken(make: Any, kind: Any) -> None:
 
                 assert "reset" == fate_of(peer)
 
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_all_sockets_are_taken() -> None:
@@ -123,7 +119,7 @@ async def test_connection_that_waits_already_is_delivered() -> None:
     """What was queued before the socket was adopted is asked for without an edge."""
     sock = listening()
     with socket.create_connection(sock.getsockname(), PATIENCE) as peer:
-        await_readable(sock)
+        await_event(sock)
         transport = PortableTransport.adopt([sock])
         await transport.bind()
         transport.listen(task_readiness())
@@ -344,7 +340,7 @@ def test_descriptor_that_can_give_no_connections_is_refused(make: Make, complain
     """A number is looked at as closely; it is closed as well. (TLS is not in a descriptor.)"""
     if make is tls:
         return
-    before = open_descriptors()
+    before = named_descriptors()
     with ExitStack() as stack:
         fd = make(stack).detach()
 
@@ -354,7 +350,7 @@ def test_descriptor_that_can_give_no_connections_is_refused(make: Make, complain
         assert f"sockets[0], which is {fd}, " in str(caught.value)
         assert complaint in str(caught.value)
 
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 def test_closed_socket_is_refused() -> None:
@@ -533,7 +529,7 @@ async def test_sockets_are_closed_whichever_argument_is_wrong(
     What was given belongs to the listening socket, so that it is closed when this can't be
     opened, whatever is wrong, and wherever that is found out.
     """
-    before = open_descriptors()
+    before = named_descriptors()
     sock = listening()
     given = os.dup(sock.fileno()) if kind is os.dup else kind(sock)
 
@@ -543,19 +539,19 @@ async def test_sockets_are_closed_whichever_argument_is_wrong(
     if kind is os.dup:
         sock.close()
 
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_transport_is_closed_whichever_argument_is_wrong() -> None:
     """So is a transport, with the sockets that it has adopted."""
-    before = open_descriptors()
+    before = named_descriptors()
     for call in (open_it, open_a_server, serve_it):
         transport = PortableTransport.adopt([listening()])
 
         with pytest.raises(WskError):
             await call(transport=transport, max_parked=-1)
 
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_sockets_stay_the_callers_until_the_block_is_entered() -> None:

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.helpers.portable_peers import PATIENCE, connected, fate_of, leave_with_reset, owning
+from tests.helpers.blocking_peers import connected, fate_of
+from tests.helpers.portable_peers import owning
 from tests.helpers.requesting_peers import connect
+from tests.helpers.resetting import close_with_reset
+from tests.helpers.support import PATIENCE
 from trio_wsk import CloseStyle
 from trio_wsk.transports import PortableTransport
 from trio_wsk.transports._socket_request import can_be_silent
@@ -90,7 +93,7 @@ async def test_silence_on_a_unix_socket_is_an_end(tmp_path: Path) -> None:
             request = await owner.request()
 
             assert not request.silence()
-            assert "end" == fate_of(peer)
+            assert "fin" == fate_of(peer)
 
 
 async def test_transport_knows_whether_it_can_be_silent(owner: Owner, tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ async def test_finish_is_an_end_in_good_order(owner: Owner) -> None:
     with connect(owner) as peer:
         (await owner.request()).finish()
 
-        assert "end" == fate_of(peer)
+        assert "fin" == fate_of(peer)
 
 
 @pytest.mark.parametrize("octets", [1, 100_000])
@@ -156,7 +159,7 @@ async def test_finish_is_no_reset_although_input_is_unread(octets: int, owner: O
 
         request.finish()
 
-        assert "end" == fate_of(peer)
+        assert "fin" == fate_of(peer)
 
 
 @needs_silence  # whose capability a receive buffer of such a size takes, too
@@ -184,7 +187,7 @@ async def test_finish_drops_a_mebibyte_and_no_more(octets: int, expected: int) -
 
 
 @pytest.mark.parametrize("answer", ["reset", "finish", "silence"])
-@pytest.mark.parametrize("leave", [leave_with_reset, socket.socket.close])
+@pytest.mark.parametrize("leave", [close_with_reset, socket.socket.close])
 async def test_no_answer_raises_when_the_peer_has_gone(
     answer: str, leave: Callable[[socket.socket], None], owner: Owner
 ) -> None:
@@ -245,4 +248,4 @@ async def test_abort_of_a_closed_channel_is_nothing(owner: Owner) -> None:
 
         request.abort(channel)
 
-        assert "end" == fate_of(peer)
+        assert "fin" == fate_of(peer)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.helpers.portable_peers import open_descriptors, owning
+from tests.helpers.portable_peers import owning
+from tests.helpers.scarcity import named_descriptors
 from trio_wsk._engine.choice import task_readiness
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 from trio_wsk._vocabulary.status import Status
@@ -186,11 +187,11 @@ def test_reuse_port_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPat
 
 def test_making_a_transport_takes_nothing() -> None:
     """Until bind, nothing is open that would have to be closed."""
-    before = open_descriptors()
+    before = named_descriptors()
 
     PortableTransport.tcp(0)
 
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 # --- Addresses ----------------------------------------------------------------------------
@@ -285,7 +286,7 @@ async def test_port_that_another_address_has_taken_is_given_back(
     """
     with socket.create_server(("127.0.0.2", 0)) as taken:
         unlucky = iter([taken.getsockname()[1]] * 3)
-        before = open_descriptors()
+        before = named_descriptors()
         wrap_socket(
             monkeypatch,
             bind=lambda to: (to[0], next(unlucky, 0)) if to == (OURS_ALONE, 0) else to,
@@ -294,7 +295,7 @@ async def test_port_that_another_address_has_taken_is_given_back(
         await transport.bind()
 
         assert [] == list(unlucky)
-        assert 2 == len(open_descriptors() - before)
+        assert 2 == len(named_descriptors() - before)
         one, other = transport.local_addresses
         assert one.port == other.port != taken.getsockname()[1]
 
@@ -313,7 +314,7 @@ async def test_search_for_a_common_port_is_bounded(monkeypatch: pytest.MonkeyPat
                 return (OURS_ALONE, port)
             return sockaddr
 
-        before = open_descriptors()
+        before = named_descriptors()
         wrap_socket(monkeypatch, bind=unlucky)
 
         with pytest.raises(BindError) as caught:
@@ -322,7 +323,7 @@ async def test_search_for_a_common_port_is_bounded(monkeypatch: pytest.MonkeyPat
         assert errno.EADDRINUSE == caught.value.errno
         assert f"127.0.0.2:{port}" in str(caught.value)
         assert [port] * 10 == attempts
-        assert before == open_descriptors()
+        assert before == named_descriptors()
 
 
 async def test_other_errors_are_no_reason_to_search_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,13 +363,13 @@ async def test_ipv6_address_that_was_asked_for_must_be_had(
 ) -> None:
     """An address that its owner has written out is not left out silently."""
     without_ipv6(code, monkeypatch)
-    before = open_descriptors()
+    before = named_descriptors()
 
     with pytest.raises(BindError, match=r"cannot listen on \[::1\]:") as caught:
         await PortableTransport.tcp(0, host=host).bind()
 
     assert code == caught.value.errno
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 # --- What the machine refuses -----------------------------------------------------------------
@@ -378,7 +379,7 @@ async def test_port_that_is_taken_names_the_address_and_the_ways_out() -> None:
     """Who starts a server twice reads what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        before = open_descriptors()
+        before = named_descriptors()
 
         with pytest.raises(BindError) as caught:
             await PortableTransport.tcp(port, host="127.0.0.1").bind()
@@ -388,12 +389,12 @@ async def test_port_that_is_taken_names_the_address_and_the_ways_out() -> None:
         assert f"127.0.0.1:{port}: Address already in use" in str(caught.value)
         assert "reuse_port=True" in str(caught.value)
         assert isinstance(caught.value.__cause__, OSError)
-        assert before == open_descriptors()
+        assert before == named_descriptors()
 
 
 async def test_failure_at_one_address_gives_the_others_back() -> None:
     """All addresses are bound, or none."""
-    before = open_descriptors()
+    before = named_descriptors()
 
     with pytest.raises(BindError) as caught:
         await PortableTransport.tcp(0, host=["127.0.0.1", NOT_OURS]).bind()
@@ -401,7 +402,7 @@ async def test_failure_at_one_address_gives_the_others_back() -> None:
     assert Status.INVALID_ADDRESS_COMPONENT is caught.value.status
     assert f"{NOT_OURS}:" in str(caught.value)
     assert "this machine has no such address" in str(caught.value)
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_race_for_a_port_is_lost_at_listen() -> None:
@@ -459,14 +460,14 @@ async def test_privileged_port_says_what_it_needs() -> None:
 
 async def test_cancelled_bind_takes_nothing() -> None:
     """Cancelling the wait for the resolver leaves nothing open."""
-    before = open_descriptors()
+    before = named_descriptors()
 
     with trio.CancelScope() as scope:
         scope.cancel()
         await PortableTransport.tcp(0, host="127.0.0.1").bind()
 
     assert scope.cancelled_caught
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 # --- Ports that the kernel chose ---------------------------------------------------------------
@@ -501,7 +502,7 @@ async def test_port_that_the_kernel_chose_is_nobody_elses(
         if listens:
             stranger.listen()
         port = stranger.getsockname()[1]
-        before = open_descriptors()
+        before = named_descriptors()
 
         with pytest.raises(BindError) as caught:
             await PortableTransport.tcp(
@@ -513,7 +514,7 @@ async def test_port_that_the_kernel_chose_is_nobody_elses(
 
         assert errno.EADDRINUSE == caught.value.errno
         assert f"[::1]:{port}" in str(caught.value)
-        assert before == open_descriptors()
+        assert before == named_descriptors()
 
 
 @pytest.mark.parametrize("host", [None, "127.0.0.1", ["127.0.0.1", "::1"]])
@@ -596,7 +597,7 @@ async def test_ipv6_option_is_for_ipv6_sockets() -> None:
 
 async def test_option_that_the_kernel_refuses_is_named() -> None:
     """The message says which of the options it was."""
-    before = open_descriptors()
+    before = named_descriptors()
 
     with pytest.raises(BindError, match=r"socket_options has \(1, 9999, 1\)") as caught:
         await PortableTransport.tcp(
@@ -604,7 +605,7 @@ async def test_option_that_the_kernel_refuses_is_named() -> None:
         ).bind()
 
     assert Status.NOT_SUPPORTED is caught.value.status
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_port_can_be_shared_if_all_say_so() -> None:

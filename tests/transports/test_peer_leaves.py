@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.portable_peers import Keeper, connected, leave_with_reset
+from tests.helpers.blocking_peers import connected, spin_until
+from tests.helpers.portable_peers import Keeper
 from tests.helpers.requesting_peers import (
     connect,
     do_nothing,
@@ -21,7 +22,7 @@ from tests.helpers.requesting_peers import (
     send_fin,
     unwatch,
 )
-from tests.helpers.scripted import spin_until
+from tests.helpers.resetting import close_with_reset
 from tests.helpers.support import wait_in_task
 from trio_wsk._engine.choice import HAVE_EPOLL
 from trio_wsk._engine.readiness import LOOK_SECONDS
@@ -43,10 +44,10 @@ REPORTED = {
     "data, fin": (False, [send, send_fin]),
     "closed": (False, [socket.socket.close]),
     "data, closed": (False, [send, socket.socket.close]),
-    "reset": (True, [leave_with_reset]),
-    "data, reset": (True, [send, leave_with_reset]),
-    "fin, reset": (True, [send_fin, leave_with_reset]),
-    "data, fin, reset": (True, [send, send_fin, leave_with_reset]),
+    "reset": (True, [close_with_reset]),
+    "data, reset": (True, [send, close_with_reset]),
+    "fin, reset": (True, [send_fin, close_with_reset]),
+    "data, fin, reset": (True, [send, send_fin, close_with_reset]),
 }
 
 
@@ -102,10 +103,10 @@ TCP_ENDS = {
     "closed": ([socket.socket.close], PeerEnd.FIN, PeerEnd.FIN),
     "data, fin": ([send, send_fin], PeerEnd.FIN_AFTER_DATA, REMAINS),
     "data, closed": ([send, socket.socket.close], PeerEnd.FIN_AFTER_DATA, REMAINS),
-    "reset": ([leave_with_reset], PeerEnd.RESET, PeerEnd.RESET),
-    "data, reset": ([send, leave_with_reset], PeerEnd.RESET, PeerEnd.RESET),
-    "fin, reset": ([send_fin, leave_with_reset], PeerEnd.RESET, PeerEnd.RESET),
-    "data, fin, reset": ([send, send_fin, leave_with_reset], PeerEnd.RESET, PeerEnd.RESET),
+    "reset": ([close_with_reset], PeerEnd.RESET, PeerEnd.RESET),
+    "data, reset": ([send, close_with_reset], PeerEnd.RESET, PeerEnd.RESET),
+    "fin, reset": ([send_fin, close_with_reset], PeerEnd.RESET, PeerEnd.RESET),
+    "data, fin, reset": ([send, send_fin, close_with_reset], PeerEnd.RESET, PeerEnd.RESET),
     "alive": ([do_nothing], REMAINS, REMAINS),
     "data": ([send], REMAINS, REMAINS),
 }
@@ -179,8 +180,8 @@ async def test_peer_that_leaves_is_told_how(
 @pytest.mark.parametrize(
     ("family", "further", "expected"),
     [
-        ("v4", leave_with_reset, PeerEnd.RESET),
-        ("v6", leave_with_reset, PeerEnd.RESET),
+        ("v4", close_with_reset, PeerEnd.RESET),
+        ("v6", close_with_reset, PeerEnd.RESET),
         ("unix", socket.socket.close, PeerEnd.CLOSED),
     ],
 )
@@ -217,7 +218,7 @@ async def test_reset_after_fin_is_found_by_looking(autojump_clock: trio.testing.
         send_fin(peer)
         await keeper.is_told(PeerEnd.FIN)
         began = trio.current_time()
-        leave_with_reset(peer)
+        close_with_reset(peer)
         await keeper.is_told(PeerEnd.RESET)
 
         assert trio.current_time() - began <= LOOK_SECONDS
@@ -237,7 +238,7 @@ async def test_reset_behind_data_is_found_soon(autojump_clock: trio.testing.Mock
         assert [] == keeper.told
 
         began = trio.current_time()
-        leave_with_reset(peer)
+        close_with_reset(peer)
         await keeper.is_told(PeerEnd.RESET)
 
         assert trio.current_time() - began <= LOOK_SECONDS
@@ -281,7 +282,7 @@ async def test_end_of_a_duplicated_descriptor_is_not_told_of_who_has_its_number(
 
 
 @edges_or_not
-@pytest.mark.parametrize("leave", [send_fin, leave_with_reset])
+@pytest.mark.parametrize("leave", [send_fin, close_with_reset])
 @pytest.mark.parametrize("first", [do_nothing, send])
 async def test_request_that_is_not_watched_any_more_tells_nothing(
     *,
@@ -314,7 +315,7 @@ async def test_end_that_nobody_has_heard_yet_is_not_told_after_unwatching(
     async with owning_one("v4", Path(), edge_triggered=edge_triggered) as (owner, request, peer):
         keeper.watch(request, owner.readiness)
         await wait_all_tasks_blocked()
-        leave_with_reset(peer)
+        close_with_reset(peer)
         spin_until(request.was_reset)
         unwatch(request)
         await trio.sleep(3 * LOOK_SECONDS)  # on the virtual clock
@@ -335,7 +336,7 @@ async def test_request_that_is_watched_again_tells_again(*, edge_triggered: bool
         request.unwatch_end()
         second.watch(request, owner.readiness)
         await second.is_told(PeerEnd.FIN)
-        leave_with_reset(peer)
+        close_with_reset(peer)
         await second.is_told(PeerEnd.RESET)
 
         assert [PeerEnd.FIN] == first.told

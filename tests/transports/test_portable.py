@@ -14,14 +14,10 @@ import trio
 import trio.testing
 
 import trio_wsk.transports
-from tests.helpers.portable_peers import (
-    PATIENCE,
-    connected,
-    fate_of,
-    no_more_descriptors,
-    open_descriptors,
-    owning,
-)
+from tests.helpers.blocking_peers import connected, fate_of
+from tests.helpers.portable_peers import owning
+from tests.helpers.scarcity import named_descriptors, no_more_descriptors
+from tests.helpers.support import PATIENCE
 from trio_wsk._engine.choice import task_readiness
 from trio_wsk._engine.epoll_readiness import EpollReadiness
 from trio_wsk._vocabulary.errors import InvalidDeviceStateError, SocketClosedError
@@ -189,14 +185,14 @@ async def test_connection_without_an_address_is_a_fault_of_its_peer(
         return fd, nothing
 
     with connected(owner.address) as gone, connected(owner.address):
-        before = open_descriptors()
+        before = named_descriptors()
         source.accept = accept_nobody
 
         with pytest.raises(PeerFaultError, match="no address"):
             owner.transport.next_request()
 
-        assert before == open_descriptors()
-        assert "end" == fate_of(gone)
+        assert before == named_descriptors()
+        assert "fin" == fate_of(gone)
         (await owner.request()).reset()
 
 
@@ -446,7 +442,7 @@ async def test_closed_transport_has_nothing(owner: Owner) -> None:
 @pytest.mark.parametrize("is_bound", [False, True])
 async def test_transport_that_never_listened_closes_without_a_trace(*, is_bound: bool) -> None:
     """Nothing is left open, in whichever state it was."""
-    before = open_descriptors()
+    before = named_descriptors()
     transport = PortableTransport.tcp(0)
     if is_bound:
         await transport.bind()
@@ -454,7 +450,7 @@ async def test_transport_that_never_listened_closes_without_a_trace(*, is_bound:
 
     transport.close()
 
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_bound_transport_takes_no_connections() -> None:
@@ -530,7 +526,7 @@ class SlowResolver(trio.abc.HostnameResolver):
 
 async def test_closing_while_binding_leaves_nothing() -> None:
     """What bind gets after the close is given back."""
-    before = open_descriptors()
+    before = named_descriptors()
     closed = trio.Event()
     trio.socket.set_custom_hostname_resolver(SlowResolver(closed))
     transport = PortableTransport.tcp(0, host="slow")
@@ -545,7 +541,7 @@ async def test_closing_while_binding_leaves_nothing() -> None:
         transport.close()
         closed.set()
 
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_transport_that_can_not_be_watched_is_closed() -> None:

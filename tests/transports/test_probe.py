@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.helpers.gated import LOOPBACK, Gated, fate_of, queues, tables_of
+from tests.helpers.gated import LOOPBACK, Gated, answer_to, queues, tables_of
 from tests.helpers.namespaces import as_ordinary_user, in_own_namespace, set_sysctl
 from tests.helpers.places import DOCS
 from trio_wsk import (
@@ -108,7 +108,7 @@ def test_what_others_hold_stays_held(host: str) -> None:
         gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
         assert ([], 0) == (gated.queue.receive(), gated.queue.late_verdicts)
 
 

@@ -12,14 +12,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.portable_peers import (
-    PATIENCE,
-    Keeper,
-    connected,
-    fate_of,
-    leave_with_reset,
-    owning,
-)
+from tests.helpers.blocking_peers import connected, fate_of, spin_until
+from tests.helpers.portable_peers import Keeper, owning
 from tests.helpers.requesting_peers import (
     connect,
     do_nothing,
@@ -29,7 +23,8 @@ from tests.helpers.requesting_peers import (
     send_fin,
     unwatch,
 )
-from tests.helpers.scripted import spin_until
+from tests.helpers.resetting import close_with_reset
+from tests.helpers.support import PATIENCE
 from trio_wsk._engine.choice import HAVE_EPOLL
 from trio_wsk._engine.epoll_readiness import EpollReadiness
 from trio_wsk._engine.readiness import LOOK_SECONDS
@@ -100,7 +95,7 @@ async def test_peek_at_a_broken_connection_is_the_peers_fault(
     """A reset peer has no first octets; also if the reset was noticed before."""
     with connect(owner) as peer:
         request = await owner.request()
-        leave_with_reset(peer)
+        close_with_reset(peer)
         await trio.lowlevel.wait_readable(request.accept())
         if is_known:
             assert request.was_reset()
@@ -119,7 +114,7 @@ async def test_peek_at_a_broken_connection_is_the_peers_fault(
     [
         (send, (b"data", False)),
         (send_fin, (b"", True)),
-        (leave_with_reset, None),
+        (close_with_reset, None),
         (None, (b"", False)),
     ],
 )
@@ -231,7 +226,7 @@ async def test_request_that_cannot_be_watched_goes_on_without(
 
         assert (b"data", False) == request.peek(10)
 
-        leave_with_reset(peer)
+        close_with_reset(peer)
         spin_until(request.was_reset)
         await wait_all_tasks_blocked()
 
@@ -259,7 +254,7 @@ async def test_cancelled_wait_for_more_leaves_the_request_as_it_was(
                 nursery.start_soon(request.wait_for_more)
                 await wait_all_tasks_blocked()
                 send(peer)
-            leave_with_reset(peer)
+            close_with_reset(peer)
         await keeper.is_told(PeerEnd.RESET)
 
         request.reset()
@@ -268,7 +263,7 @@ async def test_cancelled_wait_for_more_leaves_the_request_as_it_was(
 # --- Addresses ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("leave", [do_nothing, leave_with_reset, socket.socket.close])
+@pytest.mark.parametrize("leave", [do_nothing, close_with_reset, socket.socket.close])
 @pytest.mark.parametrize("when", ["before accept", "after accept"])
 async def test_addresses_are_right_although_the_peer_has_gone(
     when: str, leave: Callable[[socket.socket], None], owner: Owner
@@ -385,7 +380,7 @@ async def test_public_socket_takes_the_descriptor_over(owner: Owner) -> None:
         public.close()
 
         assert -1 == channel.fileno()
-        assert "end" == fate_of(peer)
+        assert "fin" == fate_of(peer)
 
 
 async def test_public_socket_can_be_aborted(owner: Owner) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.helpers.portable_peers import no_more_descriptors, open_descriptors
+from tests.helpers.scarcity import named_descriptors, no_more_descriptors
 from trio_wsk.transports._spare import SpareDescriptor
 
 
@@ -28,17 +28,17 @@ def test_spare_gives_its_room_to_the_next_descriptor() -> None:
 
 def test_keeping_twice_keeps_one() -> None:
     """keep may be called at any time; there is one spare, and give_up closes it."""
-    before = open_descriptors()
+    before = named_descriptors()
     spare = SpareDescriptor()
 
     assert spare.keep()
     assert spare.keep()
-    assert 1 == len(open_descriptors() - before)
+    assert 1 == len(named_descriptors() - before)
 
     spare.give_up()
     spare.give_up()
 
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 def test_spare_that_can_not_be_had_may_be_had_later() -> None:

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.helpers.portable_peers import PATIENCE, await_readable
+from tests.helpers.blocking_peers import await_event
+from tests.helpers.support import PATIENCE
 from trio_wsk.transports._tcp_info import congestion_window, queue_of, retransmission_timeout
 
 EVERYTHING = (queue_of, congestion_window, retransmission_timeout)
@@ -25,7 +26,7 @@ def test_queue_is_counted_and_its_maximum_is_the_backlog() -> None:
 
         for _ in range(3):
             stack.enter_context(socket.create_connection(listening.getsockname(), PATIENCE))
-        await_readable(listening)
+        await_event(listening)
         # The third may have returned to its peer a moment before it is in the queue.
         while queue_of(listening) == (2, 7):
             pass

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.helpers.portable_peers import PATIENCE, await_readable
+from tests.helpers.blocking_peers import await_event
+from tests.helpers.support import PATIENCE
 from trio_wsk.transports._tuning import INHERITED, NOTSENT_LOWAT, tune
 
 TUNED = (1, 1, NOTSENT_LOWAT)
@@ -59,7 +60,7 @@ def test_connection_that_was_queued_before_inherits_nothing() -> None:
         socket.create_server(("127.0.0.1", 0)) as listening,
         socket.create_connection(listening.getsockname(), PATIENCE),
     ):
-        await_readable(listening)
+        await_event(listening)
         tune(listening)
         with listening.accept()[0] as accepted:
             assert TUNED != options_of(accepted)

@@ -19,7 +19,9 @@ import pytest
 import trio
 import trio.testing
 
-from tests.helpers.portable_peers import connected, fate_of, open_descriptors, owning
+from tests.helpers.blocking_peers import connected, fate_of
+from tests.helpers.portable_peers import owning
+from tests.helpers.scarcity import named_descriptors
 from trio_wsk._engine.choice import task_readiness
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
@@ -219,13 +221,13 @@ async def test_bind_is_a_checkpoint(path: Path) -> None:
 
 async def test_closing_before_listening_leaves_nothing(path: Path) -> None:
     """The temporary name goes as well."""
-    before = open_descriptors()
+    before = named_descriptors()
     transport = PortableTransport.unix(path)
     await transport.bind()
     transport.close()
 
     assert [] == list(path.parent.iterdir())
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_relative_path_is_removed_from_another_directory(
@@ -284,7 +286,7 @@ async def test_mode_that_can_not_be_set_leaves_nothing(
     def chmod(path: bytes, mode: int, *, dir_fd: int) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    before = open_descriptors()
+    before = named_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(os, "chmod", chmod)
         with pytest.raises(BindError) as caught:
@@ -292,7 +294,7 @@ async def test_mode_that_can_not_be_set_leaves_nothing(
 
     assert Status.ACCESS_DENIED is caught.value.status
     assert [] == list(path.parent.iterdir())
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ async def test_live_path_is_not_replaced(queued: int, path: Path) -> None:
             peer.setblocking(False)  # noqa: FBT003
             peer.connect_ex(bytes(path))
             peers.append(peer)
-        before = open_descriptors()
+        before = named_descriptors()
 
         with pytest.raises(BindError) as caught:
             await PortableTransport.unix(path).bind()
@@ -361,7 +363,7 @@ async def test_live_path_is_not_replaced(queued: int, path: Path) -> None:
         assert "somebody seems to listen there" in str(caught.value)
         assert live.getsockname() == os.fspath(path)
         assert [path] == list(path.parent.iterdir())
-        assert before == open_descriptors()
+        assert before == named_descriptors()
 
         for peer in peers:
             peer.close()
@@ -432,7 +434,7 @@ async def test_file_that_appears_between_bind_and_listen_is_not_replaced(path: P
 async def test_temporary_name_that_somebody_has_removed_is_an_error(path: Path) -> None:
     """A socket that can't get its name doesn't go on listening without one."""
     readiness = task_readiness()
-    before = open_descriptors()
+    before = named_descriptors()
     transport = PortableTransport.unix(path)
     await transport.bind()
     (temporary,) = path.parent.glob("*/s")
@@ -442,7 +444,7 @@ async def test_temporary_name_that_somebody_has_removed_is_an_error(path: Path) 
         transport.listen(readiness)
 
     assert [] == list(path.parent.iterdir())
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 # --- What the machine refuses -----------------------------------------------------------------
@@ -450,14 +452,14 @@ async def test_temporary_name_that_somebody_has_removed_is_an_error(path: Path) 
 
 async def test_missing_directory_is_named(path: Path) -> None:
     """The kernel's "no such file" is about the directory, and is told so."""
-    before = open_descriptors()
+    before = named_descriptors()
 
     with pytest.raises(BindError, match="its directory does not exist") as caught:
         await PortableTransport.unix(path / "app.sock").bind()
 
     assert Status.NOT_FOUND is caught.value.status
     assert f"unix:{path}/app.sock" in str(caught.value)
-    assert before == open_descriptors()
+    assert before == named_descriptors()
 
 
 async def test_directory_that_is_not_writable_is_named(own_folder: Path) -> None:
@@ -500,7 +502,7 @@ async def test_abstract_name_is_bound_as_it_is(name: str) -> None:
         with connected(owner.address) as peer:
             (await owner.request()).reset()
 
-            assert "end" == fate_of(peer)
+            assert "fin" == fate_of(peer)
 
 
 async def test_longest_abstract_name_works(name: str) -> None:

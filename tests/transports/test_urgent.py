@@ -13,8 +13,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.helpers.blocking_peers import await_event
 from tests.helpers.inspecting import ACCEPT, REJECT, inspecting
-from tests.helpers.pairs import await_event, descriptor_of, open_pair, plain
+from tests.helpers.pairs import descriptor_of, open_pair, plain
 from tests.helpers.support import PATIENCE, connect, fate_of, until
 from trio_wsk import (
     AbortReason,

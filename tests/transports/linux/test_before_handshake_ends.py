@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 import sys
 from typing import Any
 
@@ -27,6 +25,7 @@ from tests.helpers.gated import ACK, RST, SYN
 from tests.helpers.held_syns import UNDECIDED, each_undecided, talk
 from tests.helpers.inspecting import ACCEPT, PEND, REJECT
 from tests.helpers.namespaces import in_own_namespace, set_sysctl
+from tests.helpers.resetting import reset_on_close
 from tests.helpers.support import fate_of
 from tests.helpers.undecided import wait_for_cancellation
 from trio_wsk import AbortReason, ConnectionRequest, Status
@@ -324,9 +323,7 @@ async def test_peer_that_leaves_while_it_is_parked_is_aborted(network: str) -> N
     """It was let in, and nobody has taken its connection."""
     async with opened(network, ACCEPT) as stage:
         client, request = await stage.admitted()
-        client.stream.socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
+        reset_on_close(client.stream.socket)
         client.close()
         aborted = await stage.aborted()
 

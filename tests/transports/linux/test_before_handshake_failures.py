@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.helpers.gated import LOOPBACK, PATIENCE, RST, SYN, queues, tables_of
+from tests.helpers.gated import LOOPBACK, RST, SYN, queues, tables_of
 from tests.helpers.gated_clients import (
     ANSWERED,
     REFUSED,
@@ -31,7 +31,6 @@ from tests.helpers.gated_clients import (
     begin,
     gated,
     is_reset,
-    no_descriptors,
     nothing_is_left,
     pended,
     place_of,
@@ -41,7 +40,8 @@ from tests.helpers.gated_clients import (
 )
 from tests.helpers.inspecting import ACCEPT, PEND, REJECT
 from tests.helpers.namespaces import HERE, cabled_namespaces, in_own_namespace
-from tests.helpers.support import until
+from tests.helpers.scarcity import no_more_descriptors
+from tests.helpers.support import PATIENCE, until
 from tests.helpers.wire import MUTE, Capture, mute, send_segment
 from trio_wsk import Address, InspectPoint, InspectPointError, Status
 from trio_wsk._vocabulary.verdict import AbortReason
@@ -214,7 +214,7 @@ async def test_without_descriptors_approved_connections_wait() -> None:
     with Clients() as clients:
         many = [clients.make() for _ in range(5)]
         async with gated(ACCEPT) as desk:
-            with no_descriptors():
+            with no_more_descriptors():
                 for client in many:
                     begin(client, place_of(desk))
 
@@ -241,7 +241,7 @@ async def test_without_descriptors_approved_connections_are_shed() -> None:
     with Clients() as clients:
         many = [clients.make() for _ in range(5)]
         async with gated(ACCEPT, on_no_descriptors="shed") as desk:
-            with no_descriptors():
+            with no_more_descriptors():
                 for client in many:
                     begin(client, place_of(desk))
 
@@ -265,7 +265,7 @@ async def test_without_descriptors_the_block_raises_if_asked_to() -> None:
         client = clients.make()
         with pytest.raises(OSError, match="Too many") as raised:  # noqa: PT012 - the block raises
             async with gated(ACCEPT, on_no_descriptors="raise") as desk:
-                with no_descriptors():
+                with no_more_descriptors():
                     begin(client, place_of(desk))
                     await trio.sleep_forever()
 

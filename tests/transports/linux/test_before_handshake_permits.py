@@ -14,7 +14,8 @@ from tests.helpers.before_handshake import each_cable, each_network, opened, ser
 from tests.helpers.gated import SYN
 from tests.helpers.inspecting import ACCEPT, PEND
 from tests.helpers.namespaces import in_own_namespace
-from tests.helpers.support import PATIENCE, open_descriptors, until
+from tests.helpers.scarcity import open_descriptors
+from tests.helpers.support import PATIENCE, until
 from trio_wsk import AbortReason, Connection
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.gated import ACK, LOOPBACK, PATIENCE, SYN, SYN_SENT, state_of
+from tests.helpers.gated import ACK, LOOPBACK, SYN, SYN_SENT, state_of
 from tests.helpers.gated_clients import (
     ANSWERED,
     Clients,
@@ -29,7 +29,7 @@ from tests.helpers.gated_clients import (
 )
 from tests.helpers.inspecting import ACCEPT, PEND, REJECT
 from tests.helpers.namespaces import HERE, cabled_namespaces, in_own_namespace
-from tests.helpers.support import until
+from tests.helpers.support import PATIENCE, until
 from tests.helpers.wire import (
     MUTE,
     Capture,

@@ -21,7 +21,6 @@ from tests.helpers.gated_clients import (
     address_of,
     answer_to,
     gated,
-    no_descriptors,
     nothing_is_left,
     pended,
     place_of,
@@ -31,7 +30,7 @@ from tests.helpers.gated_clients import (
 )
 from tests.helpers.inspecting import ACCEPT, REJECT
 from tests.helpers.namespaces import in_own_namespace
-from tests.helpers.support import open_descriptors
+from tests.helpers.scarcity import no_more_descriptors, open_descriptors
 from tests.helpers.wire import Capture
 from trio_wsk import (
     Address,
@@ -235,7 +234,7 @@ async def test_too_few_descriptors_are_named_and_leave_nothing() -> None:
     refused = []
     for count in range(20):
         try:
-            with no_descriptors(but=count):
+            with no_more_descriptors(but=count):
                 async with gated(ACCEPT):
                     break
         except (InspectPointError, OSError) as error:

@@ -14,10 +14,10 @@ import pytest
 import trio
 
 import trio_wsk
-from tests.helpers.gated import LOOPBACK, PATIENCE, RST
+from tests.helpers.gated import LOOPBACK, RST
 from tests.helpers.namespaces import in_own_namespace
 from tests.helpers.places import DOCS
-from tests.helpers.support import until
+from tests.helpers.support import PATIENCE, until
 from tests.helpers.wire import Capture, send_segment
 from trio_wsk import (
     CloseStyle,

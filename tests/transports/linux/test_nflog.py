@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from contextlib import closing
@@ -19,13 +18,13 @@ from tests.helpers.gated import (
     SYN,
     SYN_SENT,
     Gated,
-    fate_of,
+    answer_to,
     has_come,
     segment_of,
     state_of,
 )
 from tests.helpers.namespaces import as_ordinary_user, in_own_namespace
-from tests.helpers.support import RESET_ON_CLOSE
+from tests.helpers.resetting import close_with_reset
 from tests.helpers.wire import send_segment
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._messages import Message, NetlinkError, attribute, netfilter_header
@@ -77,15 +76,14 @@ def test_only_resets_are_copied(host: str) -> None:
     with closing(PacketLog()) as log, Gated(host, reset_group=log.number) as gated:
         client = gated.client()
         gated.accept()
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
         connection, peer = gated.listening.accept()
         with connection:
             client.send(b"some data")
             connection.recv(100)
             assert [] == log.receive()
 
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            client.close()
+            close_with_reset(client)
             assert has_come(log)
             (packet,) = log.receive()
 

@@ -15,16 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.gated import (
-    LOOPBACK,
-    SYN,
-    SYN_SENT,
-    Gated,
-    fate_of,
-    segment_of,
-    state_of,
-    until,
-)
+from tests.helpers.blocking_peers import spin_until
+from tests.helpers.gated import LOOPBACK, SYN, SYN_SENT, Gated, answer_to, segment_of, state_of
 from tests.helpers.namespaces import as_ordinary_user, in_own_namespace
 from trio_wsk.transports.linux._messages import (
     Message,
@@ -78,7 +70,7 @@ def test_held_client_has_no_answer_until_the_verdict(host: str) -> None:
 
         gated.queue.flush()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
         connection, _ = gated.listening.accept()
         connection.close()
 
@@ -93,7 +85,7 @@ def test_rejected_client_is_refused(host: str) -> None:
         client = gated.client()
         gated.reject()
 
-        assert "ECONNREFUSED" == fate_of(client)
+        assert "ECONNREFUSED" == answer_to(client)
         assert gated.nobody_came()
 
 
@@ -113,7 +105,7 @@ def test_dropped_client_tries_again(host: str) -> None:
         gated.queue.verdict(second.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
 
 
 @in_own_namespace
@@ -126,7 +118,7 @@ def test_repeated_packet_comes_back() -> None:
 
         assert first.packet_id + 1 == second.packet_id
         assert first.payload == second.payload
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
 
 
 @in_own_namespace
@@ -142,7 +134,7 @@ def test_second_verdict_changes_nothing() -> None:
         gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT, REJECT_MARK)
         gated.queue.flush()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
         assert [] == gated.queue.receive()
         assert (2, 0) == (gated.queue.late_verdicts, gated.queue.malformed)
         assert [packet.packet_id] * 2 == late
@@ -166,8 +158,8 @@ def test_verdicts_are_said_together() -> None:
             gated.queue.verdict(packet.packet_id, *fates[number % 3])
         gated.queue.flush()
 
-        assert [""] * 3 == [fate_of(client) for client in clients[::3]]
-        assert ["ECONNREFUSED"] * 3 == [fate_of(client) for client in clients[1::3]]
+        assert [""] * 3 == [answer_to(client) for client in clients[::3]]
+        assert ["ECONNREFUSED"] * 3 == [answer_to(client) for client in clients[1::3]]
         assert [SYN_SENT] * 3 == [state_of(client) for client in clients[2::3]]
 
 
@@ -182,7 +174,7 @@ def test_any_number_of_verdicts_is_said() -> None:
         gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
 
 
 @in_own_namespace
@@ -205,7 +197,7 @@ def test_no_more_is_copied_than_asked_for() -> None:
         client = gated.client()
 
         assert 24 == len(gated.accept().payload)
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
 
 
 @in_own_namespace
@@ -281,7 +273,7 @@ def test_ordinary_user_has_queues_in_a_namespace_of_its_own() -> None:
             rejected = gated.client()
             gated.reject()
 
-            assert ("", "ECONNREFUSED") == (fate_of(accepted), fate_of(rejected))
+            assert ("", "ECONNREFUSED") == (answer_to(accepted), answer_to(rejected))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -319,7 +311,7 @@ def test_full_queue_drops_and_counts() -> None:
     """What exceeds the queue's length is dropped and counted; nobody gets in uninspected."""
     with Gated("127.0.0.1", queue={"max_length": 4}) as gated:
         clients = [gated.client() for _ in range(10)]
-        until(lambda: gated.counters()[1] >= 6)
+        spin_until(lambda: gated.counters()[1] >= 6)
 
         assert 4 == gated.counters()[0]
         assert gated.nobody_came()
@@ -329,7 +321,7 @@ def test_full_queue_drops_and_counts() -> None:
         for _ in clients:  # they try again, and all find room at last
             gated.accept()
 
-        assert [""] * 10 == [fate_of(client) for client in clients]
+        assert [""] * 10 == [answer_to(client) for client in clients]
 
 
 @in_own_namespace
@@ -338,7 +330,7 @@ def test_full_queue_fails_open_only_when_asked() -> None:
     with Gated("127.0.0.1", queue={"max_length": 1, "fail_open": True}) as gated:
         held, uninspected = gated.client(), gated.client()
 
-        assert "" == fate_of(uninspected)
+        assert "" == answer_to(uninspected)
         assert SYN_SENT == state_of(held)
 
 
@@ -347,7 +339,7 @@ def test_overflowing_receive_buffer_is_counted() -> None:
     """ENOBUFS is no error but a count; what was lost was dropped, and reading goes on."""
     with Gated("127.0.0.1", queue={"receive_buffer": 1}) as gated:
         clients = [gated.client() for _ in range(20)]
-        until(lambda: gated.counters()[2])
+        spin_until(lambda: gated.counters()[2])
         found = gated.queue.receive()
 
         assert 1 == gated.queue.overruns
@@ -366,7 +358,7 @@ def test_overflowing_receive_buffer_is_counted() -> None:
         assert len(found) + 1 == len(accepted)
         for client in clients:
             if client.getsockname()[1] in accepted:
-                assert "" == fate_of(client)
+                assert "" == answer_to(client)
 
 
 # --------------------------------------------------------------------------------- framing

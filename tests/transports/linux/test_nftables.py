@@ -11,19 +11,19 @@ from contextlib import closing
 
 import pytest
 
+from tests.helpers.blocking_peers import spin_until
 from tests.helpers.gated import (
     LOOPBACK,
-    PATIENCE,
     SYN_SENT,
     Gated,
-    fate_of,
+    answer_to,
     queues,
     segment_of,
     state_of,
     tables_of,
-    until,
 )
 from tests.helpers.namespaces import HERE, as_ordinary_user, cabled_namespaces, in_own_namespace
+from tests.helpers.support import PATIENCE
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._expressions import (
     DROP,
@@ -61,7 +61,7 @@ def test_only_the_first_segment_is_held(host: str) -> None:
     with Gated(host) as gated:
         client = gated.client()
         gated.accept()
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
         connection, _ = gated.listening.accept()
         with connection:
             client.settimeout(PATIENCE)
@@ -98,7 +98,7 @@ def test_unspecified_address_stands_for_its_family() -> None:
         client.connect_ex(("127.0.0.9", gated.address.port))
         gated.accept()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
         client.close()
 
         with socket.create_server(("::1", gated.address.port), family=socket.AF_INET6) as other:
@@ -144,7 +144,7 @@ def test_ipv4_address_in_ipv6_clothes_is_held() -> None:
         client = gated.client()
         gated.reject()
 
-        assert "ECONNREFUSED" == fate_of(client)
+        assert "ECONNREFUSED" == answer_to(client)
         assert [] == tables_of(IPV6)
 
 
@@ -157,7 +157,7 @@ def test_mark_of_the_host_can_not_reject(host: str) -> None:
         packet = gated.accept()
 
         assert 5 == packet.mark
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
 
 
 @in_own_namespace
@@ -182,7 +182,7 @@ def test_host_firewall_comes_first() -> None:
         netlink.batch(NFTABLES, [delete])
         gated.accept()  # the client has tried again
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
 
 
 def reach_over_the_cable() -> None:
@@ -203,7 +203,7 @@ def reach_over_the_cable() -> None:
                 silenced = gated.client(there.socket(family), scope_id=scope_id)
                 gated.decide(PacketVerdict.DROP)
 
-                assert ("", "ECONNREFUSED") == (fate_of(accepted), fate_of(rejected))
+                assert ("", "ECONNREFUSED") == (answer_to(accepted), answer_to(rejected))
                 assert SYN_SENT == state_of(silenced)
                 assert index == packet.interface
                 assert 6 == len(packet.hardware_address)
@@ -245,7 +245,7 @@ def test_everybody_comes_in_while_nobody_reads_if_asked_for() -> None:
         gated.queue.close()
         client = gated.client()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
 
 
 @in_own_namespace
@@ -255,7 +255,7 @@ def test_bypass_holds_while_somebody_reads() -> None:
         client = gated.client()
         gated.reject()
 
-        assert "ECONNREFUSED" == fate_of(client)
+        assert "ECONNREFUSED" == answer_to(client)
 
 
 @both_families
@@ -275,7 +275,7 @@ def test_limit_drops_what_exceeds_it_and_counts(host: str) -> None:
         while any(state_of(client) == SYN_SENT for client in clients):
             gated.accept()
 
-        assert [""] * 3 == [fate_of(client) for client in clients]
+        assert [""] * 3 == [answer_to(client) for client in clients]
 
 
 @in_own_namespace
@@ -302,7 +302,7 @@ def test_closed_house_is_open() -> None:
         gated.house.close()
 
         assert [] == tables_of(ALL)
-        assert "" == fate_of(gated.client())
+        assert "" == answer_to(gated.client())
 
         with pytest.raises(KernelRefusedError, match="EBADF"):
             gated.gate.counters()
@@ -326,7 +326,7 @@ def test_gates_come_and_go_by_themselves(host: str) -> None:
         with connected_to(other) as client:
             gated.reject()
 
-            assert "ECONNREFUSED" == fate_of(client)
+            assert "ECONNREFUSED" == answer_to(client)
 
         gate.close()
         gate.close()
@@ -339,7 +339,7 @@ def test_gates_come_and_go_by_themselves(host: str) -> None:
         after = gated.client()
         gated.reject()
 
-        assert ("", "ECONNREFUSED") == (fate_of(before), fate_of(after))
+        assert ("", "ECONNREFUSED") == (answer_to(before), answer_to(after))
         assert ((2, 0, 0, 0), 0) == (gated.gate.counters(), gated.queue.late_verdicts)
 
 
@@ -367,7 +367,7 @@ def test_refused_gate_holds_nobody_up() -> None:
         gated.queue.verdict(packet.packet_id, PacketVerdict.ACCEPT)
         gated.queue.flush()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
         assert [gated.house.table] == tables_of(ALL)
 
 
@@ -395,7 +395,7 @@ def test_chain_with_a_hook_takes_all_held_packets_along() -> None:
 
         gated.accept()
 
-        assert "" == fate_of(client)
+        assert "" == answer_to(client)
 
 
 @in_own_namespace
@@ -430,7 +430,7 @@ def test_flush_by_somebody_else_leaves_the_gate() -> None:
         client = gated.client()
         gated.reject()
 
-        assert "ECONNREFUSED" == fate_of(client)
+        assert "ECONNREFUSED" == answer_to(client)
 
 
 @in_own_namespace
@@ -512,7 +512,7 @@ def test_next_way_of_queueing_is_tried() -> None:
         client = gated.client()
         gated.reject()
 
-        assert "ECONNREFUSED" == fate_of(client)
+        assert "ECONNREFUSED" == answer_to(client)
 
 
 @in_own_namespace
@@ -520,7 +520,7 @@ def test_held_segments_are_of_their_client() -> None:
     """Clients that come at the same time are told apart by their ports and sequence numbers."""
     with Gated("127.0.0.1") as gated:
         clients = [gated.client() for _ in range(20)]
-        until(lambda: gated.counters()[3] == 20)
+        spin_until(lambda: gated.counters()[3] == 20)
         ports = [segment_of(gated.packet().payload)[0] for _ in clients]
 
         assert [client.getsockname()[1] for client in clients] == ports

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.gated import LOOPBACK, SYN, Gated, fate_of, until
+from tests.helpers.blocking_peers import spin_until
+from tests.helpers.gated import LOOPBACK, SYN, Gated, answer_to
 from tests.helpers.namespaces import HERE, as_ordinary_user, cabled_namespaces, in_own_namespace
-from tests.helpers.support import RESET_ON_CLOSE
+from tests.helpers.resetting import close_with_reset
 from tests.helpers.wire import send_segment
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._messages import NetlinkError
@@ -53,8 +54,8 @@ def test_connection_is_followed_from_syn_to_end(host: str) -> None:
 
         gated.accept()
 
-        assert "" == fate_of(client)
-        until(lambda: lookup.state_of(*addresses) is ESTABLISHED)
+        assert "" == answer_to(client)
+        spin_until(lambda: lookup.state_of(*addresses) is ESTABLISHED)
 
         client.shutdown(socket.SHUT_WR)  # CLOSE_WAIT
 
@@ -64,8 +65,7 @@ def test_connection_is_followed_from_syn_to_end(host: str) -> None:
 
         assert GONE is lookup.state_of(*addresses)
 
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        connection.close()
+        close_with_reset(connection)
 
         assert GONE is lookup.state_of(*addresses)
 
@@ -91,11 +91,11 @@ def follow_over_the_cable() -> None:
                     )
                 assert GONE is lookup.state_of(gated.address, mute)
                 gated.accept()
-                until(lambda: lookup.state_of(gated.address, mute) is SYN_RECEIVED)  # noqa: B023
+                spin_until(lambda: lookup.state_of(gated.address, mute) is SYN_RECEIVED)  # noqa: B023
 
                 client = gated.client(there.socket(gated.address.family), scope_id=scope_there)
                 gated.accept()
-                assert "" == fate_of(client)
+                assert "" == answer_to(client)
                 remote = Address.from_sockaddr(client.family, client.getsockname())
                 remote = Address.tcp(str(remote.host), remote.port, scope)
                 assert ESTABLISHED is lookup.state_of(gated.address, remote)
@@ -147,7 +147,7 @@ def test_closed_connection_is_gone() -> None:
     with closing(SocketLookup()) as lookup, Gated("127.0.0.1") as gated:
         client = gated.client()
         gated.accept()
-        fate_of(client)
+        answer_to(client)
         connection, _ = gated.listening.accept()
         addresses = (gated.address, address_of(client))
         connection.close()
@@ -155,7 +155,7 @@ def test_closed_connection_is_gone() -> None:
         assert b"" == client.recv(1)
         client.close()
 
-        until(lambda: lookup.state_of(*addresses) is GONE)
+        spin_until(lambda: lookup.state_of(*addresses) is GONE)
 
 
 def test_lookup_takes_no_privileges(ordinary_user: None) -> None:
