@@ -27,7 +27,7 @@ from tests.helpers.inspecting import Silent, inspecting
 from tests.helpers.pairs import open_pair
 from tests.helpers.public_names import public_definitions
 from tests.helpers.scarcity import open_descriptors
-from tests.helpers.support import connect, connect_now, fate_of, until
+from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, until
 from trio_wsk import (
     Address,
     AddressSet,
@@ -584,7 +584,7 @@ async def test_wrong_argument_is_told_at_the_call(call: str, parameter: str) -> 
     row = WRONG[call][parameter]
     before = open_descriptors()
     for wrong in row.wrong:
-        with trio.fail_after(10), pytest.raises(row.kind) as caught:
+        with trio.fail_after(PATIENCE), pytest.raises(row.kind) as caught:
             await CALLS[call](**{parameter: wrong})
 
         assert row.says in str(caught.value), f"{parameter}={wrong!r}: {caught.value}"

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.helpers.inspecting import Desk, Silent, inspecting
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.scripted import ScriptedRequest, ScriptedTransport
-from tests.helpers.support import connect, fate_of, read_to_end, reset, take_into, until
+from tests.helpers.support import PATIENCE, connect, fate_of, read_to_end, reset, take_into, until
 from trio_wsk import (
     CloseStyle,
     Connection,
@@ -179,7 +179,7 @@ async def test_there_may_be_only_so_many_at_once(monkeypatch: pytest.MonkeyPatch
 async def test_what_the_peer_still_sends_is_thrown_away(place: dict[str, Any]) -> None:
     """More than any buffer holds can be sent, and the message is read all the same."""
     async with inspecting(TOLD_BUSY, **place) as desk, await connected(desk) as client:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             for _ in range(64):
                 await client.send_all(bytes(1 << 16))
         await client.send_eof()

@@ -22,7 +22,7 @@ import trio_wsk
 from tests.helpers.namespaces import in_own_namespace
 from tests.helpers.places import EXAMPLES
 from tests.helpers.scarcity import open_descriptors
-from tests.helpers.support import connect, connect_now, fate_of, read_to_end, reset, until
+from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, read_to_end, reset, until
 from trio_wsk._engine import choice as _choice
 from trio_wsk.observers import CallbackFailed
 
@@ -52,7 +52,7 @@ def example(name: str) -> ModuleType:
 @asynccontextmanager
 async def running(name: str, **options: object) -> AsyncIterator[Any]:
     """Run an example's main() in a nursery; its end must leave no descriptor behind."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             yield await nursery.start(partial(example(name).main, port=0, **options))
             nursery.cancel_scope.cancel()
@@ -61,7 +61,7 @@ async def running(name: str, **options: object) -> AsyncIterator[Any]:
 async def receive_until(client: trio.SocketStream, end: bytes) -> bytes:
     """Receive until what has come ends so."""
     received = b""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while not received.endswith(end):
             data = await client.receive_some()
             assert data, received
@@ -134,7 +134,7 @@ async def test_echo_stalls_a_client_that_does_not_read(name: str) -> None:
         assert sent < 1 << 26
 
         received = 0
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while received < sent:
                 received += len(await client.receive_some())
         await client.send_all(b"end")
@@ -461,7 +461,7 @@ async def test_before_the_handshake_asks_about_strangers() -> None:
                 assert not let_in.is_set()
 
                 os.write(writing, b"y\n")
-                with trio.fail_after(10):
+                with trio.fail_after(PATIENCE):
                     await let_in.wait()
 
             os.write(writing, b"y\n")  # for nobody
@@ -525,7 +525,7 @@ def started_here(name: str) -> Iterator[subprocess.Popen[str]]:
 async def started(name: str) -> AsyncIterator[tuple[trio.Process, int]]:
     """Start an example as a reader does; give the process, and the port that it tells."""
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "0"]
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(
                 partial(

@@ -196,7 +196,7 @@ async def test_end_of_a_connection_is_what_its_row_says(
     """The peer sees FIN or a reset, as the page's first table says, depending on unread input."""
     assert any(call in did for did, _ in (row[:2] for row in rows("ending.md")))
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with (
             trio_wsk.open_listening_socket(0, host="127.0.0.1") as listening,
             await connect(listening.local_addresses[0]) as client,
@@ -241,7 +241,7 @@ async def test_end_of_a_handler_is_what_its_row_says(
     """The peer sees FIN or a reset, as the page's first table says, even with input unread."""
     assert did in (row[0] for row in rows("ending.md"))
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with (
             trio_wsk.open_server(handler, 0, host="127.0.0.1") as server,
             await connect(server.local_addresses[0]) as client,

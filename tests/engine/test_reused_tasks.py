@@ -104,7 +104,9 @@ async def test_number_of_idle_tasks_is_bounded(count: int) -> None:
         for _ in range(count):
             tasks.start(Thing())
         assert count == len(nursery.child_tasks)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked(
+            0.01
+        )  # the handlers wait with none, so end before
         assert min(count, _reused_tasks.MOST_IDLE) == len(nursery.child_tasks)
         nursery.cancel_scope.cancel()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import stat
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +19,7 @@ from trio_wsk import Server, Status
 from trio_wsk.transports import PortableTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from trio_wsk import Address, Connection
     from trio_wsk._engine.readiness import Readiness, Watch
@@ -102,6 +104,37 @@ async def shown(*descriptors: int) -> None:
         poll.register(each, select.POLLIN)
     await until(lambda: len(poll.poll(0)) == len(descriptors))
     await wait_all_tasks_blocked()
+
+
+async def is_waiting(call: Callable[..., Awaitable[object]], *args: object) -> bool:
+    """Call it in a task, which is cancelled once it waits; say whether it has come to that."""
+    has_returned = False
+
+    async def wait() -> None:
+        nonlocal has_returned
+        await call(*args)
+        has_returned = True
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    return not has_returned
+
+
+def other_end(client: trio.SocketStream) -> int:
+    """Find the descriptor of the server's end, where the server is in this process."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - they are numbers
+        descriptor = int(name)
+        try:
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as sock:
+                if sock.getpeername() == client.socket.getsockname():
+                    return descriptor
+        except OSError:
+            continue  # it listens, or was the listing's own
+    raise AssertionError("the server has not accepted this client")
 
 
 async def fate_of(client: trio.SocketStream) -> str:

@@ -236,7 +236,7 @@ async def test_closing_is_bounded_although_an_inspector_goes_on(
         return ACCEPT
 
     async def let_go() -> None:
-        await wait_all_tasks_blocked(0.01)
+        await wait_all_tasks_blocked()
         order.append("let go")
         go_on.set()
 
