@@ -35,7 +35,7 @@ __all__ = ["BrokenError", "BusyError", "ByteStream", "ClosedError", "Listener"]
 SocketAttribute: Final = anyio.abc.SocketAttribute
 
 RECEIVE_SIZE: Final = 65536
-"""How much is received at once by default, in octets: what anyio promises to whoever iterates."""
+"""How much is received at once by default, in octets: what anyio promises to those who iterate."""
 
 
 class BrokenError(anyio.BrokenResourceError, trio.BrokenResourceError):
@@ -62,7 +62,7 @@ class ByteStream(anyio.abc.ByteStream):
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        """What it is made of."""
+        """The connection beneath."""
 
     def __repr__(self) -> str:
         return f"ByteStream({self.connection!r})"
@@ -138,7 +138,7 @@ class Listener(anyio.abc.Listener[ByteStream]):
 
     def __init__(self, listening: ListeningSocket) -> None:
         self.listening = listening
-        """What it is made of."""
+        """The listening socket beneath."""
 
     def __repr__(self) -> str:
         return f"Listener({self.listening!r})"

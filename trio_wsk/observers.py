@@ -105,7 +105,7 @@ class Observers:
     def __init__(self, observers: Iterable[Observer]) -> None:
         checked = [_checked(observer) for observer in observers]
         self.wanting: dict[type[Record], list[Observer]] = {}
-        """Who wants records of each kind. One that is not in it nobody wants: make none."""
+        """The observers that want each kind of record; of a kind that is missing, make none."""
         for kind in _KINDS:
             wanting = [each for each in checked if _wants(each, kind)]
             if wanting:

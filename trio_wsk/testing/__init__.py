@@ -1,4 +1,4 @@
-"""What tests of servers are made of: a network in memory, with hosts, clients and faults.
+"""A network in memory for tests of servers, with hosts, clients and faults; and `check_transport`.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What a kernel keeps for a listening socket: who has asked, and who waits to be taken."""
+"""The backlog of a listening socket in memory, as a kernel keeps one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Backlog"]
 
 
 class Backlog:
-    """The requests of one transport that nobody has taken, and those whose SYN is not answered.
+    """The requests of one transport that wait to be taken, and those whose SYN is not answered.
 
     Args:
-      carrier: Whence the SYNs come.
+      carrier: The network.
       most: How many may wait to be taken, and how many handshakes may be under way.
       edge: Called when a request has come after there was none.
-      takes: Says whether somebody takes an established connection now, as `Transport.takes` does.
+      takes: Says whether an established connection would be taken now, as `Transport.takes` does.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Backlog:
         self.is_listening = True
 
     def close(self) -> None:
-        """Reset what nobody has taken, and every SYN that has no answer. Flush afterwards."""
+        """Reset what waits to be taken, and every SYN that has no answer. Flush afterwards."""
         self.is_listening = False
         requests, self.requests = self.requests, deque()
         for request in requests:
@@ -76,7 +76,7 @@ class Backlog:
             handshake.abandon()
 
     def offer_again(self) -> None:
-        """Tell once more of the established connections that nobody took."""
+        """Tell once more of the established connections that were not taken."""
         waiting, self._in_want_of_room = self._in_want_of_room, {}
         for request in waiting:
             request.room_again()
@@ -126,7 +126,7 @@ class Backlog:
         self._in_want_of_room.pop(request, None)
 
     def wait_for_room(self, request: MemoryRequest) -> None:
-        """A request is established, and nobody takes it yet."""
+        """A request is established, and would not be taken yet."""
         self._in_want_of_room[request] = None
 
     def soon_through(self, readiness: Readiness) -> Callable[[Callable[[], object]], None]:

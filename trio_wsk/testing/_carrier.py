@@ -1,12 +1,12 @@
-"""What connects the hosts: it carries segments, loses some, and knows who is where.
+"""The carrier connects the hosts: it carries segments, loses some, and knows their places.
 
 Theory of operation
 -------------------
-Whoever has something to send puts it into `Carrier.outbox`, and whoever was called from outside
-ends with `Carrier.flush`, which carries one segment after the other to where it belongs. What is
+An end that sends puts its segment into `Carrier.outbox`, and each call from outside ends with
+`Carrier.flush`, which carries one segment after the other to where it belongs. What is
 sent in answer is put into the outbox too, so nothing is entered twice.
 
-Where there is neither latency nor loss, nobody unplugged and nobody observing, that is all:
+Where there is neither latency nor loss, no host unplugged and no observer, that is all:
 taking from a deque, a look-up and a call for each segment. Else each one first goes
 through `Carrier._route`.
 """
@@ -38,7 +38,7 @@ _ISN_STEP: Final = 1 << 40
 
 
 class End(Protocol):
-    """What can stand in the table of connections: a live end, or what remains of one."""
+    """An entry in the table of connections: a live end, or what remains of one."""
 
     key: Key
     remains: bool
@@ -57,7 +57,7 @@ class Remaining(End, Protocol):
 
 
 class Listener(Protocol):
-    """What can have a port: a listening socket."""
+    """A listening socket, as the carrier sees it."""
 
     is_listening: bool
 
@@ -76,20 +76,20 @@ class Carrier:
         self.observer: Callable[[Segment], object] | None = None
         """Told of each segment."""
         self.hosts: set[bytes] = set()
-        """All there are; for any other address there is nobody to answer."""
+        """The addresses of all hosts; a segment to any other address is lost."""
         self.unplugged: set[bytes] = set()
         """The hosts that nothing comes from or goes to."""
         self.ends: dict[Key, End] = {}
-        """Who a segment goes to, by its own address and its peer's."""
+        """The ends that segments go to, by an end's own address and its peer's."""
         self.bound: dict[tuple[bytes, int], Listener] = {}
-        """Who has which port."""
+        """The listening sockets, by their ports."""
         self.outbox: deque[Packet] = deque()
-        """What is sent and has not been carried away."""
+        """Segments that are sent and not carried yet."""
         self.unsettled: list[End] = []
-        """Who looks after its timer when the outbox is empty."""
+        """The ends that look after their timers when the outbox is empty."""
         self.timers: Final = Timers()
         self.readiness: Final = MemoryReadiness()
-        """Where clients' streams wait; nobody drives it."""
+        """Where clients' streams wait; no pump drives it."""
         self.next_isn: Final = count(_ISN_STEP, _ISN_STEP).__next__
         self._chance = random.Random(seed)  # noqa: S311 - chance, not secrecy
         self._remaining: deque[Remaining] = deque()
@@ -215,7 +215,7 @@ class Carrier:
     def remain(self, end: Remaining) -> float:
         """Have what is over go in a while, the next time that somebody looks.
 
-        There is no timer for it: it would keep the clock jumping for nobody.
+        There is no timer for that, which would keep the clock jumping in vain.
 
         Returns:
           Until when, in seconds on Trio's clock.

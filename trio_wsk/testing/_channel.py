@@ -23,14 +23,14 @@ class MemoryChannel:
     """A `Channel` that is no descriptor: what a non-blocking socket is to a connection.
 
     Args:
-      endpoint: What it is the handle of.
+      endpoint: The end of the connection that the channel is the handle of.
     """
 
     __slots__ = ("endpoint",)
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint: Final = endpoint
-        """What the network keeps for the connection, also when the channel is closed."""
+        """The end that the network keeps, also when the channel is closed."""
 
     def __repr__(self) -> str:
         end = self.endpoint

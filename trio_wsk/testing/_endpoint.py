@@ -70,7 +70,7 @@ _TRIES_OF_ORPHANS: Final = 8
 
 
 class Phase(enum.Enum):
-    """What kind of segments an endpoint waits for."""
+    """The kind of segments that an endpoint waits for."""
 
     SYN_SENT = "syn-sent"
     OPEN = "open"
@@ -87,7 +87,7 @@ class Endpoint(LiveEnd):
     """One end of a connection.
 
     Args:
-      carrier: What it is on.
+      carrier: The network.
       key: Its own address and its peer's.
       iss: The sequence number of its SYN.
     """
@@ -111,7 +111,7 @@ class Endpoint(LiveEnd):
         self.established: bool = False
         """Whether there ever was a connection."""
         self.error: int = 0
-        """What the system has to say about it: an errno, told once to whoever uses the channel."""
+        """The system's last word: an errno, told once to the user of the channel."""
         self.closed: bool = False
         """Whether its owner is done with it."""
         self.watch: MemoryWatch | None = None
@@ -239,7 +239,7 @@ class Endpoint(LiveEnd):
         """Octets have come, or FIN (None)."""
         receiving = self.receiving
         if data is not None and self.closed and seq == receiving.nxt:
-            # Nobody will read it, and the peer must know (RFC 9293, 3.6.1; Linux).
+            # Data that will never be read: the peer must know (RFC 9293, 3.6.1; Linux).
             self._emit(RST, self.sending.nxt)
             self._end(0)
             return
@@ -263,7 +263,7 @@ class Endpoint(LiveEnd):
 
         Args:
           error: What the owner gets to hear; 0 if both sides have finished, or we have reset.
-          told: How the peer has left, for whoever keeps the request.
+          told: How the peer has left, for the keeper of the request.
         """
         self.phase = _OVER
         self.error = error

@@ -69,7 +69,7 @@ class Handshake(LiveEnd):
     """What has become of a SYN, until there is a connection or none.
 
     Args:
-      carrier: What it is on.
+      carrier: The network.
       key: Its own address and its peer's.
       irs: The sequence number of the SYN.
       home: The listening socket that has answered, unless the answer is withheld.

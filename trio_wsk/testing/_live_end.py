@@ -32,7 +32,7 @@ class LiveEnd(ABC):
     """One end of what is a connection, or may become one: it waits for answers, and asks again.
 
     Args:
-      carrier: What it is on.
+      carrier: The network.
       key: Its own address and its peer's.
       irs: The sequence number of the peer's SYN, if that has come.
     """

@@ -2,7 +2,7 @@
 
 An edge is told where it happens, in the call that sends the segment: that reschedules a task,
 or leaves a note with the sink. What is true already when a watch is armed is told by the pump's
-next poll, as epoll does, so that whoever arms is never told from inside its own call.
+next poll, as epoll does, so that no call that arms tells an edge itself.
 
 Tasks need no pump for that: `MemoryReadiness.wait` looks before it parks, with nothing awaited
 in between. That is why a watch keeps its home when the listening block, and its pump, are gone.
@@ -27,7 +27,7 @@ _TOLD_PER_POLL: Final = 64
 
 
 class Watched(Protocol):
-    """What has edges: an end of a connection in memory."""
+    """An end of a connection in memory, as its watch sees it."""
 
     watch: MemoryWatch | None
 

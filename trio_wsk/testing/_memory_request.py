@@ -48,7 +48,7 @@ class RequestHome(Protocol):
         """A request has an answer, or its peer has left: it is neither held nor in want of room."""
 
     def wait_for_room(self, request: MemoryRequest) -> None:
-        """A request is established, and nobody takes it yet."""
+        """A request is established, and would not be taken yet."""
 
     def soon_through(self, readiness: Readiness) -> Callable[[Callable[[], object]], None]:
         """Return how to tell something a moment later."""

@@ -33,7 +33,7 @@ class Ports:
         self.carrier = carrier
         self._octets = octets
         self.next: int = _FIRST
-        """Which is tried first for whoever asks for none."""
+        """The port that is tried first when any will do."""
 
     def key_to(self, octets: bytes, port: int) -> Key:
         """Choose the port that a connection comes from.

@@ -11,7 +11,7 @@ __all__ = ["Receiving"]
 
 
 class Receiving:
-    """What one end has received, and not yet handed to its owner."""
+    """The octets that one end has received, and not yet handed to its owner."""
 
     __slots__ = ("_early", "_inbox", "edge", "is_finished", "nxt")
 

@@ -1,4 +1,4 @@
-"""Who keeps the time in a check, and notes what a transport may not do at any time.
+"""The referee of a check keeps the time, and notes what a transport may not do at any time.
 
 PYTEST_DONT_REWRITE: what is asserted here has a sentence of its own, and its values can be long.
 """

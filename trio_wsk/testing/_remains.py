@@ -1,4 +1,4 @@
-"""What stands in the carrier's table where a connection was."""
+"""Entries in the carrier's table for connections that were."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Aftermath", "Remains", "TimeWait"]
 
 
 class Aftermath(enum.Enum):
-    """What those hear who still write to a connection that is no more."""
+    """The answer to segments for a connection that is no more."""
 
     VANISHED = "vanished"
-    """Nothing, whatever they write, for ever."""
+    """None, to whatever comes, for ever."""
     SILENT = "silent"
-    """To their SYN, nothing."""
+    """To a SYN, none."""
     REFUSED = "refused"
-    """To their SYN, RST again."""
+    """To a SYN, RST again."""
     ENDED = "ended"
-    """To their SYN, nothing: it was answered, and the connection has been."""
+    """To a SYN, none: the SYN was answered, and the connection has been."""
 
 
 _VANISHED: Final = Aftermath.VANISHED
@@ -39,10 +39,10 @@ class Remains:
     """Stands where an end was, so that a late SYN is not taken for a new one.
 
     Args:
-      carrier: What it is on.
+      carrier: The network.
       key: The key of the end that was.
-      isn: The SYN that was answered; a later one is somebody's who asks anew.
-      aftermath: What comes of those that come late.
+      isn: The SYN that was answered; a later one asks anew.
+      aftermath: How segments are answered that come late.
     """
 
     __slots__ = ("_aftermath", "_carrier", "_isn", "key", "remains", "until")
@@ -77,7 +77,7 @@ class TimeWait:
     """Stands where an endpoint was whose last acknowledgement may be lost.
 
     Args:
-      carrier: What it is on.
+      carrier: The network.
       key: The key of the endpoint that was.
       seq: The number of what it would send next.
       ack: The number up to which it has everything.

@@ -1,4 +1,4 @@
-"""What travels on the network in memory, and the names of what it does to a connection."""
+"""Segments on the network in memory, and the states of a connection that follow from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class SegmentKind(enum.Enum):
-    """What a segment says. Its acknowledgement is there but in SYN and in what answers SYN."""
+    """The kinds of segments. All but SYN can acknowledge as well."""
 
     SYN = "SYN"
     """I want to connect."""
@@ -51,11 +51,11 @@ class Segment:
     at: float
     """When it was sent, in seconds on Trio's clock."""
     source: Address
-    """Who sent it."""
+    """The sender."""
     destination: Address
-    """To whom."""
+    """The receiver."""
     kind: SegmentKind
-    """What it says."""
+    """Its kind."""
     size: int
     """How many octets of data it carries."""
     lost: bool

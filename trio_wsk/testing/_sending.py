@@ -28,11 +28,11 @@ SEGMENT_OCTETS: Final = 1460
 """How many octets travel in one segment: what Ethernet leaves to TCP over IPv4."""
 
 Sent: TypeAlias = tuple[SegmentKind, int, bytes]
-"""What a segment says, its sequence number, and its octets."""
+"""A segment's kind, its sequence number, and its octets."""
 
 
 class Sending:
-    """What one end has sent and is going to send.
+    """The octets that one end has sent and is going to send.
 
     Args:
       iss: The sequence number of its SYN.

@@ -1,4 +1,4 @@
-"""What is due later on the network in memory, on Trio's clock.
+"""Timers of the network in memory, on Trio's clock.
 
 There is a task only while something is due. A timer that is called off is due no more: where
 nothing else is, the task ends, and the autojump clock has nothing to jump to.
