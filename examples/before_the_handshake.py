@@ -96,12 +96,13 @@ async def main(
     keyboard: int = KEYBOARD,
     task_status: trio.TaskStatus[trio_wsk.Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until a signal comes, then drain."""
+    """Serve until a signal has drained it."""
     async with trio_wsk.open_server(
         greet,
         port,
         host="127.0.0.1",
         grace=1,
+        signals=(signal.SIGINT, signal.SIGTERM),
         inspect=Doorkeeper(keyboard).inspect,
         inspect_point=InspectPoint.BEFORE_HANDSHAKE,
         inspect_timeout=THINKING_SECONDS,
@@ -110,9 +111,8 @@ async def main(
         port = server.local_addresses[0].port
         print(f"Process {os.getpid()} asks you who may come to port {port}.", end=" ")
         print(f"Try: nc -s 127.0.0.2 127.0.0.1 {port}", flush=True)
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started(server)
-            await anext(signals)
+        task_status.started(server)
+        await server.listening.draining.wait()
 
 
 if __name__ == "__main__":

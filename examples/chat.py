@@ -109,14 +109,18 @@ async def main(
     port: int = PORT,
     task_status: trio.TaskStatus[trio_wsk.Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until a signal comes, then drain."""
-    async with trio_wsk.open_server(Room().welcome, port, host="localhost", grace=GRACE) as server:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            port = server.local_addresses[0].port
-            print(f"Chatting on port {port}. Join with: nc localhost {port}", flush=True)
-            task_status.started(server)
-            await anext(signals)
-        # From here on another signal does what it always does: it ends us.
+    """Serve until a signal has drained it."""
+    async with trio_wsk.open_server(
+        Room().welcome,
+        port,
+        host="localhost",
+        grace=GRACE,
+        signals=(signal.SIGINT, signal.SIGTERM),
+    ) as server:
+        port = server.local_addresses[0].port
+        print(f"Chatting on port {port}. Join with: nc localhost {port}", flush=True)
+        task_status.started(server)
+        await server.listening.draining.wait()
         print("Good-bye.", flush=True)
 
 

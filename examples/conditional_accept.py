@@ -113,14 +113,14 @@ async def main(
             port,
             host="localhost",
             grace=1,
+            signals=(signal.SIGINT, signal.SIGTERM),
             inspect=partial(inspect, service),
             observers=[partial(tell, trio.current_time())],
         ) as server:
             port = server.local_addresses[0].port
             print(f"Looking up who comes to port {port}. Try: nc localhost {port}", flush=True)
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                task_status.started(server)
-                await anext(signals)
+            task_status.started(server)
+            await server.listening.draining.wait()
         nursery.cancel_scope.cancel()
 
 

@@ -1,7 +1,7 @@
 """An echo server: what a client sends comes back to it, until it has finished.
 
 Run ``python examples/echo.py [PORT]``; it says how to talk to it. Ctrl-C or SIGTERM
-ends it, after a second in which clients may finish.
+ends it, after a second in which clients may finish; another one ends it at once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ async def main(
     port: int = PORT,
     task_status: trio.TaskStatus[trio_wsk.Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until a signal comes, then drain."""
-    async with trio_wsk.open_server(echo, port, host="localhost", grace=1) as server:
+    """Serve until a signal has drained it."""
+    async with trio_wsk.open_server(
+        echo, port, host="localhost", grace=1, signals=(signal.SIGINT, signal.SIGTERM)
+    ) as server:
         port = server.local_addresses[0].port
         print(f"Echoing on port {port}. Talk to it with: nc localhost {port}", flush=True)
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started(server)
-            await anext(signals)
+        task_status.started(server)
+        await server.listening.draining.wait()
 
 
 if __name__ == "__main__":

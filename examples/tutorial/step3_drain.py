@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
-import trio
-
 import trio_wsk
 
 
@@ -15,15 +11,6 @@ async def echo(connection: trio_wsk.Connection) -> None:
         await connection.send_all(data)
 
 
-async def main() -> None:
-    """Serve until Ctrl-C; then give clients two seconds to finish."""
-    async with trio_wsk.open_server(echo, 7007, host="localhost", grace=2) as server:
-        with trio.open_signal_receiver(signal.SIGINT) as signals:
-            print("listening on", *server.local_addresses, flush=True)
-            await anext(signals)
-        report = await server.drain()
-        print(f"{report.finished} finished, {report.reset} reset", flush=True)
-
-
 if __name__ == "__main__":
-    trio.run(main)
+    # Until Ctrl-C; then clients have two seconds to finish.
+    trio_wsk.run(echo, 7007, host="localhost", grace=2)

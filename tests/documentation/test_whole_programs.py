@@ -68,7 +68,7 @@ OTHERS = [
     "docs/how-to/unix-sockets.md",
     "docs/how-to/write-a-transport.md",
 ]
-END_BY_SIGNAL = ["docs/how-to/drain-on-signals.md", "docs/how-to/socket-activation.md"]
+END_BY_SIGNAL = ["README.md", "docs/how-to/drain-on-signals.md", "docs/how-to/socket-activation.md"]
 
 # A service manager in few lines: the socket is descriptor 3, then come the variables, then the
 # service. The process is a new one, because only there is 3 free.
@@ -175,7 +175,7 @@ def test_program_echoes(page: str, tmp_path: Path, place: Place) -> None:
 def test_program_drains_on_a_signal(
     page: str, number: signal.Signals, tmp_path: Path, place: Place
 ) -> None:
-    """A signal has it finish with those that it has, and end well and without a word."""
+    """A signal has it finish with those that it has, and end well, and say no more than that."""
     with (
         running(page, tmp_path, place) as process,
         connected(process, ("127.0.0.1", place.port)) as client,
@@ -194,7 +194,12 @@ def test_program_drains_on_a_signal(
         assert b"" == client.recv(100)
         assert 0 == process.wait(PATIENCE)
         assert process.stdout is not None
-        assert "" == process.stdout.read()
+
+        listening, draining, drained = process.stdout.read().splitlines()
+
+        assert listening.startswith("listening on ")
+        assert draining.startswith("draining: open connections (1) are given ")
+        assert "drained: 1 finished, 0 reset" == drained
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no descriptors to inherit")
