@@ -12,7 +12,7 @@ from ._connection.connecting import connect
 from ._connection.connection import Connection
 from ._connection.dispatch import ConnectionDispatch, Taken
 from ._engine.irp import Irp
-from ._inspection.driver import PendingInspections
+from ._inspection.pending import PendingInspections
 from ._inspection.request import ConnectionRequest
 from ._listening.dispatch import ListenDispatch
 from ._listening.listening import ListeningSocket

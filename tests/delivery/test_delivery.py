@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from trio_wsk._delivery.delivery import Delivery, Way
+
+if TYPE_CHECKING:
+    from trio_wsk._vocabulary.verdict import OverflowPolicy
 
 
 def placed(delivery: Delivery[str, int], *requests: int) -> list[str | Way]:
@@ -20,9 +24,9 @@ def test_nobody_is_there() -> None:
     """With neither acceptor nor event a request is parked, and comes out in order."""
     delivery: Delivery[str, int] = Delivery(2)
 
-    assert not delivery.wanted
+    assert not delivery.has_room(by_event=True, ahead=False)
     assert [Way.PARKED, Way.PARKED] == placed(delivery, 1, 2)
-    assert not delivery.takes(by_event=True)
+    assert not delivery.has_room(by_event=True, ahead=True)
     assert 2 == delivery.parked == delivery.parked_most
     assert 1 == delivery.queue("a")
     assert 2 == delivery.queue("c")
@@ -70,7 +74,7 @@ def test_permits_bound_the_event() -> None:
     delivery.permits = 1
 
     assert [Way.EVENT, Way.PARKED] == placed(delivery, 1, 2)
-    assert not delivery.wanted
+    assert not delivery.has_room(by_event=True, ahead=False)
     assert None is delivery.unpark_for_event()
 
     delivery.permits += 1
@@ -113,25 +117,90 @@ def test_what_has_ended_leaves_the_line() -> None:
     assert None is delivery.oldest_parked()
 
 
-def test_demand_is_what_would_be_taken_at_once() -> None:
-    """Each acceptor wants one request, the event as many as it has permits, if it is enabled."""
-    delivery: Delivery[str, int] = Delivery(9)
+def places(delivery: Delivery[str, int], *, contested: bool = False) -> list[int]:
+    """Say behind how many others, up to ten, there is a place for one more."""
+    return [n for n in range(10) if delivery.has_place(n, contested=contested)]
 
-    assert 0 == delivery.demand
+
+def test_without_parking_there_is_a_place_for_whom_somebody_takes_at_once() -> None:
+    """Each acceptor takes one connection, the event as many as it has permits, if it is enabled."""
+    delivery: Delivery[str, int] = Delivery(0)
+
+    assert [] == places(delivery)
 
     delivery.queue("a")
     delivery.queue("b")
     delivery.permits = 3
 
-    assert 2 == delivery.demand
+    assert [0, 1] == places(delivery)
 
     delivery.event_enabled = True
 
-    assert 5 == delivery.demand
+    assert [0, 1, 2, 3, 4] == places(delivery)
 
     delivery.permits = math.inf
 
-    assert math.inf == delivery.demand
+    assert [*range(10)] == places(delivery)
+
+
+def test_permits_may_be_contested_and_accepts_may_not() -> None:
+    """
+    Who may come although others could take every place comes if the event has a permit left; who
+    waits for an accept is sure of it.
+    """
+    delivery: Delivery[str, int] = Delivery(0)
+    delivery.queue("a")
+
+    assert [0] == places(delivery, contested=True)
+
+    delivery.event_enabled = True
+    delivery.permits = 1
+
+    assert [*range(10)] == places(delivery, contested=True)
+
+    delivery.permits = 0
+
+    assert [0] == places(delivery, contested=True)
+
+
+def test_where_requests_park_there_is_a_place_until_the_line_is_full() -> None:
+    """As many as may park have a place, and one more that somebody takes, or another goes for."""
+    delivery: Delivery[str, int] = Delivery(1)
+
+    assert delivery.has_place(5)
+
+    placed(delivery, 1)
+
+    assert not delivery.has_place()
+
+    delivery.event_enabled = True
+
+    assert delivery.has_place()
+    assert Delivery(1, "evict").has_place()
+
+
+@pytest.mark.parametrize(
+    ("overflow", "expected"), [("wait", None), ("reset", 2), ("evict", 1)], ids=str
+)
+def test_crowd_puts_out_whom_the_policy_names(
+    overflow: OverflowPolicy, expected: int | None
+) -> None:
+    """
+    If more are parked than may be, the newcomer goes, or the oldest, or nobody, as was chosen; and
+    nobody goes as long as there is room, or while the event is about to take them.
+    """
+    delivery: Delivery[str, int] = Delivery(1, overflow)
+    placed(delivery, 1)
+
+    assert None is delivery.crowded_out(1)
+
+    placed(delivery, 2)
+
+    assert expected == delivery.crowded_out(2)
+
+    delivery.event_enabled = True
+
+    assert None is delivery.crowded_out(2)
 
 
 def test_everything_comes_out_at_the_end() -> None:
@@ -193,9 +262,7 @@ class Deliveries(RuleBasedStateMachine):
         else:
             assert not self.delivery.withdraw(-1)
 
-    @precondition(
-        lambda self: self.delivery.wanted or self.delivery.parked < self.delivery.max_parked
-    )
+    @precondition(lambda self: self.delivery.has_place())
     @rule(to_event=st.booleans())
     def arrive(self, to_event: bool) -> None:  # noqa: FBT001 - a drawn value
         """A connection comes, at a moment when the event may be called or may not."""
@@ -264,9 +331,9 @@ class Deliveries(RuleBasedStateMachine):
         assert not (self.parked and self.acceptors)
         assert self.permits == delivery.permits >= 0
         assert (self.enabled and self.permits > 0) is delivery.event_takes
-        assert delivery.wanted is (bool(self.acceptors) or delivery.event_takes)
-        assert delivery.wanted is (delivery.demand > 0)
-        assert len(self.acceptors) + (self.permits if self.enabled else 0) == delivery.demand
+        takes_now = bool(self.acceptors) or (delivery.event_takes and not self.parked)
+        assert takes_now is delivery.has_room(by_event=True, ahead=False)
+        assert bool(self.acceptors) is delivery.has_room(by_event=False, ahead=False)
         assert (self.parked[0] if self.parked else None) == delivery.oldest_parked()
         assert sorted(set(self.came_out)) == self.came_out
 
@@ -279,8 +346,8 @@ def test_room_is_for_read_ahead(limit: int) -> None:
     """A request that nobody takes has a place as long as there is room to park it."""
     delivery: Delivery[str, int] = Delivery(limit)
     for request in range(limit):
-        assert delivery.takes(by_event=True)
+        assert delivery.has_room(by_event=True, ahead=True)
 
         delivery.place(request)
 
-    assert not delivery.takes(by_event=True)
+    assert not delivery.has_room(by_event=True, ahead=True)

@@ -13,8 +13,10 @@ from tests.helpers.places import DOCS
 from tests.helpers.public_names import public_names
 from trio_wsk import AbortReason, Verdict, pytest_plugin
 from trio_wsk._connection import faults as _faults
+from trio_wsk._delivery import accept_event, handing_over
 from trio_wsk._inspection import driver as _conditional_accept
-from trio_wsk._listening import listening as _listening
+from trio_wsk._intake import intake
+from trio_wsk._listening.stages import State
 from trio_wsk._vocabulary import statistics as _statistics
 
 if TYPE_CHECKING:
@@ -79,8 +81,9 @@ def reasons(page: str, heading: str) -> set[str]:
 
 def test_reasons_of_drops_are_in_the_reference() -> None:
     """The reasons for which connections are dropped are those of the reference."""
-    expected = slugs(_listening, "_drop", "_count_dropped", "_end")
-    expected |= slugs(_conditional_accept, "_count_dropped")
+    modules = (accept_event, handing_over, intake, _conditional_accept)
+    expected = {slug for module in modules for slug in slugs(module, "drop", "dropped")}
+    expected |= {state.value for state in State if state is not State.LISTENING}
 
     assert expected == reasons("listening.md", "Why connections are dropped")
 

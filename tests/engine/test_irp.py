@@ -290,7 +290,7 @@ class Ways:
 
     async def fail(self) -> None:
         """The listening socket fails."""
-        transport = self.listening._transport  # noqa: SLF001 - it is made to fail
+        transport = self.listening._stages.transport  # noqa: SLF001 - it is made to fail
         assert isinstance(transport, FaultyTransport)
         transport.faults.append(
             TransportFailedError(OSError(errno.EINVAL, os.strerror(errno.EINVAL)))

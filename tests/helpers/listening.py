@@ -112,6 +112,6 @@ class Callbacks:
 
 def faulty(listening: ListeningSocket) -> FaultyTransport:
     """Return the transport of a listening socket that was opened on a faulty one."""
-    transport = listening._transport  # noqa: SLF001 - that it is faulty is ours to know
+    transport = listening._stages.transport  # noqa: SLF001 - that it is faulty is ours to know
     assert isinstance(transport, FaultyTransport)
     return transport

@@ -16,6 +16,7 @@ from tests.helpers import blocking_peers
 from tests.helpers.resetting import close_with_reset
 from tests.helpers.scarcity import open_descriptors
 from trio_wsk import Server, Status
+from trio_wsk._inspection.driver import ConditionalAccept
 from trio_wsk.transports import PortableTransport
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ def held(server: object = None) -> tuple[int, int]:
         handlers = server._core.handlers  # noqa: SLF001
         if handlers is not None:
             idle += len(handlers._idle)  # noqa: SLF001
-        conditional = server.listening._conditional  # noqa: SLF001
-        if conditional is not None:
-            idle += len(conditional._tasks._idle)  # noqa: SLF001
+        inspection = server.listening._stages.inspection  # noqa: SLF001
+        if isinstance(inspection, ConditionalAccept):
+            idle += len(inspection._tasks._idle)  # noqa: SLF001
     return open_descriptors(), trio.lowlevel.current_statistics().tasks_living - idle
 
 

@@ -133,7 +133,7 @@ async def test_failure_of_the_listening_socket_is_told_once(way: str) -> None:
             dispatch=dispatch,
             observers=[desk.observe, Silent()],
         ) as desk.listening:
-            transport = desk.listening._transport  # noqa: SLF001 - the faults are told to it
+            transport = desk.listening._stages.transport  # noqa: SLF001 - the faults are told to it
 
             assert isinstance(transport, FaultyTransport)
 

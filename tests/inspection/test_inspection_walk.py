@@ -33,9 +33,10 @@ from trio_wsk._inspection.table import (
     State,
     Step,
 )
+from trio_wsk._vocabulary.verdict import OverflowPolicy
 
 Table = Mapping[State, Mapping[Event, Step]]
-Deliveries = Callable[[int], "Delivery[str, int]"]
+Deliveries = Callable[[int, OverflowPolicy], "Delivery[str, int]"]
 Possibility = tuple[str, int, str]
 
 ACCEPTS: Final = "ab"
@@ -149,7 +150,7 @@ class Rules:
     before_handshake: bool = False
     max_pending: int = 9
     max_parked: int = 9
-    overflow: str = "wait"
+    overflow: OverflowPolicy = "wait"
     table: Table = attrs.field(default=TABLE, repr=False)
     delivery: Deliveries = attrs.field(default=Delivery, repr=False)
 
@@ -172,7 +173,7 @@ class World:
         """Who was delivered in this step, and to whom."""
         self.logged = [""] * len(REQUESTS)
         """What was said and done in this step."""
-        self.delivery = rules.delivery(rules.max_parked)
+        self.delivery = rules.delivery(rules.max_parked, rules.overflow)
         for accept in now.queued:
             self.delivery.queue(accept)
         for number in now.parked:
@@ -242,12 +243,9 @@ class World:
 
     def check_parked(self, newcomer: int) -> None:
         """More are parked than may be: one goes, if that is the policy."""
-        if self.rules.overflow == "wait" or self.delivery.event_takes:
-            return
-        if self.delivery.parked > self.delivery.max_parked:
-            oldest = self.delivery.oldest_parked()
-            assert oldest is not None
-            self.happens(newcomer if self.rules.overflow == "reset" else oldest, Event.OVERFLOW)
+        goes = self.delivery.crowded_out(newcomer)
+        if goes is not None:
+            self.happens(goes, Event.OVERFLOW)
 
     def deliver(self, number: int, place: str) -> None:
         """Somebody has it."""

@@ -23,6 +23,7 @@ from trio_wsk import (
     Status,
 )
 from trio_wsk._engine.reused_tasks import MOST_IDLE
+from trio_wsk._inspection.driver import ConditionalAccept
 from trio_wsk.observers import RequestApproved
 from trio_wsk.transports._contract import NoDescriptorsError, PeerFaultError
 
@@ -384,11 +385,11 @@ async def test_flood_of_peers_that_come_and_go_leaves_nothing_behind() -> None:
             await desk.parked(b"stay")
             (await desk.listening.accept()).close()
         await desk.when(lambda: not desk.statistics().pending)
-        conditional = desk.listening._conditional  # noqa: SLF001 - nothing of it shows
+        inspection = desk.listening._stages.inspection  # noqa: SLF001 - nothing of it shows
 
-        assert conditional is not None
+        assert isinstance(inspection, ConditionalAccept)
 
-        idle = conditional._tasks._idle  # noqa: SLF001 - tasks that wait for the next request
+        idle = inspection._tasks._idle  # noqa: SLF001 - tasks that wait for the next request
         await until(
             lambda: trio.lowlevel.current_statistics().tasks_living <= before + 1 + len(idle)
         )

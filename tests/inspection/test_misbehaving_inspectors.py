@@ -365,7 +365,7 @@ async def test_plain_inspector_may_close_the_listening_socket() -> None:
     def inspect(request: ConnectionRequest) -> InspectAction:
         if len(desk.asked) == 2:
             nursery.start_soon(desk.listening.aclose)
-            desk.listening._close()  # noqa: SLF001 - what aclose() does first, in this very call
+            desk.listening._stages.close()  # noqa: SLF001 - what aclose() does first, in this very call
         return ACCEPT if len(desk.asked) == 2 else PEND
 
     async with trio.open_nursery() as nursery, inspecting(inspect) as desk:

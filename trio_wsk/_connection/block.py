@@ -46,10 +46,13 @@ class Block(Pump):
         listening: ListeningSocket | None,
         observers: Iterable[Observer],
         callback_failures: Counter[str],
+        inspect_key: int | None = None,
     ) -> None:
         super().__init__(observers, callback_failures)
         self.listening: Final = listening
         """Whose block this is; None for what is opened in none."""
+        self.inspect_key: Final = inspect_key
+        """The key of its requests' `InspectId` values; None if they are not inspected."""
         self.draining: Final = trio.Event()
         """Set when the server wants its connections to finish."""
         self.event_driven: set[Turns] = set()
@@ -70,8 +73,6 @@ class Block(Pump):
         """Where channels linger that are closed; if there is nothing, unread input resets."""
         self.is_served: bool = False
         """A server's: its observers hear of each connection's end."""
-        self.inspect_key: int | None = None
-        """The ``key`` of the ids that requests have here, if there is an inspector."""
 
     @trio.lowlevel.enable_ki_protection
     def finish(self) -> None:

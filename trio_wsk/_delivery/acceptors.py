@@ -6,22 +6,26 @@ completes its `Irp`. `delivery` serves both in one line.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import outcome
 import trio
 
-from trio_wsk._engine.irp import complete, fail
-from trio_wsk._vocabulary.errors import OperationCancelledError, SocketClosedError
+from trio_wsk._connection.control import post_completion
+from trio_wsk._engine.irp import Irp, complete, fail
+from trio_wsk._vocabulary.errors import (
+    OperationCancelledError,
+    SocketClosedError,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_wsk._connection.block import Block
     from trio_wsk._connection.connection import Connection
     from trio_wsk._connection.dispatch import ConnectionDispatch
-    from trio_wsk._engine.irp import Irp
     from trio_wsk._vocabulary.errors import WskError
-    from trio_wsk.transports._contract import TransportRequest
-
-    from .delivery import Delivery
 
 __all__ = ["Acceptor", "IrpAcceptor", "TaskAcceptor"]
 
@@ -69,8 +73,8 @@ class TaskAcceptor(Acceptor):
         else:
             trio.lowlevel.reschedule(self._task, outcome.Error(error))
 
-    async def wait(self, delivery: Delivery[Acceptor, TransportRequest]) -> Connection:
-        """Park until the connection comes.
+    async def wait(self, withdraw: Callable[[Acceptor], object]) -> Connection:
+        """Park until the connection comes; if that is cancelled, ``withdraw`` this.
 
         Once it has been given, the task is scheduled, and Trio doesn't ask any more whether
         it may be cancelled: either nothing was taken, or it is returned.
@@ -80,7 +84,7 @@ class TaskAcceptor(Acceptor):
             raise self.error
 
         def _abort(_: object) -> trio.lowlevel.Abort:
-            delivery.withdraw(self)
+            withdraw(self)
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._task = trio.lowlevel.current_task()
@@ -89,11 +93,36 @@ class TaskAcceptor(Acceptor):
 
 
 class IrpAcceptor(Acceptor):
-    """An accept that was queued with `ListeningSocket.queue_accept`."""
+    """An accept that was queued with `ListeningSocket.queue_accept`.
+
+    Args:
+      context: As for every acceptor.
+      dispatch: As for every acceptor.
+      block: Where the completion routine is called.
+      withdraw: Takes this out of the line; False if it is not there any more.
+      on_completion: The completion routine, if any.
+    """
 
     __slots__ = ("irp",)
 
-    irp: Irp[Connection]
+    def __init__(
+        self,
+        context: object,
+        dispatch: ConnectionDispatch | None,
+        *,
+        block: Block,
+        withdraw: Callable[[Acceptor], bool],
+        on_completion: Callable[[Irp[Connection]], object] | None,
+    ) -> None:
+        super().__init__(context, dispatch)
+        self.irp: Irp[Connection] = Irp(
+            home=block.home,
+            withdraw=lambda _: withdraw(self),
+            finished=partial(post_completion, block),
+            context=context,
+            on_completion=on_completion,
+        )
+        """What its caller has."""
 
     def give(self, connection: Connection) -> None:
         """Complete the Irp with its connection."""

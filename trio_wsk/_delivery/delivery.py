@@ -20,7 +20,10 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from trio_wsk._vocabulary.verdict import OverflowPolicy
 
 __all__ = ["Delivery", "Way"]
 
@@ -42,10 +45,12 @@ class Delivery(Generic[A, R]):
 
     Args:
       max_parked: How many requests may be read ahead of anybody who wants them.
+      overflow: What happens when more were approved than that; `crowded_out` says who goes.
     """
 
-    def __init__(self, max_parked: int) -> None:
+    def __init__(self, max_parked: int, overflow: OverflowPolicy = "wait") -> None:
         self.max_parked: Final = max_parked
+        self.overflow: Final = overflow
         self.event_enabled = False
         """Whether the accept event takes what no acceptor is queued for."""
         self.permits: float = math.inf
@@ -71,27 +76,34 @@ class Delivery(Generic[A, R]):
         """Whether the event would take a request now."""
         return self.event_enabled and self.permits > 0
 
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody would take a request at once: worth asking the kernel."""
-        return bool(self._acceptors) or self.event_takes
-
-    def takes(self, *, by_event: bool) -> bool:
-        """Whether one more request has a place to go to.
+    def has_room(self, *, by_event: bool, ahead: bool) -> bool:
+        """Whether one more request has a place to go to, so that it may be taken from the kernel.
 
         Args:
           by_event: Whether the event may be given one now.
+          ahead: Whether the request may be read ahead of anybody who wants it.
         """
         if self._acceptors:
             return True
         if self.event_enabled and self.permits > 0:
             return by_event and not self._parked
-        return len(self._parked) < self.max_parked
+        return ahead and len(self._parked) < self.max_parked
 
-    @property
-    def demand(self) -> float:
-        """How many requests would be taken at once, now: by acceptors and by the event."""
-        return len(self._acceptors) + (self.permits if self.event_enabled else 0)
+    def has_place(self, coming: int = 0, *, contested: bool = False) -> bool:
+        """Whether there is a place for one more connection once it is approved.
+
+        Args:
+          coming: How many others may be approved before it.
+          contested: Whether it may come although those others could take every place. Permits
+            only are contested: a permit comes back when a connection ends, which may take for ever.
+            Whoever waits for an accept gets it.
+        """
+        if self.max_parked:
+            can_park = len(self._parked) < self.max_parked or self.overflow != "wait"
+            return can_park or bool(self._acceptors) or self.event_takes
+        permits = self.permits if self.event_enabled else 0
+        left = len(self._acceptors) + permits - len(self._parked)
+        return coming < left or (contested and left > 0 and permits > 0)
 
     def queue(self, acceptor: A) -> R | None:
         """Queue an acceptor, or give it what is parked first in line.
@@ -141,6 +153,14 @@ class Delivery(Generic[A, R]):
     def oldest_parked(self) -> R | None:
         """Return the request that is first in line, and leave it there."""
         return next(iter(self._parked), None)
+
+    def crowded_out(self, newcomer: R) -> R | None:
+        """Return the request that has to go because the newcomer was parked, and leave it there."""
+        if self.overflow == "wait" or not self.max_parked or self.event_takes:
+            return None
+        if self.parked <= self.max_parked:
+            return None
+        return newcomer if self.overflow == "reset" else self.oldest_parked()
 
     def remove(self, request: R) -> bool:
         """Take a parked request out of the line: it has ended. False if it is not parked."""

@@ -4,10 +4,10 @@
 started, peers watched, deadlines kept, the transport told, abort callbacks called. An approved
 request goes on to delivery, which the listening socket does.
 
-Nothing here awaits but `ConditionalAccept.peek`, `ConditionalAccept.settle` and
-`ConditionalAccept.wait_read`; async inspectors run in `inspector_tasks`. Nothing here calls user
-code but in the pump: whatever happens on another stack (a transport that noticed something, a
-caller's `inspect_complete`) changes state, cancels, and posts.
+Nothing here awaits but `ConditionalAccept.peek` and `ConditionalAccept.settle`; async inspectors
+run in `inspector_tasks`. Nothing here calls user code but in the pump: whatever happens on another
+stack (a transport that noticed something, a caller's `inspect_complete`) changes state, cancels,
+and posts.
 
 Where a request is, is in one of four places: asked about (its inspector is being called),
 undecided (it has no verdict), approved (it has not been taken), or forgotten. Only one at a time
@@ -22,15 +22,14 @@ Source: PFN_WSK_INSPECT_EVENT, PFN_WSK_INSPECT_COMPLETE, PFN_WSK_ABORT_EVENT.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine
 from functools import partial
 from itertools import count, islice
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from trio_wsk._connection.last_words import LastWords
 from trio_wsk._engine.callers import check_caller
 from trio_wsk._engine.pump import FAILED
 from trio_wsk._vocabulary import records
@@ -66,17 +65,18 @@ from .table import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trio_wsk._connection.block import Block
-    from trio_wsk._delivery.delivery import Delivery
-    from trio_wsk._listening.listening import ListeningSocket
+    from trio_wsk._connection.last_words import LastWords
+    from trio_wsk._delivery.contract import HandingOver, RoomWatcher
+    from trio_wsk._delivery.dropping import Dropping
     from trio_wsk._vocabulary.statistics import ListeningCounters
     from trio_wsk.transports._contract import Transport, TransportRequest
 
     from .conditions import Conditions
 
-__all__ = ["ConditionalAccept", "PendingInspections"]
+__all__ = ["ConditionalAccept", "next_key"]
 
 REMEMBERED_MOST: Final = 16384
 """How many requests that were aborted are remembered by number, for who completes them late."""
@@ -124,17 +124,45 @@ _DELIVER: Final = Event.DELIVER
 _AWAITABLES: Final = (CoroutineType, Awaitable)
 """What an async inspector answers with. Asked in this order it costs a tenth for a coroutine."""
 
-_next_key: Final = count(1).__next__
+next_key: Final = count(1).__next__
+"""Number a listening socket's inspections; no number comes twice in a process."""
 
 
 @final
 class ConditionalAccept:
-    """The requests of one listening socket that have an inspector."""
+    """The requests of one listening socket that have an inspector.
 
-    def __init__(self, listening: ListeningSocket, conditions: Conditions) -> None:
-        self.key: int = _next_key()
+    Args:
+      key: The key of this socket's `InspectId` values.
+      conditions: How requests are inspected.
+      transport: Where they come from.
+      handing_over: Where those go that were approved.
+      block: Whose pump calls the inspector.
+      counters: Where requests are counted.
+      dropping: Where those go that are not even inspected.
+      last_words: How peers are told why they are turned away.
+
+    Raises:
+      InvalidParameterError: the inspector turns peers away in a way that can't be had here.
+    """
+
+    def __init__(
+        self,
+        key: int,
+        conditions: Conditions,
+        *,
+        transport: Transport,
+        handing_over: HandingOver,
+        block: Block,
+        counters: ListeningCounters,
+        dropping: Dropping,
+        last_words: LastWords,
+    ) -> None:
+        self.key: int = key
         """The key of this socket's `InspectId` values."""
-        self.listening: ListeningSocket = listening
+        assert block.listening is not None
+        self.listening = block.listening
+        """The listening socket that is asked."""
         self.inspect_timeout: float = conditions.timeout
         inspect = conditions.inspect
         self._inspect = inspect
@@ -143,11 +171,13 @@ class ConditionalAccept:
         self._overflow = conditions.overflow
         self._pending_wait = conditions.overflow.pending == "wait"
         self._gone = conditions.gone
-        self._block: Block = listening._block
-        self._block.inspect_key = self.key
-        self._delivery: Delivery[Any, TransportRequest] = listening._delivery
-        self._counters: ListeningCounters = listening._counters
-        self._styles: frozenset[CloseStyle] = frozenset()
+        self._block = block
+        self._handing_over = handing_over
+        self._counters = counters
+        self._dropping = dropping
+        self._last_words = last_words
+        self._room_again: Callable[[], None]
+        self._styles = _checked_styles(conditions.inspect, transport)
         self._now = trio.lowlevel.current_clock().current_time
         self._asked: ConnectionRequest | None = None
         # By number, in the order in which they came. A plain dict weighs half of an ordered one.
@@ -156,21 +186,24 @@ class ConditionalAccept:
         self._approved: dict[int, ConnectionRequest] = {}
         # Those of them whose handshake is not over, the oldest first.
         self._half_open: OrderedDict[int, ConnectionRequest] = OrderedDict()
-        self._holds_permits = True
+        self._holds_permits = transport.inspect_point is InspectPoint.AFTER_HANDSHAKE
         self._aborting: dict[int, ConnectionRequest] = {}
         self._remembered: OrderedDict[int, None] = OrderedDict()
         self._peeked_at: set[ConnectionRequest] = set()
         self._sweep_posted = False
-        self._is_full = False
         self._inspectors = Stragglers(self._block)
         self._task_name = f"trio_wsk: {getattr(inspect, '__qualname__', repr(inspect))}"
         self._tasks = InspectorTasks(
             self._block, self._inspectors, self._inspected, self._task_name
         )
-        self._last_words = LastWords(self._block)
-        self._is_ending = False
+        handing_over.approved_by(self)
 
     # --- What is known -----------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many requests may still become connections."""
+        return self.pending + self._handing_over.waiting
 
     @property
     def pending(self) -> int:
@@ -193,6 +226,10 @@ class ConditionalAccept:
             return asked
         return found
 
+    def __len__(self) -> int:
+        """How many requests `find` finds."""
+        return len(self._undecided) + (self._asked is not None) + len(self._aborting)
+
     def undecided(self) -> list[ConnectionRequest]:
         """Return the requests that have no verdict, the oldest first."""
         asked = () if self._asked is None else (self._asked,)
@@ -209,66 +246,34 @@ class ConditionalAccept:
     # permits all the time. Before it there is nothing that anybody could write down for us but a
     # packet: then the permit is taken when the connection is.
 
-    def open(self, transport: Transport) -> None:
-        """Take note of when requests appear; the transport listens next."""
-        self._holds_permits = transport.inspect_point is InspectPoint.AFTER_HANDSHAKE
-        transport.takes = self._takes
+    def watched_by(self, watcher: RoomWatcher) -> None:
+        """See `Admission.watched_by`."""
+        self._room_again = watcher.room_again
+        self._handing_over.watched_by(watcher)
 
-    def has_room(self) -> bool:
-        """Whether one more request may be asked for; it may find that an older one goes for it."""
-        delivery = self._delivery
+    def has_room(self, *, in_pump: bool, ahead: bool) -> bool:  # noqa: ARG002 - an inspector is always there
+        """See `Admission.has_room`. For a request that has room an older one may have to go."""
         undecided = len(self._undecided) + (self._asked is not None)
-        room = delivery.parked < delivery.max_parked or self._has_place(
-            undecided if self._holds_permits else 0
-        )
         if undecided >= self._max_pending and self._pending_wait:
-            room = False
-        if self._inspectors.straggling >= self._max_pending:
-            room = False
-        if not room:
-            self._is_full = True
-        return room
+            return False
+        if self._inspectors.straggling >= self._max_pending or not in_pump:
+            return False
+        # If an older one goes for a newcomer, or the newcomer itself, ``overflow`` decides who has
+        # the permits that are left.
+        return self._handing_over.has_place(
+            undecided if self._holds_permits else 0, contested=not self._pending_wait
+        )
 
-    def _has_place(self, coming: int) -> bool:
-        """Whether there is a place for one more connection, behind so many that may come first."""
-        delivery = self._delivery
-        if delivery.max_parked:
-            is_parked = delivery.parked < delivery.max_parked or self._overflow.parked != "wait"
-            return is_parked or delivery.wanted
-        left = delivery.demand - delivery.parked
-        if coming < left:
-            return True
-        # Who waits for an accept gets it. A permit comes back when a connection ends, and that may
-        # take for ever: so ``overflow`` decides who has those that are left.
-        return left > 0 and delivery.event_takes and not self._pending_wait
-
-    def _takes(self) -> bool:
-        """For a transport: whether the connection of an approved request would be taken now."""
-        takes = self._has_place(0)
-        self._is_full = self._is_full or not takes
-        return takes
+    def has_place(self) -> bool:
+        """See `Admission.has_place`."""
+        return self._handing_over.has_place()
 
     def _is_crowded(self) -> bool:
         """Whether those without a verdict fill the room there is for them."""
-        delivery = self._delivery
         undecided = len(self._undecided)
         if undecided >= self._max_pending:
             return True
-        if delivery.max_parked or not self._holds_permits:
-            return False
-        return undecided >= delivery.demand - delivery.parked
-
-    def has_room_again(self) -> None:
-        """There may be room again for what was left in the transport, or none is pending any more.
-
-        Nothing is called back from inside this.
-        """
-        if self._is_full:
-            self._is_full = False
-            self.listening._intake.look_again()
-            self.listening._transport.take_established()
-        if self._is_ending:
-            self.listening._intake.look_for_end()
+        return self._holds_permits and not self._handing_over.has_place(undecided)
 
     def _makes_room(self) -> bool:
         """Whether the oldest goes for a newcomer, when there are as many as there may be."""
@@ -283,12 +288,12 @@ class ConditionalAccept:
 
     # --- Asking ------------------------------------------------------------------------
 
-    def take(self, transport_request: TransportRequest) -> None:
+    def take(self, transport_request: TransportRequest, *, in_pump: bool) -> None:  # noqa: ARG002 - there is room in the pump only
         """In the pump: inspect a request that has come."""
         request = ConnectionRequest(self, transport_request, self._now())
         if self._undecided and self._is_crowded() and not self._makes_room():
             self._happens(request, _OVERFLOW)
-            self.listening._count_dropped(request.remote_address, "overflowed")
+            self._dropping.dropped(request.remote_address, "overflowed")
             return
         request._state = request._state.steps[_INSPECT].state
         self._asked = request
@@ -303,11 +308,11 @@ class ConditionalAccept:
             self._lose_if_undecided(request)
             raise
         if isinstance(answer, InspectAction):
-            self._happens(request, _EVENT_OF[answer], PLAIN[answer], to_event=True)
+            self._happens(request, _EVENT_OF[answer], PLAIN[answer], in_pump=True)
         elif not isinstance(answer, Verdict) and isinstance(answer, _AWAITABLES):
             self._start(request, answer)
         else:
-            self._answered(request, answer, to_event=True)
+            self._answered(request, answer, in_pump=True)
 
     def _ask(self, request: ConnectionRequest) -> object:
         block = self._block
@@ -325,19 +330,19 @@ class ConditionalAccept:
     @trio.lowlevel.enable_ki_protection
     def _inspected(self, request: ConnectionRequest, answer: object) -> None:
         """In its task: an async inspector has answered."""
-        self.has_room_again()
-        self._answered(request, answer, to_event=self.listening._admits_anywhere)
+        self._room_again()
+        self._answered(request, answer, in_pump=False)
 
     # --- Answers -----------------------------------------------------------------------
 
-    def _answered(self, request: ConnectionRequest, answer: object, *, to_event: bool) -> None:
+    def _answered(self, request: ConnectionRequest, answer: object, *, in_pump: bool) -> None:
         """Do what the inspector has answered; what is no verdict counts as a rejection."""
         verdict = as_verdict(answer)
         if verdict is None:
             if answer is not FAILED and request._state in UNDECIDED:
                 self._report_nonsense(request, answer)
             verdict = _INSPECTOR_FAILED
-        self._happens(request, _EVENT_OF[verdict.action], verdict, to_event=to_event)
+        self._happens(request, _EVENT_OF[verdict.action], verdict, in_pump=in_pump)
 
     def _report_nonsense(self, request: ConnectionRequest, answer: object) -> None:
         nonsense = TypeError(
@@ -366,14 +371,14 @@ class ConditionalAccept:
         event: Event,
         verdict: Verdict | None = None,
         *,
-        to_event: bool = False,
+        in_pump: bool = False,
     ) -> Status:
         """Have the table say what follows, and do it."""
         before = request._state
         moved = before.steps.get(event) or step(before, event)  # which says that it can't happen
         request._state = moved.state
         if moved.answer is Answer.APPROVE:
-            self._approve(request, to_event=to_event)
+            self._approve(request, in_pump=in_pump)
         elif moved.answer is Answer.REFUSE:
             # An early verdict waits for the inspector to say "later".
             early = request._verdict if event is Event.PEND else None
@@ -390,7 +395,7 @@ class ConditionalAccept:
         self._keep(request)
         self._tell(records.RequestPended, request)
 
-    def _approve(self, request: ConnectionRequest, *, to_event: bool) -> None:
+    def _approve(self, request: ConnectionRequest, *, in_pump: bool) -> None:
         transport_request = request._transport_request
         number = transport_request.serial_number
         if request is self._asked:
@@ -406,7 +411,7 @@ class ConditionalAccept:
         if records.RequestApproved in self._block.observers.wanting:
             self._tell(records.RequestApproved, request)
         if transport_request.approve():
-            self._establish(request, to_event=to_event)
+            self._establish(request, in_pump=in_pump)
         else:
             if len(self._half_open) >= HALF_OPEN_MOST:
                 oldest = next(iter(self._half_open.values()))
@@ -414,30 +419,15 @@ class ConditionalAccept:
             self._half_open[number] = request
             self._watch(request)
 
-    def _establish(self, request: ConnectionRequest, *, to_event: bool) -> None:
+    def _establish(self, request: ConnectionRequest, *, in_pump: bool) -> None:
         request._state = request._state.steps[_ESTABLISH].state
         transport_request = request._transport_request
         if request._is_watched and transport_request.was_reset():
             self._lose(request, Event.LEAVE, AbortReason.RESET)
             return
-        is_parked = self.listening._deliver(transport_request, to_event=to_event)
-        if is_parked and request._state is State.ESTABLISHED:
+        if self._handing_over.take(transport_request, in_pump=in_pump):
             self._watch(request)
-            self._check_parked(request)
-        if self._is_full or self._is_ending:
-            self.has_room_again()
-
-    def _check_parked(self, newcomer: ConnectionRequest) -> None:
-        """More are parked than may be: have one go, if that is the policy."""
-        delivery = self._delivery
-        policy = self._overflow.parked
-        if policy == "wait" or not delivery.max_parked or delivery.event_takes:
-            return
-        if delivery.parked > delivery.max_parked:
-            oldest = delivery.oldest_parked()
-            assert oldest is not None
-            goes = newcomer if policy == "reset" else self._approved[oldest.serial_number]
-            self._lose(goes, Event.OVERFLOW, AbortReason.EVICTED)
+        self._room_again()
 
     def taken(self, transport_request: TransportRequest) -> None:
         """Take note: somebody takes the connection now, and its channel next."""
@@ -446,13 +436,11 @@ class ConditionalAccept:
         if request._is_watched:
             request._is_watched = False
             transport_request.unwatch_end()
-        if self._is_full or self._is_ending:
-            self.has_room_again()
 
-    def lost_while_parked(self, transport_request: TransportRequest) -> None:
-        """Take note: it was found reset when somebody wanted to take it."""
-        request = self._approved[transport_request.serial_number]
-        self._lose(request, Event.LEAVE, AbortReason.RESET)
+    def lost(self, transport_request: TransportRequest, why: AbortReason) -> None:
+        """See `Approver.lost`."""
+        event = Event.OVERFLOW if why is AbortReason.EVICTED else Event.LEAVE
+        self._lose(self._approved[transport_request.serial_number], event, why)
 
     # --- Turning away ------------------------------------------------------------------
 
@@ -469,7 +457,7 @@ class ConditionalAccept:
                 remote_address=request.remote_address,
                 close=verdict.style,
             )
-        self.has_room_again()
+        self._room_again()
 
     def _turn_away(self, transport_request: TransportRequest, verdict: Verdict) -> CloseStyle:
         """Close as the verdict says, or as can be; return how."""
@@ -511,14 +499,14 @@ class ConditionalAccept:
         request._is_watched = False
         self._happens(request, event)
         self._block.observers.tell(request.aborted)
-        self.has_room_again()
+        self._room_again()
 
     def _forget(self, request: ConnectionRequest) -> None:
         number = request._transport_request.serial_number
         if self._approved.pop(number, None) is None:
             self._leave_undecided(request)
         elif self._half_open.pop(number, None) is None:
-            self._delivery.remove(request._transport_request)
+            self._handing_over.remove(request._transport_request)
 
     def _leave_undecided(self, request: ConnectionRequest) -> None:
         if request is self._asked:
@@ -587,7 +575,7 @@ class ConditionalAccept:
         number = transport_request.serial_number
         request = self._approved.get(number)
         if request is not None and self._half_open.pop(number, None) is not None:
-            self._establish(request, to_event=False)
+            self._establish(request, in_pump=False)
 
     def _sweep(self) -> None:
         """In the pump: end what has had no verdict in time; the oldest is always the first."""
@@ -662,49 +650,21 @@ class ConditionalAccept:
 
     # --- Ending ------------------------------------------------------------------------
 
-    def finish(self, *, is_left: bool) -> None:
-        """The server drains: say when there may be nobody left to decide about.
+    def leave(self) -> None:
+        """See `Admission.leave`: those whose handshake is not over are the others' now."""
+        for request in [*self.undecided(), *self._approved.values()]:
+            is_shaking_hands = request.inspect_point is InspectPoint.BEFORE_HANDSHAKE
+            if is_shaking_hands and request._state is not State.ESTABLISHED:
+                self._lose(request, Event.CLOSE, AbortReason.CLOSED)
 
-        Args:
-          is_left: Whether the transport has been left to others: those whose handshake is not
-            over are theirs.
-        """
-        self._is_ending = True
-        if is_left:
-            for request in [*self.undecided(), *self._approved.values()]:
-                is_shaking_hands = request.inspect_point is InspectPoint.BEFORE_HANDSHAKE
-                if is_shaking_hands and request._state is not State.ESTABLISHED:
-                    self._lose(request, Event.CLOSE, AbortReason.CLOSED)
-
-    async def wait_read(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
-        """Wait until those who were turned away with a message have read it, or had their time."""
-        await self._last_words.wait_read()
+    def take_last(self) -> None:
+        """See `Admission.take_last`: here there is no choice."""
 
     async def settle(self) -> None:  # noqa: ASYNC910 - `aclose` has other checkpoints
         """After `close`: wait for inspectors to end, for a bounded time."""
         await self._inspectors.wait_none()
 
     # --- Helpers -----------------------------------------------------------------------
-
-    def choose_styles(self, transport: Transport) -> None:
-        """Take note of how peers can be turned away here; see that it is enough for the inspector.
-
-        Raises:
-          InvalidParameterError: its attribute ``close_styles`` has one that can't be had. The
-            transport is closed.
-        """
-        styles = transport.close_styles()
-        if CloseStyle.FIN in styles:
-            styles |= {CloseStyle.MESSAGE}
-        missing = set(getattr(self._inspect, "close_styles", ())) - styles
-        if missing:
-            transport.close()
-            names = ", ".join(sorted(str(each) for each in missing))
-            raise InvalidParameterError(
-                f"the inspector {self._inspect!r} turns peers away with {names}, which can't be"
-                f" had {transport.inspect_point.value.replace('-', ' the ')} on {transport!r}"
-            )
-        self._styles = styles
 
     def _tell(self, kind: type[records.Record], request: ConnectionRequest, **more: object) -> None:
         if kind in self._block.observers.wanting:
@@ -716,38 +676,20 @@ class ConditionalAccept:
             )
 
 
-@final
-class PendingInspections(Mapping[InspectId, ConnectionRequest]):
-    """The requests of a listening socket that wait for their verdict; a view, always current.
+def _checked_styles(inspect: object, transport: Transport) -> frozenset[CloseStyle]:
+    """Say how peers can be turned away here; see that it is enough for the inspector.
 
-    One that was aborted is still in it until its abort callback has returned.
+    Raises:
+      InvalidParameterError: its attribute ``close_styles`` has one that can't be had.
     """
-
-    __slots__ = ("_conditional",)
-
-    def __init__(self, conditional: ConditionalAccept | None) -> None:
-        """Made by the listening socket, never by you."""
-        self._conditional = conditional
-
-    def __getitem__(self, inspect_id: InspectId) -> ConnectionRequest:
-        request = None
-        if self._conditional is not None and isinstance(inspect_id, InspectId):
-            request = self._conditional.find(inspect_id)
-        if request is None:
-            raise KeyError(inspect_id)
-        return request
-
-    def __iter__(self) -> Iterator[InspectId]:
-        if self._conditional is not None:
-            for request in self._conditional.requests():
-                yield request.inspect_id
-
-    def __len__(self) -> int:
-        conditional = self._conditional
-        if conditional is None:
-            return 0
-        undecided = len(conditional._undecided) + (conditional._asked is not None)
-        return undecided + len(conditional._aborting)
-
-    def __repr__(self) -> str:
-        return f"PendingInspections({list(self)!r})"
+    styles = transport.close_styles()
+    if CloseStyle.FIN in styles:
+        styles |= {CloseStyle.MESSAGE}
+    missing = set(getattr(inspect, "close_styles", ())) - styles
+    if missing:
+        names = ", ".join(sorted(str(each) for each in missing))
+        raise InvalidParameterError(
+            f"the inspector {inspect!r} turns peers away with {names}, which can't be"
+            f" had {transport.inspect_point.value.replace('-', ' the ')} on {transport!r}"
+        )
+    return styles

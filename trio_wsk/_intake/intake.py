@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
+from trio_wsk._delivery.contract import BATCH
 from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.verdict import InspectPoint
 from trio_wsk.transports._contract import (
@@ -31,20 +32,17 @@ from trio_wsk.transports._contract import (
 from .backoff import Backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_wsk._connection.block import Block
-    from trio_wsk._delivery.acceptors import Acceptor
-    from trio_wsk._delivery.delivery import Delivery
+    from trio_wsk._delivery.dropping import Dropping
     from trio_wsk._engine.readiness import Readiness
-    from trio_wsk._inspection.driver import ConditionalAccept
-    from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk._vocabulary.statistics import ListeningCounters
     from trio_wsk.transports._contract import Transport, TransportRequest
 
-__all__ = ["BATCH", "NO_DESCRIPTORS_POLICIES", "REFUSE", "Intake", "Mode", "NoDescriptorsPolicy"]
+    from .admission import Admission
 
-BATCH: Final = 16
-"""How many connections are accepted in one turn at most. Measured: throughput is flat
-beyond it, and the lag that a flood of connections causes to other tasks grows with it."""
+__all__ = ["BATCH", "NO_DESCRIPTORS_POLICIES", "REFUSE", "Intake", "Mode", "NoDescriptorsPolicy"]
 
 LAST_MOST: Final = 4096
 """How many are still taken in a drain where nobody can tell how many wait (Unix sockets): as many
@@ -74,40 +72,61 @@ LAST: Final = Mode.LAST
 
 
 class Intake:
-    """Takes connections from one listening socket's transport."""
+    """Takes connections from one listening socket's transport.
 
-    def __init__(self, listening: ListeningSocket, policy: NoDescriptorsPolicy) -> None:
+    Args:
+      transport: Where they come from.
+      admission: Where they go.
+      block: Whose pump takes them.
+      counters: Where they are counted.
+      dropping: Where they go while they are refused.
+      policy: What to do when there is no descriptor for another one.
+      failed: Called when the transport itself has failed.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        admission: Admission,
+        block: Block,
+        counters: ListeningCounters,
+        dropping: Dropping,
+        *,
+        policy: NoDescriptorsPolicy,
+        failed: Callable[[OSError], object],
+    ) -> None:
         self.mode = DELIVER
         """What happens to new connections; `set_mode` changes it."""
-        self._listening = listening
+        self._transport = transport
+        self._admission = admission
+        self._block = block
+        self._counters = counters
+        self._dropping = dropping
         self._policy = policy
-        self._transport: Transport = listening._transport
-        self._delivery: Delivery[Acceptor, TransportRequest] = listening._delivery
-        self._block: Block = listening._block
-        self._counters: ListeningCounters = listening._counters
+        self._has_failed = failed
         self._backoff = Backoff()
         self._backing_off = False
         self._shed_since_backoff = 0
         self._faults_in_a_row = 0
         self._turn_posted = False
         self._is_open = False
-        self._conditional: ConditionalAccept | None = None
+        self._wants_room = False  # something was left in the transport for want of it
         self._left = math.inf  # how many more may be taken: in a drain, a number
         self.finished: trio.Event | None = None
         """In a drain: set when there is nobody left who may become a connection."""
+        admission.watched_by(self)
 
     def open(self, readiness: Readiness) -> None:
         """Have the transport listen."""
         self._is_open = True
-        self._conditional = self._listening._conditional
         transport = self._transport
         transport.edge = self.on_edge
-        if self._conditional is not None:
-            self._conditional.open(transport)
+        transport.takes = self._takes_approved
         if self._policy == "shed":
             transport.keep_spare()
         transport.listen(readiness)
-        self.look_again()  # there may be a queue already, and an inspector for it
+        if transport.has_more():  # there may be a queue already, and an inspector for it
+            self.on_edge()
 
     def close(self) -> None:
         """Take nothing more."""
@@ -127,18 +146,33 @@ class Intake:
         if self._wants_requests():
             self.post_turn()
 
-    def look_again(self) -> None:
-        """There is room again for what was left in the transport."""
-        if self._is_open and self._transport.has_more():
-            self.on_edge()
+    def room_again(self) -> None:
+        """There may be room again for what was left in the transport, or nobody left at all."""
+        if self._wants_room:
+            self._wants_room = False
+            if self._is_open:
+                self._come_back_for_more()
+                self._transport.take_established()
+        if self.finished is not None:
+            self._look_for_end()
 
     def _wants_requests(self) -> bool:
         """Whether the transport is to be asked for more, by the pump."""
-        if self.mode is REFUSE:
-            return True
-        if self._conditional is not None:
-            return self._conditional.has_room()
-        return self.mode is LAST or self._delivery.wanted
+        return self.mode is REFUSE or self._finds_room(ahead=False)
+
+    def _finds_room(self, *, ahead: bool) -> bool:
+        """In the pump: whether there is room for one more; if not, `room_again` says when."""
+        has_room = self._admission.has_room(in_pump=True, ahead=ahead)
+        if not has_room:
+            self._wants_room = True
+        return has_room
+
+    def _takes_approved(self) -> bool:
+        """For the transport: whether to take the connection of a request that was approved."""
+        has_place = self._admission.has_place()
+        if not has_place:
+            self._wants_room = True
+        return has_place
 
     def post_turn(self) -> None:
         """Have the pump look."""
@@ -151,59 +185,56 @@ class Intake:
         self._turn_posted = False
         if not self._is_open:
             return
-        self._listening._indicate_parked()
-        if self._conditional is not None:
-            self._conditional.has_room_again()
         if self.mode is not PAUSE and not self._backing_off and self._wants_requests():
-            self._take_batch(indicate=True)
+            self._take_batch(in_pump=True)
             self._come_back_for_more()
         if self.mode is LAST and self._left <= 0:
             self._take_no_more()
         if self.finished is not None:
-            self.look_for_end()
+            self._look_for_end()
 
     def _come_back_for_more(self) -> None:
-        """After a batch: what is left of the same edge is not announced again."""
+        """What is left of an edge is not announced again."""
         if self._transport.has_more():
             self.on_edge()
 
     def take_for_caller(self, *, waits: bool) -> None:
         """Somebody has queued an accept: look at once, on their stack, for what is there.
 
-        Callbacks run in the pump only, so not if there is an inspector.
+        Callbacks run in the pump only: with an inspector, it is the pump that looks.
 
         Args:
           waits: Whether they wait for what is to come. If not, the system is asked, at the
             price of an accept(2) that finds nothing.
         """
-        if self._conditional is not None:
-            self._conditional.has_room_again()
+        if not self._admission.has_room(in_pump=False, ahead=False):
+            self.room_again()
         elif self.mode is DELIVER and not self._backing_off:
             if not waits:
                 self._transport.look()
             if self._transport.has_more():
-                self._take_batch(indicate=False)
+                self._take_batch(in_pump=False)
                 self._come_back_for_more()
 
-    def _take_batch(self, *, indicate: bool) -> None:
+    def _take_batch(self, *, in_pump: bool) -> None:
         """Take up to `BATCH` requests from the transport, and each to its place.
 
         Each is in its place before the next one is asked for, so an error in the middle
         finds everything before it delivered.
 
         Args:
-          indicate: Whether the accept event may be called: in the pump only.
+          in_pump: Whether callbacks may be called.
         """
         try:
-            self._take_one_by_one(indicate=indicate)
+            self._take_one_by_one(in_pump=in_pump)
         finally:
             self._transport.flush()
 
-    def _take_one_by_one(self, *, indicate: bool) -> None:
+    def _take_one_by_one(self, *, in_pump: bool) -> None:
         is_asked = self._transport.has_more()  # else None is not the kernel's word
         has_answered = False
         for _ in range(BATCH):
-            if not self._takes_more(indicate=indicate):
+            if not self._takes_more(in_pump=in_pump):
                 break
             try:
                 request = self._transport.next_request()
@@ -218,7 +249,7 @@ class Intake:
                 self._out_of_descriptors(shortage.error)
                 return
             except TransportFailedError as failure:
-                self._listening._fail(failure.error)
+                self._has_failed(failure.error)
                 return
             has_answered = True
             self._faults_in_a_row = 0
@@ -227,7 +258,7 @@ class Intake:
                     self._nobody_waits()
                 break
             self._left -= 1
-            self._listening._arrived(request)
+            self._arrived(request, in_pump=in_pump)
         # A descriptor is reserved before the queue is looked at, so that even "nobody waits"
         # says that there is one (accept4, net/socket.c).
         if is_asked and has_answered and not self._backing_off:
@@ -238,17 +269,26 @@ class Intake:
         if self.mode is LAST:
             self._left = 0
 
-    def _takes_more(self, *, indicate: bool) -> bool:
+    def _arrived(self, request: TransportRequest, *, in_pump: bool) -> None:
+        self._counters.accepted += 1
+        if records.ConnectionAccepted in self._block.observers.wanting:
+            self._block.tell(records.ConnectionAccepted, remote_address=request.remote_address)
+        if self.mode is REFUSE:
+            self._dropping.drop(request, "refused")
+        else:
+            self._admission.take(request, in_pump=in_pump)
+
+    def _takes_more(self, *, in_pump: bool) -> bool:
         """Whether one more request has a place to go to."""
         if not self._is_open or self.mode is PAUSE or self._backing_off:
             return False  # a callback has just said so, or found no descriptor for an accept
         if self.mode is REFUSE:
-            return indicate
+            return in_pump
         if self._left <= 0:
             return False
-        if self._conditional is not None:
-            return self._conditional.has_room()
-        return self.mode is LAST or self._delivery.takes(by_event=indicate)
+        if in_pump:
+            return self._finds_room(ahead=True)
+        return self._admission.has_room(in_pump=False, ahead=True)
 
     # --- The last ones -----------------------------------------------------------------
 
@@ -261,8 +301,8 @@ class Intake:
         is_left = self._transport.leave()
         if not is_left:
             self._transport.look()  # for those of whom no edge has told yet
-        if self._conditional is not None:
-            self._conditional.finish(is_left=is_left)
+        else:
+            self._admission.leave()
         self._block.post(self._take_last)
 
     def _take_last(self) -> None:
@@ -273,6 +313,7 @@ class Intake:
         """
         self._left = 0 if self.mode is REFUSE else self._count_those_who_wait()
         self.mode = LAST
+        self._admission.take_last()
         self._accept_turn()
 
     def _count_those_who_wait(self) -> int:
@@ -289,11 +330,10 @@ class Intake:
         else:
             self.set_mode(REFUSE)  # there may be handshakes to be finished
 
-    def look_for_end(self) -> None:
+    def _look_for_end(self) -> None:
         """In a drain: see whether anybody is left who may become a connection."""
-        is_decided = self._conditional is None or not self._conditional.pending
         is_taken = self._left <= 0 and self.mode is not LAST
-        if is_taken and is_decided and not self._delivery.parked:
+        if is_taken and not self._admission.waiting:
             assert self.finished is not None
             self.finished.set()
 
@@ -318,7 +358,7 @@ class Intake:
         name = self._count_error(error)
         # A drain takes more than there may be otherwise: that is no reason to fail.
         if self._policy == "raise" and self.finished is None:
-            self._listening._fail(error)
+            self._has_failed(error)
             return
         wait = self._failed(name, self._policy)
         if self._policy == "shed" and self._shed_some():

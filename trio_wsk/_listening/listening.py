@@ -1,45 +1,22 @@
-"""`ListeningSocket`, and the block that it lives in.
-
-It drives a transport, asks `_delivery.delivery` where each request goes, and does it. The
-decisions are there, the I/O is in the transport, the callbacks run in the block's pump;
-what is left here is to connect them.
-
-When a connection is taken from the transport is decided in `_intake`, whether it is let
-through in `_inspection`.
-"""
+"""`ListeningSocket`: what users see of a listening socket, over the stages that work behind it."""
 
 from __future__ import annotations
 
-import enum
-from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 import trio
 
-from trio_wsk._connection import control
 from trio_wsk._connection.block import Block
 from trio_wsk._connection.connecting import queue_connect
 from trio_wsk._connection.connection import Connection
-from trio_wsk._connection.control import (
-    call_accept,
-    give_dispatch,
-    start_events,
-    start_without_events,
-)
 from trio_wsk._connection.dispatch import ConnectionDispatch
 from trio_wsk._connection.events import CONNECTION_EVENTS
-from trio_wsk._connection.public_socket import PublicSocket
-from trio_wsk._delivery.acceptors import Acceptor, IrpAcceptor, TaskAcceptor
-from trio_wsk._delivery.delivery import Delivery, Way
-from trio_wsk._engine.callers import check_caller, check_ending_caller
-from trio_wsk._engine.irp import Irp
-from trio_wsk._engine.pump import FAILED
-from trio_wsk._inspection.driver import PendingInspections
-from trio_wsk._intake.intake import BATCH, REFUSE, Intake, Mode
-from trio_wsk._vocabulary import records
-from trio_wsk._vocabulary.arguments import are_events, shown
+from trio_wsk._delivery.acceptors import IrpAcceptor, TaskAcceptor
+from trio_wsk._engine.callers import check_caller
+from trio_wsk._inspection.pending import PendingInspections
+from trio_wsk._intake.intake import Mode
+from trio_wsk._vocabulary.arguments import are_events
 from trio_wsk._vocabulary.errors import (
-    ConnectionBrokenError,
     ForcedClosedError,
     InvalidDeviceStateError,
     InvalidParameterError,
@@ -50,39 +27,23 @@ from trio_wsk._vocabulary.errors import (
 )
 from trio_wsk._vocabulary.statistics import ListeningCounters, ListeningStatistics
 from trio_wsk._vocabulary.status import ACCEPT, EventMask, Status
-from trio_wsk._vocabulary.verdict import AbortReason
 from trio_wsk.transports._connecting import HAPPY_EYEBALLS_DELAY, target_of
+
+from .public_sockets import PublicSockets
+from .stages import LISTENING, Stages, new_inspect_key
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from trio_wsk._inspection.driver import ConditionalAccept
-    from trio_wsk._intake.intake import NoDescriptorsPolicy
+    from trio_wsk._engine.irp import Irp
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk._vocabulary.verdict import InspectAction, InspectId, InspectPoint, Verdict
-    from trio_wsk.observers import Observer
-    from trio_wsk.transports._contract import Transport, TransportRequest
 
     from .dispatch import ListenDispatch
+    from .stages import Plan
 
 __all__ = ["ListeningSocket"]
-
-
-class _State(enum.Enum):
-    """What has become of the listening socket."""
-
-    LISTENING = "listening"
-    CLOSED = "closed"
-    FAILED = "failed"
-
-
-# Members of an enum are looked up anew each time, which adds up over all that is asked for
-# each connection; a name of the module is not.
-_LISTENING: Final = _State.LISTENING
-_CLOSED: Final = _State.CLOSED
-_FAILED: Final = _State.FAILED
-_TO_EVENT: Final = Way.EVENT
 
 
 @final
@@ -102,44 +63,26 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     they are served in order.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        *,
-        dispatch: ListenDispatch,
-        context: object,
-        max_parked: int,
-        on_no_descriptors: NoDescriptorsPolicy,
-        observers: Iterable[Observer],
-    ) -> None:
+    def __init__(self, plan: Plan, nursery: trio.Nursery) -> None:
         """Made by `open_listening_socket`, never by you."""
-        self.context: object = context
+        self.context: object = plan.context
         """Whatever `open_listening_socket` was given; the library never looks at it."""
-        self._transport = transport
-        self._dispatch = dispatch
-        self._counters = ListeningCounters()
-        self._block = Block(self, observers, self._counters.callback_failures)
-        self._delivery: Delivery[Acceptor, TransportRequest] = Delivery(max_parked)
-        self._state = _LISTENING
-        self._failure: OSError | None = None
-        self._public: list[PublicSocket] = []
-        self._connection_events = 0
-        self._intake = Intake(self, on_no_descriptors)
-        self._admit: Callable[[Connection], bool] | None = None
-        self._admits_anywhere = False
-        self._conditional: ConditionalAccept | None = None
-        self._nursery: trio.Nursery
+        counters = ListeningCounters()
+        key = new_inspect_key(plan)
+        self._block = Block(self, plan.observers, counters.callback_failures, key)
+        self._stages = Stages(plan, self._block, counters, nursery)
+        self._public = PublicSockets(self._stages)
 
     def __repr__(self) -> str:
         where = ", ".join(str(address) for address in self.local_addresses)
-        return f"<ListeningSocket {self._state.value} on {where}>"
+        return f"<ListeningSocket {self._stages.state.value} on {where}>"
 
     # --- Where it listens --------------------------------------------------------------
 
     @property
     def local_addresses(self) -> list[Address]:
         """Where it listens; with the port that the kernel chose, if it was asked to."""
-        return list(self._transport.local_addresses)
+        return list(self._stages.transport.local_addresses)
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -150,12 +93,12 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             AttributeError as well: ``getattr(listening, "socket", None)`` is None then.
           AttributeError: the transport has no sockets.
         """
-        if self._state is not _LISTENING:
-            reason = self._why_not()
+        if self._stages.state is not LISTENING:
+            reason = self._stages.why_not()
             raise NoSocketError(f"{reason}, and so has no socket any more") from reason
         sockets = self.sockets
         if not sockets:
-            raise AttributeError(f"{type(self._transport).__name__} has no sockets")
+            raise AttributeError(f"{type(self._stages.transport).__name__} has no sockets")
         return sockets[0]
 
     @property
@@ -170,29 +113,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Of a Unix socket, ``getsockname()`` gives the temporary name that it was bound to
         before it was renamed; `local_addresses` has its path.
         """
-        if self._state is _LISTENING and not self._public:
-            inner = self._transport.public_sockets()
-            self._public = [PublicSocket(each, self) for each in inner]
-        return list(self._public)
-
-    def _close_by_socket(self) -> None:
-        check_ending_caller(self._block.home, "listening.socket.close")
-        self._close()
-
-    def _shut_down_by_socket(self, inner: trio.socket.SocketType, how: int) -> None:
-        """Shut it down: nothing listens there any more, which the next accept finds out."""
-        check_ending_caller(self._block.home, "listening.socket.shutdown")
-        inner.shutdown(how)
-
-    def _detach_by_socket(self) -> None:
-        """Refuse: without its descriptor it would listen in name only."""
-        check_ending_caller(self._block.home, "listening.socket.detach")
-        if self._state is _LISTENING:
-            raise InvalidDeviceStateError(
-                "a listening socket keeps its descriptor for as long as it listens; to hand it"
-                " over, duplicate it and close this one: os.dup(listening.socket.fileno()), then"
-                " await listening.aclose()"
-            )
+        return self._public.all()
 
     @property
     def draining(self) -> trio.Event:
@@ -204,7 +125,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     @property
     def inspect_point(self) -> InspectPoint:
         """When requests appear here: what their peers see of an inspection follows from it."""
-        return self._transport.inspect_point
+        return self._stages.transport.inspect_point
 
     @property
     def pending_inspections(self) -> PendingInspections:
@@ -212,7 +133,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         One that was aborted stays in it until ``dispatch.abort`` has returned.
         """
-        return PendingInspections(self._conditional)
+        return PendingInspections(self._stages.inspection)
 
     @trio.lowlevel.enable_ki_protection
     def inspect_complete(self, inspect_id: InspectId, answer: InspectAction | Verdict) -> Status:
@@ -238,9 +159,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Source: PFN_WSK_INSPECT_COMPLETE.
         """
         check_caller(self._block.home, "listening.inspect_complete")
-        if self._conditional is None:
-            return Status.NOT_FOUND
-        return self._conditional.complete(inspect_id, answer)
+        return self._stages.inspection.complete(inspect_id, answer)
 
     # --- Accepting ---------------------------------------------------------------------
 
@@ -272,7 +191,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         await trio.lowlevel.checkpoint_if_cancelled()
         acceptor = TaskAcceptor(context, dispatch)
         try:
-            self._enqueue(acceptor)
+            self._stages.queue(acceptor)
         except (SocketClosedError, ForcedClosedError):
             # Who goes on after each error must not stop the run.
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -280,7 +199,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         if acceptor.connection is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return acceptor.connection
-        return await acceptor.wait(self._delivery)
+        return await acceptor.wait(self._stages.handing_over.withdraw)
 
     @trio.lowlevel.enable_ki_protection
     def accept_nowait(
@@ -298,9 +217,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         check_caller(self._block.home, "listening.accept_nowait")
         _check_connection_dispatch("accept_nowait", dispatch)
         acceptor = TaskAcceptor(context, dispatch)
-        self._enqueue(acceptor, waits=False)
+        self._stages.queue(acceptor, waits=False)
         if acceptor.connection is None:
-            self._delivery.withdraw(acceptor)
+            self._stages.handing_over.withdraw(acceptor)
             if acceptor.error is not None:
                 raise acceptor.error
             raise WouldBlockError("no connection is waiting to be accepted")
@@ -336,15 +255,14 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """
         check_caller(self._block.home, "listening.queue_accept")
         _check_connection_dispatch("queue_accept", dispatch)
-        acceptor = IrpAcceptor(context, dispatch)
-        acceptor.irp = Irp(
-            home=self._block.home,
-            withdraw=lambda _: self._delivery.withdraw(acceptor),
-            finished=partial(control.post_completion, self._block),
-            context=context,
+        acceptor = IrpAcceptor(
+            context,
+            dispatch,
+            block=self._block,
+            withdraw=self._stages.handing_over.withdraw,
             on_completion=on_completion,
         )
-        self._enqueue(acceptor)
+        self._stages.queue(acceptor)
         return acceptor.irp
 
     def queue_connect(
@@ -388,7 +306,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         """
         check_caller(self._block.home, "listening.queue_connect")
         _check_connection_dispatch("queue_connect", dispatch)
-        self._check_listening()
+        self._stages.check_listening()
         target = target_of(
             host,
             port,
@@ -403,39 +321,6 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             context=context,
             on_completion=on_completion,
         )
-
-    def _enqueue(self, acceptor: Acceptor, *, waits: bool = True) -> None:
-        """Serve the acceptor from what is there, or queue it."""
-        self._check_listening()
-        while True:
-            request = self._delivery.queue(acceptor)
-            if request is None:
-                break
-            if self._is_alive(request):
-                self._hand_over(acceptor, request)
-                return
-        self._intake.take_for_caller(waits=waits)
-
-    def _is_alive(self, request: TransportRequest) -> bool:
-        """See whether a parked request is still worth having; drop it if not."""
-        if not request.was_reset():
-            return True
-        if self._conditional is None:
-            self._drop(request, "reset-while-parked")
-        else:
-            self._conditional.lost_while_parked(request)
-        return False
-
-    def _check_listening(self) -> None:
-        if self._state is not _LISTENING:
-            raise self._why_not()
-
-    def _why_not(self) -> SocketClosedError | ForcedClosedError:
-        if self._state is _FAILED:
-            error = ForcedClosedError(f"the listening socket has failed: {self._failure}")
-            error.__cause__ = self._failure
-            return error
-        return SocketClosedError("the listening socket is closed")
 
     # --- Events ------------------------------------------------------------------------
 
@@ -455,22 +340,22 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Source: SO_WSK_EVENT_CALLBACK.
         """
         check_caller(self._block.home, "listening.enable_events")
-        self._check_listening()
+        self._stages.check_listening()
         if not are_events(mask, CONNECTION_EVENTS | ACCEPT):
             raise InvalidParameterError(
                 f"{mask!r} are no events of a listening socket; write"
                 " listening.enable_events(EventMask.ACCEPT)"
             )
         bits = int(mask)
-        if bits & ACCEPT and self._dispatch.accept is None:
+        handing_over = self._stages.handing_over
+        if bits & ACCEPT and not handing_over.event.has_callback:
             raise InvalidParameterError(
                 f"{EventMask.ACCEPT!r} has no callback; give one:"
                 " open_listening_socket(..., dispatch=ListenDispatch(accept=...))"
             )
-        self._connection_events |= bits & CONNECTION_EVENTS
+        handing_over.event.inherited |= bits & CONNECTION_EVENTS
         if bits & ACCEPT:
-            self._delivery.event_enabled = True
-            self._intake.post_turn()
+            handing_over.enable_event()
 
     async def disable_event(self, event: EventMask) -> None:
         """Disable the accept event; afterwards its callback does not run and will not.
@@ -508,54 +393,14 @@ class ListeningSocket(trio.abc.Listener[Connection]):
                 " events that connections inherit are disabled on each connection:"
                 " connection.disable_event(...)"
             )
-        if self._admit is not None:
+        if self._stages.handing_over.has_taker:
             raise InvalidDeviceStateError(
                 "the server takes its connections by this event, so it stays enabled; to take no"
                 " more for a while, write server.listening.pause(), and resume() after it"
             )
-        self._delivery.event_enabled = False
+        self._stages.handing_over.disable_event()
         is_own = self._block.calling == "accept"
         return Status.EVENT_PENDING if is_own else Status.SUCCESS
-
-    def _indicate(self, request: TransportRequest) -> None:
-        """In the pump: hand a connection to the accept event."""
-        if self._conditional is not None:
-            self._conditional.taken(request)
-        connection = Connection(request.accept(), request, self._block)
-        if self._admit is not None and self._admit(connection):
-            self._counters.to_event += 1
-            return
-        callback = self._dispatch.accept
-        assert callback is not None
-        try:
-            answer = call_accept(connection, callback)
-        except ConnectionBrokenError:
-            answer = Status.SUCCESS  # it came, and it went while it was being taken
-            connection.abort()
-        except BaseException:  # Ctrl-C and its like: they go on, and nobody has this connection
-            connection.abort()
-            raise
-        if isinstance(answer, ConnectionDispatch):
-            self._counters.to_event += 1
-            start_events(connection, self._connection_events & answer.mask, answer)
-        elif answer is Status.SUCCESS:
-            self._counters.to_event += 1
-            start_without_events(connection)
-        else:
-            self._not_accepted(connection, answer)
-
-    def _not_accepted(self, connection: Connection, answer: object) -> None:
-        if answer is not FAILED and answer is not Status.REQUEST_NOT_ACCEPTED:
-            nonsense = TypeError(
-                f"the accept callback returned {shown(answer)}: return a ConnectionDispatch (its"
-                " events), Status.SUCCESS (taken, without events), or"
-                " Status.REQUEST_NOT_ACCEPTED (to have it reset)"
-            )
-            self._block.report_callback("accept", connection, nonsense)
-        connection.abort()
-        self._count_dropped(
-            connection.remote_address, "accept-failed" if answer is FAILED else "not-accepted"
-        )
 
     # --- Pausing and refusing ----------------------------------------------------------
 
@@ -583,92 +428,11 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
     def _set_mode(self, call: str, mode: Mode) -> None:
         check_caller(self._block.home, call)
-        self._check_listening()
-        if self._intake.finished is not None:
+        self._stages.check_listening()
+        intake = self._stages.intake
+        if intake.finished is not None:
             raise SocketClosedError(f"{call}() of a listening socket whose server drains")
-        self._intake.set_mode(mode)
-
-    # --- Delivering --------------------------------------------------------------------
-
-    def _indicate_parked(self) -> None:
-        """In the pump: hand what is parked to the accept event, if it takes it."""
-        for _ in range(BATCH):
-            request = self._delivery.unpark_for_event()
-            if request is None:
-                return
-            if self._is_alive(request):
-                self._indicate(request)
-            else:
-                self._delivery.permits += 1
-        self._intake.post_turn()
-
-    def _arrived(self, request: TransportRequest) -> None:
-        """Put a new request where it belongs."""
-        self._counters.accepted += 1
-        if records.ConnectionAccepted in self._block.observers.wanting:
-            self._block.tell(records.ConnectionAccepted, remote_address=request.remote_address)
-        if self._intake.mode is REFUSE:
-            self._drop(request, "refused")
-        elif self._conditional is not None:
-            self._conditional.take(request)
-        else:
-            self._deliver(request, to_event=True)
-
-    def _deliver(self, request: TransportRequest, *, to_event: bool) -> bool:
-        """Give the connection to whoever is to have it.
-
-        Args:
-          request: It, approved and established.
-          to_event: Whether the accept event may be called now: in the pump only.
-
-        Returns:
-          Whether it waits for somebody to take it.
-        """
-        place = self._delivery.place(request, to_event=to_event)
-        if place is _TO_EVENT:
-            self._indicate(request)
-        elif isinstance(place, Acceptor):
-            self._hand_over(place, request)
-        else:
-            if self._delivery.event_takes:
-                self._intake.post_turn()
-            return True
-        return False
-
-    def _hand_over(self, acceptor: Acceptor, request: TransportRequest) -> None:
-        if self._conditional is not None:
-            self._conditional.taken(request)
-        connection = Connection(request.accept(), request, self._block, acceptor.context)
-        if acceptor.dispatch is not None:
-            give_dispatch(connection, acceptor.dispatch)
-        self._counters.to_accept += 1
-        acceptor.give(connection)
-
-    def _drop(self, request: TransportRequest, reason: str) -> None:
-        request.reset()
-        self._count_dropped(request.remote_address, reason)
-
-    def _count_dropped(self, remote_address: Address, reason: str) -> None:
-        self._counters.dropped[reason] += 1
-        self._block.tell(records.ConnectionDropped, remote_address=remote_address, reason=reason)
-
-    # --- When the listening socket fails -----------------------------------------------
-
-    def _fail(self, error: OSError) -> None:
-        """The listening socket itself has failed: tell everybody, once."""
-        if self._state is not _LISTENING:
-            return
-        self._failure = error
-        self._end(_FAILED, "failed")
-        self._block.tell(records.ListenerFailed, error=error)
-        self._block.post(self._indicate_failure)
-
-    def _indicate_failure(self) -> None:
-        callback = self._dispatch.failed
-        if callback is not None:
-            context = self._block.context.copy()
-            self._block.call("failed", None, context, callback, self, self._failure)
-        self._nursery.cancel_scope.cancel()
+        intake.set_mode(mode)
 
     # --- Closing -----------------------------------------------------------------------
 
@@ -690,100 +454,53 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Source: PFN_WSK_CLOSE_SOCKET.
         """
         check_caller(self._block.home, "listening.aclose")
-        self._close()
-        if self._conditional is not None:
-            await self._conditional.settle()
-        await self._block.settle()
-
-    def _close(self) -> None:
-        self._end(_CLOSED, "closed")
-
-    @trio.lowlevel.enable_ki_protection  # or Ctrl-C would leave half of it open
-    def _end(self, state: _State, reason: str) -> None:
-        if self._state is not _LISTENING:
-            return
-        self._state = state
-        self._intake.close()
-        self._transport.leave()  # first: who may ask others again is not refused by us
-        if self._conditional is not None:
-            is_failed = state is _FAILED
-            self._conditional.close(AbortReason.FAILED if is_failed else AbortReason.CLOSED)
-        self._transport.close()
-        self._public = []
-        acceptors, parked = self._delivery.drain()
-        for request in parked:
-            self._drop(request, reason)
-        for acceptor in acceptors:
-            acceptor.fail(self._why_not())
+        await self._stages.aclose()
 
     def statistics(self) -> ListeningStatistics:
         """Return what was counted since the socket was opened, and what is true now."""
-        return self._counters.picture(
-            parked=self._delivery.parked,
-            parked_most=self._delivery.parked_most,
-            queued_accepts=self._delivery.acceptors,
-            pending=0 if self._conditional is None else self._conditional.pending,
-            straggling=0 if self._conditional is None else self._conditional.straggling,
-            queue_depth=(self._transport.queue_depth() if self._state is _LISTENING else None),
-            transport=self._transport.counters(),
-        )
+        return self._stages.statistics()
 
-    # --- For the block and the server --------------------------------------------------
+    # --- Until servers use `Admitting` --------------------------------------------------
 
-    def _listen(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        readiness = self._transport.pump_readiness(nursery.start_soon)
-        self._block.start(nursery, readiness)
-        self._intake.open(readiness)
+    @property
+    def _nursery(self) -> trio.Nursery:
+        return self._stages.nursery
+
+    @property
+    def _dispatch(self) -> ListenDispatch:
+        return self._stages.dispatch
+
+    @property
+    def _conditional(self) -> object:
+        return None
+
+    def _close(self) -> None:
+        self._stages.close()
 
     def _finish(self, more_permits: float) -> None:
-        """For a server that drains: take who waits already, and then nobody more.
-
-        Args:
-          more_permits: How many of them may be open beyond the limit.
-        """
-        if self._state is _LISTENING:
-            self._delivery.permits += more_permits
-            self._intake.finish()
+        if self._stages.state is LISTENING:
+            self._stages.handing_over.add_permits(more_permits)
+            self._stages.intake.finish()
 
     async def _wait_finished(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
-        """For a server, after `_finish`: wait until nobody is left who may become a connection.
-
-        And until those who are turned away have read why.
-        """
-        finished = self._intake.finished
-        if finished is not None:
-            await finished.wait()
-        if self._conditional is not None:
-            await self._conditional.wait_read()
+        if self._stages.intake.finished is not None:
+            await self._stages.intake.finished.wait()
+        await self._stages.last_words.wait_read()
 
     def _serve(
-        self, admit: Callable[[Connection], bool], max_connections: float, *, anywhere: bool
+        self, admit: Callable[[Connection], bool], permits: float, *, anywhere: bool
     ) -> None:
-        """For a server: have every connection admitted, and no more at once than that.
-
-        Args:
-          admit: Called in the pump with each connection that the accept event would get;
-            True if that is all, False to go on with the accept callback.
-          max_connections: How many permits there are; one is taken before each accept.
-          anywhere: Whether ``admit`` runs no callbacks, so that what was inspected needs not wait
-            for the pump.
-        """
-        self._admit = admit
-        self._admits_anywhere = anywhere
-        self._delivery.permits = max_connections
-        self._delivery.event_enabled = True
-        self._connection_events = CONNECTION_EVENTS
-        self._intake.post_turn()
+        self._stages.handing_over.event.inherited = CONNECTION_EVENTS
+        self._stages.handing_over.give_all_to(_Admit(admit, anywhere=anywhere), permits)
 
     def _return_permit(self) -> None:
-        """For a server: a connection has ended, so another one may come."""
-        delivery = self._delivery
-        delivery.permits += 1
-        if delivery.permits == 1:
-            self._intake.post_turn()
-        elif self._conditional is not None:
-            self._conditional.has_room_again()
+        self._stages.handing_over.add_permits(1)
+
+
+class _Admit:
+    def __init__(self, admit: Callable[[Connection], bool], *, anywhere: bool) -> None:
+        self.runs_callbacks = not anywhere
+        self.take = admit
 
 
 def _check_connection_dispatch(call: str, dispatch: object) -> None:

@@ -11,7 +11,6 @@ import trio
 from trio_wsk._engine.callers import check_in_trio
 from trio_wsk._engine.pump import unwrapped
 from trio_wsk._inspection.conditions import DEFAULT_MAX_PENDING, conditions_of
-from trio_wsk._inspection.driver import ConditionalAccept
 from trio_wsk._vocabulary.arguments import checked_count
 from trio_wsk._vocabulary.errors import ForcedClosedError
 from trio_wsk._vocabulary.verdict import InspectPoint
@@ -19,6 +18,7 @@ from trio_wsk.transports._choosing import transport_at
 
 from .arguments import checked_dispatch, checked_inspector, checked_observers, checked_policy
 from .listening import ListeningSocket
+from .stages import Plan
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -143,57 +143,66 @@ async def open_listening_socket(
     try:
         check_in_trio("open_listening_socket()")
         dispatch = checked_dispatch(dispatch)
-        listening = ListeningSocket(
-            chosen,
+        plan = Plan(
+            transport=chosen,
             dispatch=dispatch,
             context=context,
             max_parked=checked_count("max_parked", max_parked, least=0),
             on_no_descriptors=checked_policy(on_no_descriptors),
             observers=checked_observers(observers),
-        )
-        conditions = conditions_of(
-            inspect=checked_inspector(dispatch, inspect),
-            abort=dispatch.abort,
-            inspect_point=inspect_point,
-            inspect_timeout=inspect_timeout,
-            max_pending=max_pending,
-            overflow=overflow,
-            abort_on_half_close=abort_on_half_close,
+            conditions=conditions_of(
+                inspect=checked_inspector(dispatch, inspect),
+                abort=dispatch.abort,
+                inspect_point=inspect_point,
+                inspect_timeout=inspect_timeout,
+                max_pending=max_pending,
+                overflow=overflow,
+                abort_on_half_close=abort_on_half_close,
+            ),
         )
         # Without an inspector, too: a transport may have no other point than one before delivery.
         chosen.inspect_at(inspect_point)
         await chosen.bind()
-        if conditions is not None:
-            listening._conditional = ConditionalAccept(listening, conditions)
-            listening._conditional.choose_styles(chosen)
     except BaseException:
         chosen.close()
         raise
-    async with _block_of(listening):
+    async with _running(plan) as listening:
         yield listening
 
 
 @asynccontextmanager
-async def _block_of(listening: ListeningSocket) -> AsyncIterator[None]:
+async def _running(plan: Plan) -> AsyncIterator[ListeningSocket]:
     """Run a listening socket's block: its tasks, its end, and whose errors come out."""
     error: BaseException | None = None
+    listening: ListeningSocket | None = None
     try:
         async with trio.open_nursery(strict_exception_groups=True) as nursery:
             try:
-                listening._listen(nursery)
-                yield
+                listening = ListeningSocket(plan, nursery)
+                listening._stages.open()
+                yield listening
             finally:
-                listening._close()
+                _close(plan, listening)
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         error = unwrapped(group)
     finally:
-        listening._close()
-        listening._block.finish()
+        _close(plan, listening)
+        if listening is not None:
+            listening._block.finish()
+    failure = None if listening is None else listening._stages.failure
     try:
-        raise_both(listening._failure, error)
+        raise_both(failure, error)
     finally:
         del error  # or it would hold this frame, which holds it
+
+
+def _close(plan: Plan, listening: ListeningSocket | None) -> None:
+    """Close what has been opened: there is no listening socket if the inspector can't have one."""
+    if listening is None:
+        plan.transport.close()
+    else:
+        listening._stages.close()
 
 
 def raise_both(failure: BaseException | None, error: BaseException | None) -> None:

@@ -420,7 +420,7 @@ async def test_neighbour_that_closes_makes_nobody_miss_the_time() -> None:
             async with gated(PEND, host=HOST) as neighbour:
                 client = clients.make()
                 client.connect_ex(desk.listening.local_addresses[0].sockaddr)
-                neighbour.listening._close()  # noqa: SLF001 - before anybody else has a turn
+                neighbour.listening._stages.close()  # noqa: SLF001 - before anybody else has a turn
             client.close()
             await until(lambda: desk.statistics().aborted)
 
