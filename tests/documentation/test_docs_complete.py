@@ -14,7 +14,7 @@ from tests.helpers.public_names import public_names
 from trio_wsk import AbortReason, Verdict, pytest_plugin
 from trio_wsk._connection import faults as _faults
 from trio_wsk._delivery import accept_event, handing_over
-from trio_wsk._inspection import driver as _conditional_accept
+from trio_wsk._inspection import lives
 from trio_wsk._intake import intake
 from trio_wsk._listening.stages import State
 from trio_wsk._vocabulary import statistics as _statistics
@@ -81,7 +81,7 @@ def reasons(page: str, heading: str) -> set[str]:
 
 def test_reasons_of_drops_are_in_the_reference() -> None:
     """The reasons for which connections are dropped are those of the reference."""
-    modules = (accept_event, handing_over, intake, _conditional_accept)
+    modules = (accept_event, handing_over, intake, lives)
     expected = {slug for module in modules for slug in slugs(module, "drop", "dropped")}
     expected |= {state.value for state in State if state is not State.LISTENING}
 
@@ -90,7 +90,7 @@ def test_reasons_of_drops_are_in_the_reference() -> None:
 
 def test_reasons_of_rejections_are_in_the_reference() -> None:
     """The reasons that the library itself gives for rejections are those of the reference."""
-    verdicts = [each for each in vars(_conditional_accept).values() if isinstance(each, Verdict)]
+    verdicts = [each for each in vars(lives).values() if isinstance(each, Verdict)]
     expected = {verdict.reason for verdict in verdicts} | slugs(_statistics, "count_rejected")
 
     assert expected == reasons("conditional-accept.md", "Why requests are rejected")

@@ -35,8 +35,8 @@ from trio_wsk import (
 )
 from trio_wsk._connection.last_words import LINGER_MOST, LINGER_SECONDS
 from trio_wsk._engine import choice as _choice
+from trio_wsk._inspection.aborts import REMEMBERED_MOST
 from trio_wsk._inspection.conditions import INSPECT_TIMEOUT
-from trio_wsk._inspection.driver import REMEMBERED_MOST
 from trio_wsk._inspection.stragglers import STRAGGLE_SECONDS
 from trio_wsk._inspection.table import (
     TABLE,

@@ -33,7 +33,7 @@ from trio_wsk import (
     Verdict,
     open_listening_socket,
 )
-from trio_wsk._inspection import driver as _conditional_accept
+from trio_wsk._inspection import undecided
 from trio_wsk.observers import CallbackFailed
 
 if TYPE_CHECKING:
@@ -448,7 +448,7 @@ async def test_long_flood_evicts_in_order(
     autojump_clock: MockClock, point: InspectPoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many newcomers there are, it is always the oldest that goes for the next one."""
-    monkeypatch.setattr(_conditional_accept, "EVICTIONS_PER_COPY", 3)
+    monkeypatch.setattr(undecided, "EVICTIONS_PER_COPY", 3)
     scene = Scene()
     async with open_listening_socket(
         transport=scene.transport(),

@@ -12,7 +12,7 @@ from tests.helpers.inspecting import ACCEPT, PEND, REJECT, check_balance, inspec
 from tests.helpers.support import PATIENCE, connect_now, read_to_end, reset, until
 from tests.helpers.undecided import INSPECTORS, UNREAD, bring, hides_fin, leave
 from trio_wsk import AbortReason, ConnectionRequest, Status, open_listening_socket
-from trio_wsk._inspection import driver as _conditional_accept
+from trio_wsk._inspection import aborts
 from trio_wsk.observers import CallbackFailed, RequestAborted
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ async def test_only_so_many_late_completions_are_known_as_such(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Numbers of the aborted are remembered for a while; then they were never seen."""
-    monkeypatch.setattr(_conditional_accept, "REMEMBERED_MOST", 2)
+    monkeypatch.setattr(aborts, "REMEMBERED_MOST", 2)
     async with inspecting(PEND) as desk:
         requests = []
         for count in range(1, 4):

@@ -15,6 +15,7 @@ import trio
 
 from trio_wsk._engine.deadlines import Deadlines
 from trio_wsk._vocabulary.errors import ConnectionBrokenError
+from trio_wsk._vocabulary.verdict import CloseStyle
 
 from .connection import Connection
 from .dispatch import ConnectionDispatch
@@ -46,12 +47,12 @@ class LastWords:
         self._deadlines = Deadlines(block.call_at, LINGER_SECONDS, Connection.abort)
         self._all_read: trio.Event | None = None
 
-    def say(self, request: TransportRequest, message: bytes) -> None:
-        """Answer a request with a message and FIN. Never raises."""
+    def say(self, request: TransportRequest, message: bytes) -> CloseStyle:
+        """Answer a request with a message and FIN, or with a reset; return which. Never raises."""
         request.unwatch_end()
         if not request.approve():  # a transport that has FIN has a connection to send it on
             request.reset()
-            return
+            return CloseStyle.RESET
         if len(self._connections) >= LINGER_MOST:
             next(iter(self._connections)).abort()
         connection = Connection(request.accept(), request, self._block)
@@ -63,8 +64,9 @@ class LastWords:
             connection.disconnect(data=message)
         except ConnectionBrokenError:
             connection.abort()
-        else:
-            connection._start_events(0, ConnectionDispatch())
+            return CloseStyle.RESET
+        connection._start_events(0, ConnectionDispatch())
+        return CloseStyle.MESSAGE
 
     async def wait_read(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
         """Wait until nobody reads any more: some seconds at most."""

@@ -1,9 +1,7 @@
 """Tasks for async inspectors, used one request after the other.
 
-A task runs inside a cancel scope, which is its request's: when the request ends, it is cancelled.
-Making a scope costs as much as making a task, so the next request has the same one, unless
-it was cancelled, or somebody has asked for it by `ConnectionRequest.cancel_scope` and may still
-have it.
+A task runs inside the scope of its request's verdict; which request has which, and when it is
+cancelled, is said in `scope`.
 """
 
 from __future__ import annotations
@@ -16,6 +14,8 @@ import trio
 from trio_wsk._connection.faults import is_cancelled, split_error
 from trio_wsk._engine.pump import FAILED
 from trio_wsk._engine.reused_tasks import ReusedTasks, cancel_status, forget_first_frame
+
+from .scope import VerdictScope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,20 +59,22 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
         scope = request._scope
         task = self._pop_idle() if scope is None else None
         if task is None:
-            request._task_scope = scope or trio.CancelScope()
+            request._scope = scope = scope or VerdictScope()
+            scope.is_running = True
             self._make(request)
         else:
-            request._task_scope = task.custom_sleep_data
+            request._scope = scope = task.custom_sleep_data
+            scope.is_running = True
             self._wake(task, request)
 
     # This itself is not protected from Ctrl-C, and so the inspector isn't, without a coroutine
     # more: all that changes state is. Each name here weighs 16 octets on each pended request,
     # since Trio has the frame of a task's first coroutine made into an object.
     async def _run(self, request: ConnectionRequest) -> None:  # noqa: ASYNC910 - a task of its own
-        assert request._task_scope is not None
+        assert request._scope is not None
         self._begin()
         try:
-            with request._task_scope:
+            with request._scope.inner():
                 while True:
                     try:
                         request._inspection = await request._inspection
@@ -92,14 +94,14 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
     def _over(self, request: ConnectionRequest) -> bool:
         """Its inspector has answered; say whether another request can have the scope."""
         answer, request._inspection = request._inspection, None
-        scope = request._task_scope
-        assert scope is not None
+        scope = self._ended(request)
         # Where whoever wakes it finds it.
         trio.lowlevel.current_task().custom_sleep_data = scope
-        self._ended(request)
-        is_free = request._scope is None
+        is_free = scope.is_free
+        if is_free:
+            request._scope = None  # the next request has it
         self._answered(request, answer)
-        return is_free and self._may_wait(cancel_status(scope))
+        return is_free and self._may_wait(cancel_status(scope.inner()))
 
     @trio.lowlevel.enable_ki_protection
     def _failed(self, request: ConnectionRequest) -> bool:
@@ -130,6 +132,9 @@ class InspectorTasks(ReusedTasks["ConnectionRequest"]):
         left_open.__cause__ = error
         self._block.report_callback("inspect", request, left_open)
 
-    def _ended(self, request: ConnectionRequest) -> None:
-        request._task_scope = None
+    def _ended(self, request: ConnectionRequest) -> VerdictScope:
+        scope = request._scope
+        assert scope is not None
+        scope.is_running = False
         self._inspectors.ended(request)
+        return scope

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-import trio
-
 from trio_wsk._vocabulary.verdict import InspectId
 
+from .scope import VerdictScope
 from .table import State
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import trio
+
     from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk._vocabulary.records import RequestAborted
@@ -32,8 +35,8 @@ class Inspector(Protocol):
     listening: ListeningSocket
     inspect_timeout: float
 
-    async def peek(self, request: ConnectionRequest, count: int) -> bytes:
-        """Look at the first octets."""
+    peek: Callable[[ConnectionRequest, int], Awaitable[bytes]]
+    """Looks at the first octets."""
 
 
 @final
@@ -50,7 +53,6 @@ class ConnectionRequest:
         "_is_watched",
         "_scope",
         "_state",
-        "_task_scope",
         "_transport_request",
         "_verdict",
         "aborted",
@@ -65,9 +67,8 @@ class ConnectionRequest:
         self._transport_request = transport_request
         self._state = State.ARRIVED
         self._verdict: Verdict | None = None
-        self._scope: trio.CancelScope | None = None  # once somebody has asked for it
-        self._task_scope: trio.CancelScope | None = None  # while an async inspector runs
-        self._inspection: Any = None  # what that awaits, and then has answered
+        self._scope: VerdictScope | None = None  # once somebody needs it
+        self._inspection: Any = None  # what an async inspector awaits, and then has answered
         self._is_watched = False
         self.arrived_at: float = arrived_at
         """When it arrived, in seconds on Trio's clock."""
@@ -134,10 +135,8 @@ class ConnectionRequest:
         by whoever works on the verdict.
         """
         if self._scope is None:
-            self._scope = self._task_scope or trio.CancelScope()
-            if self.aborted is not None:
-                self._scope.cancel()
-        return self._scope
+            self._scope = VerdictScope()
+        return self._scope.shared()
 
     def _callback_failed(self, error: BaseException) -> None:
         """Take no note: that its inspector failed is its verdict."""

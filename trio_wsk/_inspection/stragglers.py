@@ -59,7 +59,7 @@ class Stragglers:
 
     def cancelled(self, request: ConnectionRequest) -> None:
         """Take note: if its inspector runs, it should end soon."""
-        if request._task_scope is not None:
+        if request._scope is not None and request._scope.is_running:
             self._cancelled[request] = trio.current_time()
             self.straggling += 1
             self._check_later()

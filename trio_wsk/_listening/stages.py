@@ -116,7 +116,7 @@ class Stages:
                 block=block,
                 counters=counters,
                 dropping=dropping,
-                last_words=self.last_words,
+                farewell=self.last_words,
             )
         self.intake: Final = Intake(
             plan.transport,

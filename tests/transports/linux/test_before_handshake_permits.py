@@ -167,7 +167,7 @@ async def test_oldest_that_never_answers_makes_room(
     network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is a bound for those who were approved, too: beyond it the oldest is given up."""
-    monkeypatch.setattr("trio_wsk._inspection.driver.HALF_OPEN_MOST", 5)
+    monkeypatch.setattr("trio_wsk._inspection.lives.HALF_OPEN_MOST", 5)
     async with opened(network, ACCEPT) as stage:
         forge(stage, 7)
         await until(lambda: stage.statistics().approved == 7)
