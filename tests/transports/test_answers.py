@@ -183,7 +183,7 @@ async def test_finish_drops_a_mebibyte_and_no_more(octets: int, expected: int) -
 
             # A reset behind FIN is no ECONNRESET; and on the loopback it is there when close ends.
             assert expected == peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            assert "end" == fate_of(peer)
+            assert "fin" == fate_of(peer)
 
 
 @pytest.mark.parametrize("answer", ["reset", "finish", "silence"])
