@@ -25,6 +25,8 @@ PURE = {
     "_delivery/delivery.py",
     "_inspection/table.py",
     "_intake/backoff.py",
+    "_reading/buffer.py",
+    "_reading/portions.py",
     "_vocabulary/end_reason.py",
     "_vocabulary/records.py",
     "_vocabulary/statistics.py",

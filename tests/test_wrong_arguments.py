@@ -41,6 +41,7 @@ from trio_wsk import (
     ListenDispatch,
     ListeningOptions,
     Overflow,
+    Reader,
     ServerOptions,
     SocketStreams,
     Status,
@@ -281,6 +282,24 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
     "Connection.disable_event_nowait": {
         "event": Row((*NO_EVENTS, EventMask.RECEIVE | EventMask.DISCONNECT), "exactly one event")
     },
+    "Reader": {
+        "stream": Row((None, 7, b"octets", work, socket), "Reader(connection)"),
+        "max_octets": Row((None, 0, *NO_COUNTS), "max_octets is a count, 1 or more"),
+    },
+    "Reader.read_line": {"max_octets": Row((0, *NO_COUNTS), "max_octets is a count, 1 or more")},
+    "Reader.read_until": {
+        "delimiter": Row((None, "\n", b"", 10, [b"\n"]), r'such as b"\r\n"'),
+        "max_octets": Row((0, *NO_COUNTS), "max_octets is a count, 1 or more"),
+    },
+    "Reader.read_exactly": {"count": Row((None, *NO_COUNTS), "count is a count, 0 or more")},
+    "Reader.read_some": {"max_octets": Row((0, *NO_COUNTS), "max_octets is a count, 1 or more")},
+    **{
+        f"Reader.{loop}": {
+            "delimiter": Row(("\n", b"", 10, [b"\n"]), r'such as b"\r\n"'),
+            "max_octets": Row((0, *NO_COUNTS), "max_octets is a count, 1 or more"),
+        }
+        for loop in ("lines", "batches")
+    },
     "ConnectionRequest.peek": {"count": Row((None, 0, 16385, *NO_COUNTS), "1 to 16384")},
     "ProbeReport.find": {"name": Row((None, 7, "nonsense"), "no finding is called")},
     "Address.tcp": {
@@ -453,6 +472,11 @@ async def _connection() -> AsyncIterator[object]:
 
 
 @asynccontextmanager
+async def _reader() -> AsyncIterator[object]:
+    yield Reader(trio.testing.memory_stream_one_way_pair()[1])
+
+
+@asynccontextmanager
 async def _memory_stream() -> AsyncIterator[object]:
     network = MemoryNetwork()
     transport = network.host("192.0.2.1").transport(80)
@@ -544,6 +568,13 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Connection.enable_events": _method(_connection, "enable_events", mask=EventMask.RECEIVE),
     "Connection.disable_event": _method(_connection, "disable_event"),
     "Connection.disable_event_nowait": _method(_connection, "disable_event_nowait"),
+    "Reader": _made(Reader, stream=trio.testing.memory_stream_one_way_pair()[1]),
+    "Reader.read_line": _method(_reader, "read_line"),
+    "Reader.read_until": _method(_reader, "read_until", delimiter=b"\n"),
+    "Reader.read_exactly": _method(_reader, "read_exactly"),
+    "Reader.read_some": _method(_reader, "read_some"),
+    "Reader.lines": _method(_reader, "lines"),
+    "Reader.batches": _method(_reader, "batches"),
     "ConnectionRequest.peek": _peek,
     "ProbeReport.find": _made(trio_wsk.ProbeReport(findings=(), inspect_points=frozenset()).find),
     "Address.tcp": _made(Address.tcp, host="::1", port=80),

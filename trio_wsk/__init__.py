@@ -19,6 +19,7 @@ from ._listening.listening import ListeningSocket
 from ._listening.opening import open_listening_socket
 from ._listening.options import EventServerOptions, ListeningOptions, ServerOptions
 from ._listening.socket_streams import SocketStreams
+from ._reading.reader import Reader
 from ._serving.opening import open_server, serve, serve_events
 from ._serving.running import run
 from ._serving.server import Server
@@ -29,12 +30,15 @@ from ._vocabulary.errors import (
     BindError,
     ConnectError,
     ConnectionBrokenError,
+    EndOfStreamError,
     ForcedClosedError,
+    IncompleteReadError,
     InspectPointError,
     InvalidDeviceStateError,
     InvalidParameterError,
     NoSocketError,
     OperationCancelledError,
+    ReadLimitError,
     SocketBusyError,
     SocketClosedError,
     WouldBlockError,
@@ -65,11 +69,13 @@ __all__ = [
     "ConnectionDispatch",
     "ConnectionRequest",
     "DrainReport",
+    "EndOfStreamError",
     "EndReason",
     "EventMask",
     "EventServerOptions",
     "Finding",
     "ForcedClosedError",
+    "IncompleteReadError",
     "InspectAction",
     "InspectId",
     "InspectPoint",
@@ -86,6 +92,8 @@ __all__ = [
     "Overflow",
     "PendingInspections",
     "ProbeReport",
+    "ReadLimitError",
+    "Reader",
     "Server",
     "ServerOptions",
     "ServerStatistics",

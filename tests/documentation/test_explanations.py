@@ -125,6 +125,7 @@ def test_error_is_what_its_row_says(name: str) -> None:
     also = {
         "ValueError": ValueError,
         "RuntimeError": RuntimeError,
+        "EOFError": EOFError,
         "OSError": OSError,
         "AttributeError": AttributeError,
         "—": WskError,

@@ -12,8 +12,11 @@
     │       └── NoSocketError         + AttributeError            so it has no .socket
     │
     ├── the peer's
-    │   ├── ConnectionBrokenError     + trio.BrokenResourceError  the peer ended it
-    │   └── ConnectError              + OSError                   there is no connection
+    │   ├── ConnectionBrokenError     + trio.BrokenResourceError  the peer cut it off
+    │   ├── ConnectError              + OSError                   there is no connection
+    │   ├── EndOfStreamError          + EOFError                  the peer has said all
+    │   ├── IncompleteReadError       + EOFError                  ... in the middle of something
+    │   └── ReadLimitError                                        the peer says too much at once
     │
     ├── the machine's
     │   ├── ForcedClosedError         + trio.BrokenResourceError  the listening socket failed
@@ -45,12 +48,15 @@ __all__ = [
     "BindError",
     "ConnectError",
     "ConnectionBrokenError",
+    "EndOfStreamError",
     "ForcedClosedError",
+    "IncompleteReadError",
     "InspectPointError",
     "InvalidDeviceStateError",
     "InvalidParameterError",
     "NoSocketError",
     "OperationCancelledError",
+    "ReadLimitError",
     "SocketBusyError",
     "SocketClosedError",
     "WouldBlockError",
@@ -240,6 +246,94 @@ class ConnectError(_SystemError):
     """
 
     _failed = "cannot connect to"
+class EndOfStreamError(WskError, EOFError):
+    """The peer has finished, and nothing of what was to be read has come.
+
+    The peer's: it has said all, which is no fault. `Reader.lines` ends then, and raises nothing. If
+    something had come you would get `IncompleteReadError`; if the
+    connection had been cut off, `ConnectionBrokenError`.
+
+    Args:
+      message: What was to be read.
+      status: `Status.CONNECTION_DISCONNECTED` (the default).
+      connection: The connection that was read from, if it was one. It does not travel in a
+        pickle.
+    """
+
+    status = Status.CONNECTION_DISCONNECTED
+
+    connection: object | None
+    """The connection that was read from, if it was one; compare with ``is``."""
+
+    def __init__(
+        self, message: str, *, status: Status | None = None, connection: object | None = None
+    ) -> None:
+        super().__init__(message, status=status)
+        self.connection = connection
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, {**self.__dict__, "connection": None}
+
+
+class IncompleteReadError(WskError, EOFError):
+    """The peer has finished in the middle of what was to be read.
+
+    The peer's: it has given up, or counts otherwise than we do. If nothing at all had come you
+    would get `EndOfStreamError`, which is no fault.
+
+    Args:
+      message: What was to be read, and how much has come.
+      status: `Status.CONNECTION_DISCONNECTED` (the default).
+      partial: What has come.
+      connection: The connection that was read from, if it was one. It does not travel in a
+        pickle.
+    """
+
+    status = Status.CONNECTION_DISCONNECTED
+
+    partial: bytes
+    """What has come of it, which is also still in `Reader.unread`."""
+    connection: object | None
+    """The connection that was read from, if it was one; compare with ``is``."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: Status | None = None,
+        partial: bytes = b"",
+        connection: object | None = None,
+    ) -> None:
+        super().__init__(message, status=status)
+        self.partial = partial
+        self.connection = connection
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, {**self.__dict__, "connection": None}
+
+
+class ReadLimitError(WskError):
+    """The peer says more than it may before the end of a line, or before a delimiter.
+
+    The peer's: or the limit is too low for what it is right to say. Nothing was taken: what has
+    come is in `Reader.unread`. The next read with the same limit gives the same error, so say
+    good-bye, or read with a higher limit. If the peer had finished before it had said too much,
+    you would get `IncompleteReadError`.
+
+    Args:
+      message: What was to be read, and the limit.
+      status: `Status.DATA_NOT_ACCEPTED` (the default).
+      limit: The limit, in octets.
+    """
+
+    status = Status.DATA_NOT_ACCEPTED
+
+    limit: int
+    """The limit that was passed, in octets: ``max_octets``."""
+
+    def __init__(self, message: str, *, status: Status | None = None, limit: int = 0) -> None:
+        super().__init__(message, status=status)
+        self.limit = limit
 
 
 # --------------------------------------------------------------------------- the machine's

@@ -1,0 +1,95 @@
+"""Streams of every kind that a `Reader` may read, and the other ends of them."""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+import trustme
+
+from tests.helpers.pairs import open_pair
+from tests.helpers.support import PATIENCE
+from trio_wsk import open_listening_socket
+from trio_wsk.testing import MemoryNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    Pair = tuple[trio.abc.Stream, trio.abc.Stream]
+
+CA = trustme.CA()
+CERTIFICATE = CA.issue_cert("server.test")
+
+
+def server_context() -> ssl.SSLContext:
+    """Make a context that has a certificate for ``server.test``."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    CERTIFICATE.configure_cert(context)
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    """Make a context that trusts it."""
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    return context
+
+
+class Pieces(trio.abc.ReceiveStream):
+    """A stream that gives what it was made with, piece by piece, and then ends."""
+
+    def __init__(self, pieces: Iterable[bytes | bytearray]) -> None:
+        self.pieces = deque(pieces)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Give the next piece."""
+        await trio.lowlevel.checkpoint()
+        return self.pieces.popleft() if self.pieces else b""
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+KINDS = ["socket", "tls", "memory", "trio"]
+
+
+@asynccontextmanager
+async def open_streams(kind: str) -> AsyncIterator[Pair]:
+    """Open a stream to read from, and the one to send on.
+
+    Args:
+      kind: A connection on a ``socket`` or in ``memory``, TLS over the former (``tls``), or Trio's
+        own streams in memory (``trio``).
+    """
+    if kind == "trio":
+        with trio.fail_after(PATIENCE):
+            yield trio.testing.memory_stream_pair()
+    elif kind == "memory":
+        network = MemoryNetwork()
+        transport = network.host("192.0.2.1").transport(80)
+        async with open_listening_socket(transport=transport) as listening:
+            stream = await network.host("192.0.2.2").connect(("192.0.2.1", 80))
+            async with stream, await listening.accept() as connection:
+                yield connection, stream
+    else:
+        async with open_pair() as (connection, client):
+            if kind == "socket":
+                yield connection, client
+                return
+            ours = trio.SSLStream(connection, server_context(), server_side=True)
+            theirs = trio.SSLStream(client, client_context(), server_hostname="server.test")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ours.do_handshake)
+                nursery.start_soon(theirs.do_handshake)
+            yield ours, theirs
+
+
+async def finish(stream: trio.abc.Stream) -> None:
+    """Send the end of what a stream's other side receives, and nothing more."""
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        await stream.send_eof()
+    else:  # TLS, whose good-bye is all that there is
+        await stream.aclose()

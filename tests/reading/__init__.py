@@ -1,0 +1,1 @@
+"""Tests of reading by the line, up to a delimiter, by the count."""

@@ -1,0 +1,345 @@
+"""`Reader`: lines, and what else a protocol is made of, from a stream that knows octets only.
+
+How an awaited call keeps Trio's contract: it first looks for a cancellation, then takes what was
+asked for out of what has been received, if it is there; then it lets other tasks run, and
+can't be cancelled any more. Else it receives, which is a checkpoint by itself. So a call that is
+cancelled has taken nothing, and neither has one that raises: what has come is there for the next.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn, final
+
+import trio
+
+from trio_wsk._connection.connection import Connection
+from trio_wsk._vocabulary.arguments import checked_count
+from trio_wsk._vocabulary.errors import (
+    EndOfStreamError,
+    IncompleteReadError,
+    InvalidParameterError,
+    ReadLimitError,
+    SocketBusyError,
+)
+
+from .buffer import Buffer
+from .portions import Exactly, Line, Portion, Some, Until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["Reader"]
+
+MAX_OCTETS: Final = 65536
+"""How long a line may be by default: as in asyncio, and eight times what HTTP servers allow."""
+
+SOME_OCTETS: Final = 98304
+"""How much `Reader.read_some` returns at most by default: as much as a connection receives."""
+
+NO_TURN: Final = -1
+"""No count of turns, `_turns`."""
+
+
+@final
+class Reader:
+    """Lines, and what else a protocol is made of, out of a stream of octets.
+
+    Whatever is read comes whole. If it can't, an error says why: `EndOfStreamError` if the peer
+    had finished before, `IncompleteReadError` if it has finished in the middle,
+    `ReadLimitError` if it is longer than it may be. A read that raises, or is cancelled, has
+    taken nothing.
+
+    One task at a time reads. While there is a reader, nothing else receives from the stream:
+    what the reader has received ahead is in `unread`.
+
+    Args:
+      stream: A `Connection`, a ``trio.SSLStream`` over one, or any receive stream of Trio's. The
+        reader doesn't own it: closing it, and sending on it, are as they were.
+      max_octets: How long a line may be, or what stands before a delimiter, unless the call says
+        otherwise; without what ends it.
+
+    Raises:
+      InvalidParameterError: an argument is wrong. (Yours.)
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_connection",
+        "_has_ended",
+        "_is_reading",
+        "_line",
+        "_stream",
+        "_turns",
+    )
+
+    def __init__(self, stream: trio.abc.ReceiveStream, *, max_octets: int = MAX_OCTETS) -> None:
+        if not callable(getattr(stream, "receive_some", None)):
+            raise InvalidParameterError(
+                "a reader reads from a stream: Reader(connection), or whatever has receive_some(),"
+                f" not {stream!r}"
+            )
+        self._stream = stream
+        self._connection = _connection_below(stream)
+        self._line = Line(checked_count("max_octets", max_octets, least=1))
+        self._buffer = Buffer()
+        self._is_reading = False
+        self._has_ended = False
+        self._turns = NO_TURN  # at which a loop was last given a line
+
+    def __repr__(self) -> str:
+        return f"<Reader of {self._stream!r}, {self._buffer.size} octets unread>"
+
+    @property
+    def unread(self) -> bytes:
+        """What was received and not yet read, which stays there: a copy.
+
+        Whoever goes on with the stream by other means, after an upgrade to another protocol,
+        begins with it.
+        """
+        return self._buffer.show()
+
+    # --- Reading -----------------------------------------------------------------------
+
+    async def read_line(self, *, max_octets: int | None = None) -> bytes:
+        r"""Read a line, which LF ends, or CR LF; it is returned without either.
+
+        Take `read_until` (``b"\r\n"``) where a protocol knows CR LF alone. In SMTP, whoever takes
+        a bare LF for the end of a line can be made to see a message in the middle of another one.
+
+        Args:
+          max_octets: How long it may be, without its end; by default what the reader was made
+            with.
+
+        Raises:
+          EndOfStreamError: the peer had finished before. (Nobody's.)
+          IncompleteReadError: the peer has finished in the middle of the line. (The peer's.)
+          ReadLimitError: it is longer than it may be. (The peer's.)
+          SocketBusyError: another task is reading. (Yours.)
+          ConnectionBrokenError: or whatever else the stream raises.
+
+        Always a checkpoint. If it is cancelled, or raises, nothing was taken.
+        """
+        return await self._read_all(self._line_of(max_octets))
+
+    async def read_until(self, delimiter: bytes, *, max_octets: int | None = None) -> bytes:
+        r"""Read what stands before a delimiter, and the delimiter, which is not returned.
+
+        Args:
+          delimiter: At least one octet, such as ``b"\r\n"`` or ``b"\0"``.
+          max_octets: How much may stand before it; by default what the reader was made with.
+
+        Raises, checkpoint, cancellation: as for `read_line`.
+        """
+        return await self._read_all(self._until(delimiter, max_octets))
+
+    async def read_exactly(self, count: int) -> bytes:
+        """Read so many octets.
+
+        There is no limit but ``count``: one that the peer has named wants to be looked at first.
+
+        Args:
+          count: How many; 0 gives ``b""``, also at the end.
+
+        Raises, checkpoint, cancellation: as for `read_line`, without the limit.
+        """
+        if checked_count("count", count, least=0):
+            return await self._read_all(Exactly(count))
+        await trio.lowlevel.checkpoint()
+        return b""
+
+    async def read_some(self, max_octets: int | None = None) -> bytes:
+        """Read whatever is there, and wait if nothing is; ``b""`` when the peer has finished.
+
+        This is ``receive_some`` of the stream, less what the reader has received ahead.
+
+        Args:
+          max_octets: At least 1; by default 98304.
+
+        Raises, checkpoint, cancellation: as for `read_line`, without an error for the end, or for
+        the limit.
+        """
+        most = SOME_OCTETS if max_octets is None else _checked_limit(max_octets)
+        return await self._read(Some(most)) or b""
+
+    def lines(
+        self, delimiter: bytes | None = None, *, max_octets: int | None = None
+    ) -> AsyncIterator[bytes]:
+        r"""Go through the lines, until the peer has finished: ``async for line in reader.lines()``.
+
+        Args:
+          delimiter: What ends a line: ``b"\r\n"``, say, and nothing else then; by default LF, or
+            CR LF, as for `read_line`.
+          max_octets: As for `read_line`.
+
+        Raises, checkpoint, cancellation: each line as for `read_line`, without an error for the
+        end.
+        """
+        return _Lines(self, self._line_or_until(delimiter, max_octets))
+
+    def batches(
+        self, delimiter: bytes | None = None, *, max_octets: int | None = None
+    ) -> AsyncIterator[list[bytes]]:
+        """Go through the lines as they come: each time all that are there, at least one.
+
+        For clients that send many requests and then wait for the answers (pipelining): the answers
+        to a batch go out in one ``send_all``. A batch is bounded by what is received at once.
+
+        Args:
+          delimiter: As for `lines`.
+          max_octets: As for `lines`, for each line.
+
+        Raises, checkpoint, cancellation: as for `lines`. What comes before a line that is too
+        long, or is not finished, is given first.
+        """
+        return _Batches(self, self._line_or_until(delimiter, max_octets))
+
+    # --- How ---------------------------------------------------------------------------
+
+    def _line_of(self, max_octets: int | None) -> Line:
+        return self._line if max_octets is None else Line(_checked_limit(max_octets))
+
+    def _line_or_until(self, delimiter: bytes | None, max_octets: int | None) -> Portion:
+        if delimiter is None:
+            return self._line_of(max_octets)
+        return self._until(delimiter, max_octets)
+
+    def _until(self, delimiter: bytes, max_octets: int | None) -> Until:
+        given: object = delimiter  # by a caller without a type checker, perhaps
+        if not isinstance(given, bytes) or not given:
+            raise InvalidParameterError(
+                rf'delimiter is what octets end with, such as b"\r\n", not {delimiter!r}'
+            )
+        limit = self._line.limit if max_octets is None else _checked_limit(max_octets)
+        return Until(delimiter, limit)
+
+    async def _read_all(self, portion: Portion) -> bytes:
+        """Read all of something; that the peer has finished before is an error."""
+        data = await self._read(portion)
+        if data is None:
+            raise EndOfStreamError(
+                f"the peer has finished, and {portion} was to be read; go through lines() for a"
+                " loop that ends then",
+                connection=self._connection,
+            )
+        return data
+
+    async def _read(self, portion: Portion) -> bytes | None:
+        """Read something; None if the peer had finished before."""
+        if self._is_reading:
+            await trio.lowlevel.checkpoint()
+            raise SocketBusyError(
+                "a read while another task is reading; let one task do it, or share a trio.Lock"
+            )
+        self._is_reading = True
+        try:
+            buffer = self._buffer
+            data: bytes | None = None
+            if buffer.size or self._has_ended:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                data = portion.take(buffer)
+                if data is not None or self._has_ended:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+            while data is None and not self._has_ended:
+                if buffer.size:
+                    buffer.settle()
+                received = await self._stream.receive_some()
+                if received:
+                    buffer.add(bytes(received))  # which copies a bytearray only
+                    data = portion.take(buffer)
+                else:
+                    self._has_ended = True
+        except ReadLimitError:
+            # Who goes on after each error must not stop the run.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
+        finally:
+            self._is_reading = False
+        if data is None and buffer.size:
+            self._raise_incomplete(portion)
+        return data  # noqa: ASYNC910 - as the module says
+
+    def _raise_incomplete(self, portion: Portion) -> NoReturn:
+        raise IncompleteReadError(
+            f"the peer has finished in the middle of {portion}, after {self._buffer.size} octets",
+            partial=self._buffer.show(),
+            connection=self._connection,
+        )
+
+
+class _Loop:
+    """What the loops over a reader share: how they get a line.
+
+    Trio's contract asks for a checkpoint in each iteration of a loop. Each line is a cancel point;
+    where the loop's body has let other tasks run since the line before, and most do by sending
+    an answer, nobody has to wait for the scheduler a second time.
+    """
+
+    __slots__ = ("_portion", "_reader")
+
+    def __init__(self, reader: Reader, portion: Portion) -> None:
+        self._reader = reader
+        self._portion = portion
+
+    async def _next(self) -> bytes:
+        reader = self._reader
+        line: bytes | None = None
+        turns = _turns()
+        if reader._buffer.size and not reader._is_reading and reader._turns not in {NO_TURN, turns}:
+            reader._turns = turns
+            await trio.lowlevel.checkpoint_if_cancelled()
+            line = self._portion.take(reader._buffer)
+        if line is None:
+            line = await reader._read(self._portion)
+            if line is None:
+                raise StopAsyncIteration
+            reader._turns = _turns()
+        return line  # noqa: ASYNC910 - the body has, or `_read`
+
+
+class _Lines(_Loop):
+    """The lines of a reader, one after the other."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> _Lines:
+        return self
+
+    __anext__ = _Loop._next  # which spares a coroutine
+
+
+class _Batches(_Loop):
+    """The lines of a reader, all that are there at once."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> _Batches:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        lines = [await self._next()]
+        with suppress(ReadLimitError):  # of the one after them, which raises it when it is first
+            while (line := self._portion.take(self._reader._buffer)) is not None:
+                lines.append(line)
+        return lines
+
+
+def _turns() -> int:
+    """Return how many turns the current task has had: each time that it lets others run is one.
+
+    Trio shows it nowhere in public. If it has another name one day this is `NO_TURN`, and each line
+    lets others run by itself.
+    """
+    turns: int = getattr(trio.lowlevel.current_task(), "_schedule_points", NO_TURN)
+    return turns
+
+
+def _checked_limit(max_octets: int) -> int:
+    return checked_count("max_octets", max_octets, least=1)
+
+
+def _connection_below(stream: object) -> Connection | None:
+    """Return the connection that a stream is, or is over; None if it is another one's."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream if isinstance(stream, Connection) else None
