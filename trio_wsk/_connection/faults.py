@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_wsk._vocabulary.errors import ConnectionBrokenError, NoSocketError
+from trio_wsk._vocabulary.errors import (
+    ConnectionBrokenError,
+    EndOfStreamError,
+    IncompleteReadError,
+    NoSocketError,
+)
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
@@ -26,12 +31,17 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 __all__ = [
+    "has_finished",
     "is_cancelled",
     "is_peer_gone",
     "split_error",
     "why_no_handshake",
     "without_peers_end",
 ]
+
+
+_ENDS = (EndOfStreamError, IncompleteReadError)
+"""What a `Reader` raises when the peer has finished."""
 
 
 def split_error(
@@ -71,6 +81,16 @@ def without_peers_end(connection: Connection, crash: Exception) -> Exception | N
     )[1]
 
 
+def has_finished(connection: Connection, error: BaseException) -> bool:
+    """Whether an error says that this connection's peer has finished, and nothing else.
+
+    It is not gone: what it was sent before, it may still be reading.
+    """
+    if isinstance(error, ExceptionGroup):
+        return all(has_finished(connection, each) for each in error.exceptions)
+    return isinstance(error, _ENDS) and error.connection is connection
+
+
 def _split(
     error: BaseException, kind: type[BaseException]
 ) -> tuple[BaseException | None, BaseException | None]:
@@ -85,7 +105,7 @@ def is_peer_gone(connection: Connection, error: BaseException) -> bool:
 
     A layer above (TLS, a protocol library) says so in its own words, raised from ours.
     """
-    if not isinstance(error, (trio.BrokenResourceError, OSError, NoSocketError)):
+    if not isinstance(error, (trio.BrokenResourceError, OSError, NoSocketError, *_ENDS)):
         return False
     return any(
         _is_of(connection, each)
@@ -106,7 +126,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _is_of(connection: Connection, error: BaseException) -> bool:
     """Whether an error is ours, and of this connection."""
-    return isinstance(error, ConnectionBrokenError) and error.connection is connection
+    ours = (ConnectionBrokenError, *_ENDS)
+    return isinstance(error, ours) and error.connection is connection
 
 
 def _is_tls_of(connection: Connection, error: ssl.SSLError) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsk._connection import control
-from trio_wsk._connection.faults import is_cancelled, split_error, without_peers_end
+from trio_wsk._connection.faults import has_finished, is_cancelled, split_error, without_peers_end
 from trio_wsk._engine.reused_tasks import ReusedTasks, cancel_status, forget_first_frame
 from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.end_reason import EndReason
@@ -119,9 +119,12 @@ class Handlers(ReusedTasks["Connection"]):
             if self._raises:
                 rest = crash if rest is None else error
         else:
-            control.end(
-                connection, EndReason.SERVER_ENDED if rest is not None else EndReason.ABORTED
-            )
+            if has_finished(connection, error):
+                control.part(connection)  # it has its answers, and may still be reading them
+            else:
+                control.end(
+                    connection, EndReason.SERVER_ENDED if rest is not None else EndReason.ABORTED
+                )
             if rest is None and not self._connections.have_been_reset:
                 self._peer_left(connection)
         try:

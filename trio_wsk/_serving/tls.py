@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_wsk._connection import control
-from trio_wsk._connection.faults import why_no_handshake
+from trio_wsk._connection.faults import has_finished, why_no_handshake
 from trio_wsk._vocabulary import records
 
 if TYPE_CHECKING:
@@ -63,7 +63,13 @@ class HandlerOverTLS:
             https_compatible=self._https_compatible,
         )
         if await self._shake_hands(stream):
-            await self._handler(stream)
+            try:
+                await self._handler(stream)
+            except Exception as error:
+                if has_finished(connection, error) and control.may_send(connection):
+                    # That the peer has finished may get lost if the server is cancelled.
+                    await self._say_good_bye(stream)  # noqa: ASYNC120 - as it says
+                raise
             if control.may_send(connection):
                 await self._say_good_bye(stream)
 
