@@ -28,6 +28,7 @@ PURE = {
     "_reading/buffer.py",
     "_reading/portions.py",
     "_vocabulary/end_reason.py",
+    "_vocabulary/more.py",
     "_vocabulary/records.py",
     "_vocabulary/statistics.py",
     "_vocabulary/verdict.py",
@@ -47,6 +48,7 @@ CATCHES_OS_ERRORS = {
     "_engine/choice.py",
     "_engine/epoll_readiness.py",
     "_serving/server_context.py",
+    "_serving/tls.py",
     "testing",
     "transports",
 }

@@ -261,6 +261,7 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
     "Connection.receive_some": {
         "max_bytes": Row(("5", b"5", True, 1.5, math.nan, []), "max_bytes takes an int", TypeError)
     },
+    "Connection.more": {"idle": Row((None, *NO_SECONDS), "math.inf for as long as it takes")},
     "Connection.receive_into": {"buffer": octets("write bytearray(65536)")},
     "Connection.send_all": {"data": octets("bytes, bytearray or a memoryview")},
     "Connection.send_nowait": {"data": octets("bytes, bytearray or a memoryview")},
@@ -291,12 +292,14 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
         "delimiter": Row((None, "\n", b"", 10, [b"\n"]), r'such as b"\r\n"'),
         "max_octets": Row((0, *NO_COUNTS), "max_octets is a count, 1 or more"),
     },
+    "Reader.more": {"idle": Row((None, *NO_SECONDS), "math.inf for as long as it takes")},
     "Reader.read_exactly": {"count": Row((None, *NO_COUNTS), "count is a count, 0 or more")},
     "Reader.read_some": {"max_octets": Row((0, *NO_COUNTS), "max_octets is a count, 1 or more")},
     **{
         f"Reader.{loop}": {
             "delimiter": Row(("\n", b"", 10, [b"\n"]), r'such as b"\r\n"'),
             "max_octets": Row((0, *NO_COUNTS), "max_octets is a count, 1 or more"),
+            "idle": Row((None, *NO_SECONDS), "math.inf for as long as it takes"),
         }
         for loop in ("lines", "batches")
     },
@@ -560,6 +563,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "ListeningSocket.disable_event": _method(_listening, "disable_event"),
     "ListeningSocket.disable_event_nowait": _method(_listening, "disable_event_nowait"),
     "Connection.receive_some": _method(_connection, "receive_some"),
+    "Connection.more": _method(_connection, "more"),
     "Connection.receive_into": _method(_connection, "receive_into"),
     "Connection.send_all": _method(_connection, "send_all"),
     "Connection.send_nowait": _method(_connection, "send_nowait"),
@@ -573,6 +577,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Reader.read_until": _method(_reader, "read_until", delimiter=b"\n"),
     "Reader.read_exactly": _method(_reader, "read_exactly"),
     "Reader.read_some": _method(_reader, "read_some"),
+    "Reader.more": _method(_reader, "more"),
     "Reader.lines": _method(_reader, "lines"),
     "Reader.batches": _method(_reader, "batches"),
     "ConnectionRequest.peek": _peek,

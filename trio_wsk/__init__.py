@@ -44,6 +44,7 @@ from ._vocabulary.errors import (
     WouldBlockError,
     WskError,
 )
+from ._vocabulary.more import More
 from ._vocabulary.statistics import DrainReport, ListeningStatistics, ServerStatistics
 from ._vocabulary.status import EventMask, Status
 from ._vocabulary.verdict import (
@@ -87,6 +88,7 @@ __all__ = [
     "ListeningOptions",
     "ListeningSocket",
     "ListeningStatistics",
+    "More",
     "NoSocketError",
     "OperationCancelledError",
     "Overflow",

@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 import trustme
 
@@ -88,8 +89,24 @@ async def open_streams(kind: str) -> AsyncIterator[Pair]:
 
 
 async def finish(stream: trio.abc.Stream) -> None:
-    """Send the end of what a stream's other side receives, and nothing more."""
+    """Send the end of what a stream's other side receives, and go on receiving."""
     if isinstance(stream, trio.abc.HalfCloseableStream):
         await stream.send_eof()
-    else:  # TLS, whose good-bye is all that there is
-        await stream.aclose()
+    else:  # TLS 1.3 can do that, and Trio's streams can't
+        assert isinstance(stream, trio.SSLStream)
+        with pytest.raises(ssl.SSLWantReadError):
+            stream._ssl_object.unwrap()  # noqa: SLF001 - as it says
+        await stream.transport_stream.send_all(stream._outgoing.read())  # noqa: SLF001 - as above
+
+
+async def read_to_good_end(stream: trio.abc.ReceiveStream) -> bytes:
+    """Receive until the server has finished, in good order."""
+    received = bytearray()
+    try:
+        async for data in stream:
+            received += data
+    except trio.BrokenResourceError as error:
+        # What Python makes of close_notify when it has sent its own.
+        if not isinstance(error.__cause__, ssl.SSLZeroReturnError):
+            raise
+    return bytes(received)

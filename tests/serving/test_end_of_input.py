@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 from tests.helpers.inspecting import Silent
-from tests.helpers.streams import client_context, server_context
+from tests.helpers.streams import client_context, finish, read_to_good_end, server_context
 from tests.helpers.support import PATIENCE, connect, fate_of, until
 from trio_wsk import Reader, open_server
 
@@ -38,26 +37,6 @@ async def read_on_below(stream: Any) -> None:
         nursery.start_soon(read_on, stream)
 
 
-async def finish_over_tls(stream: trio.SSLStream[trio.SocketStream]) -> None:
-    """Send close_notify, and go on receiving: TLS 1.3 can do that, and Trio's streams can't."""
-    with pytest.raises(ssl.SSLWantReadError):
-        stream._ssl_object.unwrap()  # noqa: SLF001 - as it says
-    await stream.transport_stream.send_all(stream._outgoing.read())  # noqa: SLF001 - as above
-
-
-async def read_to_end_of(stream: trio.abc.ReceiveStream) -> bytes:
-    """Receive until the server has finished, in good order."""
-    received = bytearray()
-    try:
-        async for data in stream:
-            received += data
-    except trio.BrokenResourceError as error:
-        # What Python makes of close_notify when it has sent its own.
-        if not isinstance(error.__cause__, ssl.SSLZeroReturnError):
-            raise
-    return bytes(received)
-
-
 @pytest.mark.parametrize("handler", [read_on, read_on_below])
 @pytest.mark.parametrize("said", [b"a\nb\n", b"a\nb\nunfinished"])
 @pytest.mark.parametrize("layer", ["plain", "TLS"])
@@ -76,11 +55,8 @@ async def test_peer_that_has_finished_has_its_answers(
             if layer == "TLS":
                 stream = trio.SSLStream(client, client_context(), server_hostname="server.test")
             await stream.send_all(said)
-            if layer == "TLS":
-                await finish_over_tls(stream)
-            else:
-                await client.send_eof()
-            received = await read_to_end_of(stream)
+            await finish(stream)
+            received = await read_to_good_end(stream)
             assert b"a" * MUCH + b"b" * MUCH == received
 
             await until(lambda: server.statistics().served)

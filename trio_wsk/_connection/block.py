@@ -16,6 +16,7 @@ from trio_wsk._engine.deadlines import Deadlines
 from trio_wsk._engine.pump import Pump, do_all
 from trio_wsk._vocabulary.end_reason import EndReason
 
+from .between import Between
 from .farewell import SILENT_SECONDS, TOTAL_SECONDS, Farewells
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Block(Pump):
         """Whose block this is; None for what is opened in none."""
         self.inspect_key: Final = inspect_key
         """The key of its requests' `InspectId` values; None if they are not inspected."""
-        self.draining: Final = trio.Event()
-        """Set when the server wants its connections to finish."""
+        self.between: Final = Between(self.call_at)
+        """Who waits for a next request, until the server wants its connections to finish."""
         self.event_driven: set[Turns] = set()
         """The open connections that have events: nobody else holds them."""
         self.lingering: Deadlines[Turns] = Deadlines(

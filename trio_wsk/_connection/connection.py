@@ -123,9 +123,10 @@ class Connection(Stream):
     def draining(self) -> trio.Event:
         """Set when the server drains: finish what you are doing, and end.
 
-        Every connection of one listening block shares this event.
+        `more` ends by it where a handler waits for a next request, and cuts nothing short. Every
+        connection of one listening block shares this event.
         """
-        return self._block.draining
+        return self._block.between.draining
 
     @property
     def socket(self) -> trio.socket.SocketType:

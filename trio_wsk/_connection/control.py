@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trio_wsk._engine.irp import Irp
     from trio_wsk._vocabulary.end_reason import EndReason
 
+    from .between import Between
     from .block import Block
     from .connection import Connection
     from .dispatch import ConnectionDispatch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .turns import Turns
 
 __all__ = [
+    "between",
     "call_accept",
     "end",
     "end_by_server",
@@ -105,6 +107,14 @@ def _call_completion(block: Block, irp: Irp[Connection]) -> None:
         answer = FAILED
     if answer is FAILED and connection is not None:
         connection.abort()
+
+
+# --- Between two requests --------------------------------------------------------------
+
+
+def between(connection: Connection) -> Between:
+    """Return who waits for a next request in the connection's block."""
+    return connection._block.between
 
 
 # --- Its end ---------------------------------------------------------------------------

@@ -21,8 +21,10 @@ __all__ = [
     "END_TOLD",
     "FIN_RECEIVED",
     "FIN_SENT",
+    "HAD_LAST_LOOK",
     "HALFWAY",
     "IDLE",
+    "INTERRUPTED",
     "IN_DOUBT",
     "LINGERING",
     "LOST",
@@ -65,6 +67,11 @@ IN_DOUBT: Final = 512
 HALFWAY: Final = 1024
 """A task's ``send_all`` waits for room, and has sent a part of its data."""
 
+INTERRUPTED: Final = 2048
+"""Who waits for a next request is to receive nothing more, since there will be none."""
+HAD_LAST_LOOK: Final = 4096
+"""The server drains, and what had come by then was all."""
+
 
 class RareState:
     """What few connections have: something refused or queued, an error, a public socket."""
@@ -96,7 +103,7 @@ class RareState:
         self.socket: trio.socket.SocketType | None = None
         """The public socket, which is the same descriptor as the channel."""
         self.held = b""
-        """Received and not taken by the callback."""
+        """Received, and not taken by a callback, or found by who waited for a next request."""
         self.queue: SendQueue | None = None
         """What is to be sent when the kernel takes more."""
         self.octets_then = 0

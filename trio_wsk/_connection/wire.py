@@ -17,7 +17,7 @@ from trio_wsk._vocabulary.errors import ConnectionBrokenError, SocketClosedError
 from trio_wsk._vocabulary.status import status_of
 
 from .farewell import FINISHED
-from .state import FIN_RECEIVED, FIN_SENT, HALFWAY, LOST, REFUSED, RareState
+from .state import FIN_RECEIVED, FIN_SENT, HALFWAY, INTERRUPTED, LOST, REFUSED, RareState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -137,6 +137,21 @@ class Wire(trio.abc.HalfCloseableStream):
         if watch is not None and count < view.nbytes:
             watch.read_short()
         return count
+
+    def _look_ahead(self) -> bool:
+        """Have what is there now held for who receives next; whether that is something, or FIN."""
+        if self._watch is not None:
+            self._watch.drained = False  # an edge may be on its way
+        data = self._receive_now(RECEIVE_SIZE)
+        if data:
+            self._rare_state().held = data
+        return data is not None
+
+    def _interrupt(self) -> None:
+        """End the receive of who waits for a next request."""
+        self._marks |= INTERRUPTED
+        if self._watch is not None:
+            self._watch.look_again()
 
     def _take_held(self, rare: RareState, size: int) -> bytes:
         data, rare.held = rare.held[:size], rare.held[size:]

@@ -153,6 +153,14 @@ class Watch:
         self.drained = False
         self.on_edges(READ | WRITE)
 
+    def look_again(self) -> None:
+        """Have the task that waits to read look again, though nothing has come."""
+        if self.reader is not None:
+            trio.lowlevel.reschedule(self.reader)
+            self.reader = None
+        elif self.direct:
+            trio.lowlevel.notify_closing(self.fd)
+
     def close(self) -> None:
         """Report nothing more; the tasks that wait look again and find the channel closed.
 

@@ -118,7 +118,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     @property
     def draining(self) -> trio.Event:
         """Set when the server that this socket belongs to drains."""
-        return self._block.draining
+        return self._block.between.draining
 
     # --- Conditional accept ------------------------------------------------------------
 

@@ -28,11 +28,13 @@ SMALL: Final = 4096
 class Buffer:
     """What was received and not yet taken."""
 
-    __slots__ = ("_pieces", "_searched", "_searched_for", "_start", "size")
+    __slots__ = ("_pieces", "_searched", "_searched_for", "_start", "size", "taken")
 
     def __init__(self) -> None:
         self.size = 0
         """How many octets there are."""
+        self.taken = 0
+        """How many there were, and were taken."""
         self._pieces: list[bytes] = []  # each has something that is not taken
         self._start = 0  # how much of the first one is
         self._searched_for = b""
@@ -143,6 +145,7 @@ class Buffer:
         first = self._pieces[0]
         data = first[start:end] if end <= len(first) else self._joined(self._parts(count))
         self.size -= count + drop
+        self.taken += count + drop
         self._searched = 0
         end += drop
         if end < len(first):

@@ -8,13 +8,16 @@ cancelled has taken nothing, and neither has one that raises: what has come is t
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
 
+from trio_wsk._connection import control
+from trio_wsk._connection.between import receive_in_time
 from trio_wsk._connection.connection import Connection
-from trio_wsk._vocabulary.arguments import checked_count
+from trio_wsk._vocabulary.arguments import checked_count, checked_seconds
 from trio_wsk._vocabulary.errors import (
     EndOfStreamError,
     IncompleteReadError,
@@ -22,12 +25,13 @@ from trio_wsk._vocabulary.errors import (
     ReadLimitError,
     SocketBusyError,
 )
+from trio_wsk._vocabulary.more import More
 
 from .buffer import Buffer
 from .portions import Exactly, Line, Portion, Some, Until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
 __all__ = ["Reader"]
 
@@ -66,8 +70,11 @@ class Reader:
     __slots__ = (
         "_buffer",
         "_connection",
+        "_draining",
+        "_ended",
         "_has_ended",
         "_is_reading",
+        "_last",
         "_line",
         "_stream",
         "_turns",
@@ -80,7 +87,11 @@ class Reader:
                 f" not {stream!r}"
             )
         self._stream = stream
-        self._connection = _connection_below(stream)
+        connection = _connection_below(stream)
+        self._connection = connection
+        self._draining = None if connection is None else connection.draining
+        self._ended: More | None = None
+        self._last: int | None = None  # how many octets had come in all when the server drained
         self._line = Line(checked_count("max_octets", max_octets, least=1))
         self._buffer = Buffer()
         self._is_reading = False
@@ -162,23 +173,75 @@ class Reader:
         most = SOME_OCTETS if max_octets is None else _checked_limit(max_octets)
         return await self._read(Some(most)) or b""
 
+    # --- Waiting for the next ----------------------------------------------------------
+
+    async def more(self, *, idle: float = math.inf) -> More:
+        """Wait for the next request, and learn whether there will be one.
+
+        ``while await reader.more(idle=60): ...`` is the loop of a handler that drains well, and
+        reads each request by other calls. The wait ends when the peer has finished, when it has
+        said nothing for ``idle`` seconds, and when the server drains; no answer is cut short, since
+        nothing is covered but the waiting. What the reader holds already is a request that has
+        begun.
+
+        Whatever has come when a drain begins is still answered: each request of which the first
+        octet has. From a connection that was never heard of, one is waited for for a second.
+
+        That a server drains is known of connections, and of TLS over them.
+
+        Args:
+          idle: Seconds on Trio's clock; 0 looks, and does not wait.
+
+        Returns:
+          `More.THERE`, which is true, or else why there is none.
+
+        Raises, checkpoint: as for `read_some`. If cancelled, nothing is lost.
+        """
+        _checked_idle(idle)
+        if self._is_reading:
+            await trio.lowlevel.checkpoint()
+            raise _busy()
+        self._is_reading = True
+        try:
+            return await self._wait(idle)
+        finally:
+            self._is_reading = False
+
+    @property
+    def ended(self) -> More | None:
+        """Why there is no next request: what `more`, or a loop, has ended with; None before."""
+        return self._ended
+
     def lines(
-        self, delimiter: bytes | None = None, *, max_octets: int | None = None
+        self,
+        delimiter: bytes | None = None,
+        *,
+        max_octets: int | None = None,
+        idle: float = math.inf,
     ) -> AsyncIterator[bytes]:
-        r"""Go through the lines, until the peer has finished: ``async for line in reader.lines()``.
+        r"""Go through the lines as long as there are `more`: ``async for line in reader.lines()``.
+
+        The loop ends when the peer has finished, when it has said nothing for ``idle`` seconds, and
+        when the server drains: between two lines, as `more` does. `ended` says which.
 
         Args:
           delimiter: What ends a line: ``b"\r\n"``, say, and nothing else then; by default LF, or
             CR LF, as for `read_line`.
           max_octets: As for `read_line`.
+          idle: Seconds on Trio's clock. They are for the waiting between two lines: a peer that
+            stops in the middle of one is not waited for by this loop, but by the line.
 
         Raises, checkpoint, cancellation: each line as for `read_line`, without an error for the
         end.
         """
-        return _Lines(self, self._line_or_until(delimiter, max_octets))
+        return _Lines(self, self._line_or_until(delimiter, max_octets), _checked_idle(idle))
 
     def batches(
-        self, delimiter: bytes | None = None, *, max_octets: int | None = None
+        self,
+        delimiter: bytes | None = None,
+        *,
+        max_octets: int | None = None,
+        idle: float = math.inf,
     ) -> AsyncIterator[list[bytes]]:
         """Go through the lines as they come: each time all that are there, at least one.
 
@@ -188,11 +251,12 @@ class Reader:
         Args:
           delimiter: As for `lines`.
           max_octets: As for `lines`, for each line.
+          idle: As for `lines`.
 
         Raises, checkpoint, cancellation: as for `lines`. What comes before a line that is too
         long, or is not finished, is given first.
         """
-        return _Batches(self, self._line_or_until(delimiter, max_octets))
+        return _Batches(self, self._line_or_until(delimiter, max_octets), _checked_idle(idle))
 
     # --- How ---------------------------------------------------------------------------
 
@@ -228,9 +292,7 @@ class Reader:
         """Read something; None if the peer had finished before."""
         if self._is_reading:
             await trio.lowlevel.checkpoint()
-            raise SocketBusyError(
-                "a read while another task is reading; let one task do it, or share a trio.Lock"
-            )
+            raise _busy()
         self._is_reading = True
         try:
             buffer = self._buffer
@@ -259,6 +321,46 @@ class Reader:
             self._raise_incomplete(portion)
         return data  # noqa: ASYNC910 - as the module says
 
+    async def _wait(self, idle: float) -> More:
+        """Wait for the next request, unless it is there already; see `more`."""
+        buffer = self._buffer
+        why = More.FINISHED if self._has_ended else More.DRAINING
+        is_draining = self._draining is not None and self._draining.is_set()
+        if self._last is None and not self._has_ended and (not buffer.size or is_draining):
+            received = await self._receive_next(idle)
+            if isinstance(received, More):
+                why = received
+                self._has_ended = why is More.FINISHED
+            else:
+                buffer.add(bytes(received))
+            if self._draining is not None and self._draining.is_set():
+                self._last = buffer.taken + buffer.size
+        else:
+            await trio.lowlevel.checkpoint()
+        if buffer.size and (self._last is None or buffer.taken < self._last):
+            why = More.THERE
+        self._ended = None if why else why
+        return why
+
+    def _receive_next(self, idle: float) -> Awaitable[bytes | bytearray | More]:
+        """Receive what comes next, if it does in time, and not while the server drains."""
+        connection, stream, buffer = self._connection, self._stream, self._buffer
+        if connection is None:
+            return receive_in_time(stream.receive_some, idle)
+        is_heard = bool(buffer.size or buffer.taken)
+        if not is_heard and isinstance(stream, trio.SSLStream):
+            return self._receive_after_handshake(stream, connection, idle)
+        between = control.between(connection)
+        return between.receive(connection, stream.receive_some, idle, is_heard=is_heard)
+
+    async def _receive_after_handshake(
+        self, stream: trio.SSLStream[trio.abc.Stream], connection: Connection, idle: float
+    ) -> bytes | bytearray | More:
+        """Receive the first request over TLS; a handshake that is cut off breaks the stream."""
+        await stream.do_handshake()
+        between = control.between(connection)
+        return await between.receive(connection, stream.receive_some, idle, is_heard=False)
+
     def _raise_incomplete(self, portion: Portion) -> NoReturn:
         raise IncompleteReadError(
             f"the peer has finished in the middle of {portion}, after {self._buffer.size} octets",
@@ -275,26 +377,34 @@ class _Loop:
     an answer, nobody has to wait for the scheduler a second time.
     """
 
-    __slots__ = ("_portion", "_reader")
+    __slots__ = ("_idle", "_portion", "_reader")
 
-    def __init__(self, reader: Reader, portion: Portion) -> None:
+    def __init__(self, reader: Reader, portion: Portion, idle: float) -> None:
         self._reader = reader
         self._portion = portion
+        self._idle = idle
 
     async def _next(self) -> bytes:
         reader = self._reader
         line: bytes | None = None
         turns = _turns()
-        if reader._buffer.size and not reader._is_reading and reader._turns not in {NO_TURN, turns}:
+        draining = reader._draining
+        if (
+            reader._is_reading
+            or not reader._buffer.size
+            or (draining is not None and draining.is_set())
+        ):
+            if not await reader.more(idle=self._idle):
+                raise StopAsyncIteration
+            line = self._portion.take(reader._buffer)
+        elif reader._turns not in {NO_TURN, turns}:
             reader._turns = turns
             await trio.lowlevel.checkpoint_if_cancelled()
             line = self._portion.take(reader._buffer)
         if line is None:
-            line = await reader._read(self._portion)
-            if line is None:
-                raise StopAsyncIteration
-            reader._turns = _turns()
-        return line  # noqa: ASYNC910 - the body has, or `_read`
+            line = await reader._read_all(self._portion)
+        reader._turns = _turns()
+        return line  # noqa: ASYNC910 - the body has, or what was awaited
 
 
 class _Lines(_Loop):
@@ -332,6 +442,16 @@ def _turns() -> int:
     """
     turns: int = getattr(trio.lowlevel.current_task(), "_schedule_points", NO_TURN)
     return turns
+
+
+def _busy() -> SocketBusyError:
+    return SocketBusyError(
+        "a read while another task is reading; let one task do it, or share a trio.Lock"
+    )
+
+
+def _checked_idle(idle: float) -> float:
+    return checked_seconds("idle", idle, endless="as long as it takes")
 
 
 def _checked_limit(max_octets: int) -> int:

@@ -67,7 +67,7 @@ async def _go_through(server: ServerCore, grace: float) -> DrainReport:
 
     # Everybody is told: observers, tasks, callbacks. Who is taken later is told then.
     block.tell(records.DrainStarted, open_connections=connections.open, grace=grace)
-    block.draining.set()
+    block.between.drain()
     connections.tell_drain()
 
     # Who waits already is taken, or has its verdict; then nobody listens any more.

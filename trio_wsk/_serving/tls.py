@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -13,8 +14,6 @@ from trio_wsk._connection.faults import has_finished, why_no_handshake
 from trio_wsk._vocabulary import records
 
 if TYPE_CHECKING:
-    import ssl
-
     from trio_wsk._connection.block import Block
     from trio_wsk._connection.connection import Connection
 
@@ -81,6 +80,7 @@ class HandlerOverTLS:
             trio.move_on_after(CLOSE_NOTIFY_TIMEOUT),
             suppress(trio.ClosedResourceError),  # through the public socket
         ):
+            _discard_received(stream)
             await stream.aclose()
 
     async def _shake_hands(self, stream: trio.SSLStream[Connection]) -> bool:
@@ -105,3 +105,17 @@ class HandlerOverTLS:
             reason=reason,
             error=error,
         )
+
+
+def _discard_received(stream: trio.SSLStream[Connection]) -> None:
+    """Throw away what was received and not read by the handler.
+
+    Before it is, OpenSSL does not end (SSL_shutdown(3): "application data after close notify"), and
+    Trio then closes without close_notify, so that the peer takes all it has got for a part.
+    Trio shows what it has received nowhere in public.
+    """
+    received = getattr(stream, "_ssl_object", None)
+    if received is not None:
+        with suppress(ssl.SSLError):  # that there is no more, as a rule
+            while received.read(1 << 16):
+                pass

@@ -246,6 +246,8 @@ class ConnectError(_SystemError):
     """
 
     _failed = "cannot connect to"
+
+
 class EndOfStreamError(WskError, EOFError):
     """The peer has finished, and nothing of what was to be read has come.
 

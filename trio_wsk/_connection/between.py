@@ -1,0 +1,143 @@
+"""Between two requests: how a handler waits for the next one, and learns that there will be none.
+
+A handler that waits for its peer to say something new is the only one that can be ended without
+harm: there is no answer to be cut short. So it is its receive that a drain ends, or the end of
+the time that the peer may be silent, and nothing else. A cancel scope around each wait would do
+that, and would cost more than the wait, so a receive is told by a mark of its connection. It is
+told the same way under TLS: the stream above is left as by a cancellation.
+
+A drain takes one last look at each connection, and what has come by then is still answered. A
+client that does not know of the drain has sent it in good faith; and one that never stops
+sending would, without an end to looking, keep the server for all its grace. From a connection that
+was never heard of, the first request is waited for a little: it has just been taken from the
+queue, perhaps, and what it says is on its way.
+"""
+
+from __future__ import annotations
+
+import math
+from operator import methodcaller
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from trio_wsk._engine.deadlines import Deadlines
+from trio_wsk._vocabulary.more import More
+
+from .farewell import HEARD_SECONDS
+from .state import INTERRUPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .wire import Wire
+
+    Octets = bytes | bytearray
+    Receive = Callable[[], Awaitable[Octets]]
+
+__all__ = ["Between", "Interrupted", "receive_in_time"]
+
+
+class Interrupted(Exception):  # noqa: N818 - no error, but a way out
+    """Ends a receive, as a cancellation would: it has taken nothing."""
+
+
+@final
+class Between:
+    """Who waits in one block for a next request, and whether there is to be one.
+
+    Args:
+      call_at: Has something called at a time, in seconds on Trio's clock.
+    """
+
+    def __init__(self, call_at: Callable[[float, Callable[[], object]], object]) -> None:
+        self.draining: Final = trio.Event()
+        """Set when the server wants its connections to finish."""
+        self._call_at = call_at
+        self._waiting: set[Wire] = set()
+        self._idle: dict[float, Deadlines[Wire]] = {}  # by how long they may be silent
+
+    def drain(self) -> None:
+        """Want connections to finish: from now on nobody waits for a next request."""
+        self.draining.set()
+        for connection in self._waiting:
+            connection._interrupt()
+
+    async def receive(
+        self, connection: Wire, receive: Receive, idle: float, *, is_heard: bool
+    ) -> Octets | More:
+        """Receive the first octets of the next request, or say why there is none.
+
+        Call it once while the server drains, and not again: this is the last look.
+
+        Args:
+          connection: Whose request.
+          receive: Receives from it, or from TLS over it; takes nothing if it is cancelled.
+          idle: Seconds on Trio's clock that the peer may say nothing.
+          is_heard: Whether anything was received from this peer before.
+
+        Raises: what ``receive`` does.
+
+        Always a checkpoint. If cancelled, nothing was taken.
+        """
+        if not self.draining.is_set():
+            self._waiting.add(connection)
+            try:
+                if idle == math.inf:
+                    return await receive() or More.FINISHED
+                if not idle or not connection._block.is_served:
+                    if not idle:
+                        connection._look_ahead()
+                    return await receive_in_time(receive, idle)
+                deadlines = self._deadlines(idle)
+                deadlines.start(connection)
+                try:
+                    return await receive() or More.FINISHED
+                finally:
+                    deadlines.forget(connection)
+            except Interrupted:
+                pass
+            finally:
+                self._waiting.discard(connection)
+                connection._marks &= ~INTERRUPTED
+            if not self.draining.is_set():
+                return More.IDLE  # noqa: ASYNC910 - it has waited for that
+        return await self._receive_last(connection, receive, idle, is_heard=is_heard)
+
+    async def _receive_last(
+        self, connection: Wire, receive: Receive, idle: float, *, is_heard: bool
+    ) -> Octets | More:
+        """Take the last look at a connection of a server that drains."""
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(min(idle or math.inf, HEARD_SECONDS)) as scope:
+            # What is to be seen may be a part of what `receive` wants: of a TLS record. And TLS may
+            # have received what can't be seen from here: it gives that at once, or not at all.
+            if not connection._look_ahead() and (is_heard or not idle):
+                _cancel_soon(scope)
+            return await receive() or More.FINISHED
+        return More.DRAINING
+
+    def _deadlines(self, idle: float) -> Deadlines[Wire]:
+        deadlines = self._idle.get(idle)
+        if deadlines is None:
+            # Nobody waits for long with a time that nobody uses any more.
+            self._idle = {each: some for each, some in self._idle.items() if len(some)}
+            deadlines = Deadlines(self._call_at, idle, methodcaller("_interrupt"))
+            self._idle[idle] = deadlines
+        return deadlines
+
+
+async def receive_in_time(receive: Receive, idle: float) -> Octets | More:
+    """Receive, or say that the peer has said nothing for too long; see `Between.receive`."""
+    if idle == math.inf:
+        return await receive() or More.FINISHED
+    with trio.move_on_after(idle or math.inf) as scope:
+        if not idle:
+            _cancel_soon(scope)
+        return await receive() or More.FINISHED
+    return More.IDLE
+
+
+def _cancel_soon(scope: trio.CancelScope) -> None:
+    """Cancel what would wait, and not what is done at once."""
+    trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
