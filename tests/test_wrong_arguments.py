@@ -54,7 +54,7 @@ from trio_wsk import (
     serve_events,
 )
 from trio_wsk._serving.arguments import settings_for_events, settings_for_handler
-from trio_wsk.observers import CallbackFailed, LoggingObserver
+from trio_wsk.observers import AccessLog, CallbackFailed, LoggingObserver
 from trio_wsk.testing import MemoryNetwork, check_transport
 from trio_wsk.transports import LinuxTransport, PortableTransport, Transport, listen_fds
 
@@ -341,6 +341,10 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
         "name": Row(NO_TEXTS, "listen_fds('http')"),
         "unset_environment": Row(NO_FLAGS, "unset_environment is True or False"),
     },
+    "AccessLog": {
+        "logger": Row(("trio", 7, print), "logging.getLogger('mail')"),
+        "level": Row((None, 0, *NO_COUNTS), "level is a count, 1 or more"),
+    },
     "LoggingObserver": {
         "logger": Row(("trio", 7, print), "logging.getLogger('mail')"),
         "repeat_seconds": Row((None, *NO_SECONDS), "repeat_seconds is a time in seconds"),
@@ -593,6 +597,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "LinuxTransport.tcp": _made(LinuxTransport.tcp, port=0),
     "LinuxTransport.adopt": _adopt(LinuxTransport),
     "listen_fds": _made(listen_fds),
+    "AccessLog": _made(AccessLog),
     "LoggingObserver": _made(LoggingObserver),
     "MemoryNetwork": _made(MemoryNetwork),
     "MemoryNetwork.host": _made(MemoryNetwork().host),

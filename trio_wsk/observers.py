@@ -17,11 +17,12 @@ import math
 import sys
 from collections.abc import Collection
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from functools import singledispatch
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from ._vocabulary import records
-from ._vocabulary.arguments import check_plain_function, checked_seconds
+from ._vocabulary.arguments import check_plain_function, checked_count, checked_seconds
 from ._vocabulary.errors import InvalidParameterError
 from ._vocabulary.records import (
     AcceptBackoffEnded,
@@ -54,6 +55,7 @@ __all__ = [
     "AcceptBackoffEnded",
     "AcceptBackoffStarted",
     "AcceptErrorIgnored",
+    "AccessLog",
     "CallbackFailed",
     "CloseStyleUnavailable",
     "ConnectionAccepted",
@@ -222,11 +224,7 @@ class LoggingObserver:
     def __init__(
         self, logger: logging.Logger | None = None, *, repeat_seconds: float = REPEAT_SECONDS
     ) -> None:
-        if logger is not None and not isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
-            raise InvalidParameterError(
-                f"logger is a logger, such as logging.getLogger('mail'), not {logger!r}"
-            )
-        self.logger: Final[logging.Logger] = _log if logger is None else logger
+        self.logger: Final[logging.Logger] = _log if logger is None else _checked_logger(logger)
         """Where to."""
         self._repeat_seconds = checked_seconds(
             "repeat_seconds", repeat_seconds, endless="each kind once"
@@ -260,6 +258,14 @@ class ConsoleObserver:
         """Write the record as one line."""
         if sys.stderr is not None:
             print(_line(record)[1], file=sys.stderr, flush=True)  # noqa: T201 - as it says
+
+
+def _checked_logger(logger: logging.Logger) -> logging.Logger:
+    if not isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
+        raise InvalidParameterError(
+            f"logger is a logger, such as logging.getLogger('mail'), not {logger!r}"
+        )
+    return logger
 
 
 _BACKOFF_POLICIES: Final = {
@@ -338,3 +344,101 @@ def _(record: records.DrainStarted) -> Line:
 @_line.register(records.DrainFinished)
 def _(record: records.DrainFinished) -> Line:
     return logging.INFO, f"drained: {record.finished} finished, {record.reset} reset", None
+
+
+# ------------------------------------------------------------------------------ access log
+
+
+class AccessLog:
+    """Writes one line for each connection, at its end, whatever that was.
+
+    ``192.0.2.7:50001 finished after 1.250 s, 120 octets in, 3400 out``; one that was turned away
+    has the reason of its verdict: ``192.0.2.7:50001 rejected: not-listed (reset)``. What a line
+    says is in the fields of its `logging.LogRecord` as well (``extra=``), for programs:
+
+    * ``remote_address``, as text;
+    * ``opened`` and ``ended``, by the wall clock, as aware `datetime.datetime` in UTC; who was not
+      let in has no ``opened``;
+    * ``seconds`` between the two, ``octets_received``, ``octets_sent``;
+    * ``outcome``: ``finished``, or another of `trio_wsk.EndReason`; ``rejected``, ``aborted``,
+      ``dropped``;
+    * ``reason``, of who was not let in: the slug that is counted in ``statistics()``;
+    * ``close``, of who was rejected: how the peer was told.
+
+    It is told of connections of servers, of requests that were inspected, and of connections that
+    nobody got. A connection that you have awaited from a listening socket is yours, and so is
+    the line when you end it.
+
+    Args:
+      logger: Where to; the logger ``trio_wsk.access`` by default.
+      level: At which level.
+
+    Raises:
+      InvalidParameterError: an argument is wrong. (Yours.)
+    """
+
+    records: Final = frozenset(
+        {
+            records.ConnectionDropped,
+            records.ConnectionEnded,
+            records.RequestAborted,
+            records.RequestRejected,
+        }
+    )
+
+    def __init__(self, logger: logging.Logger | None = None, *, level: int = logging.INFO) -> None:
+        self._logger = _access_log if logger is None else _checked_logger(logger)
+        self._level = checked_count("level", level, least=1)
+
+    def __call__(self, record: Record) -> None:
+        """Write the line, if the logger wants one of that level."""
+        if self._logger.isEnabledFor(self._level):
+            text, fields = _access(record)
+            ended = datetime.now(timezone.utc)
+            fields["ended"] = ended
+            if "seconds" in fields:
+                fields["opened"] = ended - timedelta(seconds=fields["seconds"])
+            self._logger.log(self._level, "%s %s", fields["remote_address"], text, extra=fields)
+
+
+_access_log = logging.getLogger("trio_wsk.access")
+
+Access = tuple[str, dict[str, Any]]
+"""What an access log says of a record: the text behind the address, and the fields."""
+
+
+def _access(record: Record) -> Access:
+    if isinstance(record, records.ConnectionEnded):
+        return _ended(record)
+    if isinstance(record, records.RequestRejected):
+        text, fields = _not_let_in(record, "rejected", record.reason)
+        fields["close"] = record.close.value
+        return f"{text} ({record.close.value})", fields
+    if isinstance(record, records.RequestAborted):
+        return _not_let_in(record, "aborted", record.reason.value)
+    assert isinstance(record, records.ConnectionDropped)
+    return _not_let_in(record, "dropped", record.reason)
+
+
+def _ended(record: records.ConnectionEnded) -> Access:
+    outcome, seconds = record.reason.value, record.at - record.opened
+    counts = f"{record.octets_received} octets in, {record.octets_sent} out"
+    return f"{outcome} after {seconds:.3f} s, {counts}", {
+        "remote_address": str(record.remote_address),
+        "outcome": outcome,
+        "seconds": seconds,
+        "octets_received": record.octets_received,
+        "octets_sent": record.octets_sent,
+    }
+
+
+def _not_let_in(
+    record: records.RequestRejected | records.RequestAborted | records.ConnectionDropped,
+    outcome: str,
+    reason: str,
+) -> Access:
+    return f"{outcome}: {reason}", {
+        "remote_address": str(record.remote_address),
+        "outcome": outcome,
+        "reason": reason,
+    }
