@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -50,12 +51,6 @@ class Member:
         async for text in self.letters:
             await self.connection.send_all(f"{text}\n".encode())
 
-    async def leave_when_draining(self) -> None:
-        """Say good-bye when the server ends."""
-        await self.connection.draining.wait()
-        self.tell("* the room closes, good-bye")
-        self.outbox.close()
-
 
 class Room:
     """Everybody who is here."""
@@ -77,7 +72,6 @@ class Room:
         try:
             with member.scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(member.leave_when_draining)
                     nursery.start_soon(self.listen, member)
                     await member.send()
                     nursery.cancel_scope.cancel(reason="the outbox was closed and is empty")
@@ -88,14 +82,13 @@ class Room:
             connection.abort()  # not FIN: it shall see that it has missed something
 
     async def listen(self, member: Member) -> None:
-        """Hand on what a member says, until it has finished."""
-        unfinished = b""
-        async for data in member.connection:
-            *lines, unfinished = (unfinished + data).split(b"\n")
-            for line in lines:
+        """Hand on what a member says, until it has finished, or the server ends."""
+        reader = trio_wsk.Reader(member.connection, max_octets=LONGEST_LINE)
+        with suppress(trio_wsk.IncompleteReadError, trio_wsk.ReadLimitError):
+            async for line in reader.lines():
                 self.tell(f"{member.name}: {printable(line)}", member)
-            if len(unfinished) > LONGEST_LINE:
-                break
+        if reader.ended is trio_wsk.More.DRAINING:
+            member.tell("* the room closes, good-bye")
         member.outbox.close()
 
 

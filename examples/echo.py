@@ -1,7 +1,8 @@
 """An echo server: what a client sends comes back to it, until it has finished.
 
 Run ``python examples/echo.py [PORT]``; it says how to talk to it. Ctrl-C or SIGTERM
-ends it, after a second in which clients may finish; another one ends it at once.
+ends it: who has nothing to come back at once, and the others after a second at most.
+Another one ends it at once.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import trio
 import trio_wsk
 
 PORT = 7007
+IDLE = 300.0
+"""How many seconds a client may say nothing."""
 
 
 async def echo(connection: trio_wsk.Connection) -> None:
     """Send back what one client sends."""
-    async for data in connection:
-        await connection.send_all(data)
+    while await connection.more(idle=IDLE):
+        await connection.send_all(await connection.receive_some())
 
 
 async def main(

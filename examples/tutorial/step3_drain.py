@@ -7,8 +7,8 @@ import trio_wsk
 
 async def echo(connection: trio_wsk.Connection) -> None:
     """Send back what one client sends."""
-    async for data in connection:
-        await connection.send_all(data)
+    while await connection.more(idle=60):
+        await connection.send_all(await connection.receive_some())
 
 
 if __name__ == "__main__":
