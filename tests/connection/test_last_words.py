@@ -290,16 +290,18 @@ class ShakingHands(ScriptedRequest):
 
 
 async def test_peer_that_cannot_be_talked_to_is_reset() -> None:
-    """A transport that has no connection to send the message on resets its peer."""
+    """A transport that has no connection to send the message on resets its peer, and says so."""
     transport = Undecided()
+    silent = Silent()
     async with open_listening_socket(
-        transport=transport, inspect=lambda request: TOLD_BUSY, observers=[Silent()]
+        transport=transport, inspect=lambda request: TOLD_BUSY, observers=[silent]
     ) as listening:
         peer = transport.arrive()
         await wait_all_tasks_blocked()
+        statistics = listening.statistics()
 
         assert "reset" == peer.answer
-        assert {"busy": 1} == listening.statistics().rejected
+        assert ({"busy": 1}, 1) == (statistics.rejected, statistics.close_fallbacks)
 
     peer.leave()
 
