@@ -101,27 +101,27 @@ async def test_one_turn_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_epoll
 async def test_short_read_is_believed_only_where_the_next_edge_is_heard() -> None:
-    """Nothing counts as drained on a channel that has been armed for writing only."""
+    """Nothing counts as empty on a channel that has been armed for writing only."""
     readiness = EpollReadiness()
     with socket_pair() as (ours, _):
         watch = Watch(ours.fileno())
         watch.read_short()
 
-        assert not watch.drained
+        assert not watch.empty
 
         readiness.arm(watch, WRITE)
         watch.read_short()
 
-        assert not watch.drained
+        assert not watch.empty
 
         readiness.arm(watch, READ)
         watch.read_short()
 
-        assert watch.drained
+        assert watch.empty
 
         watch.close()
 
-        assert not watch.drained
+        assert not watch.empty
     readiness.close()
 
 
@@ -139,12 +139,12 @@ async def test_short_read_is_not_believed_when_an_edge_came_meanwhile() -> None:
         watch.on_edges(READ)
         watch.read_short()
 
-        assert not watch.drained
+        assert not watch.empty
 
         watch.news = False
         watch.read_short()
 
-        assert watch.drained
+        assert watch.empty
 
         watch.close()
     readiness.close()
@@ -162,7 +162,7 @@ async def test_short_read_is_not_believed_after_a_doubtful_edge(edge: int) -> No
         watch.news = False
         watch.read_short()
 
-        assert not watch.drained
+        assert not watch.empty
 
         watch.close()
     readiness.close()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from trio_wsk._engine.callers import check_caller, check_ending_caller
+from trio_wsk._engine.pump import OVER
 from trio_wsk._engine.readiness import READ, WRITE
 from trio_wsk._vocabulary.arguments import check_flag
 from trio_wsk._vocabulary.end_reason import EndReason
@@ -284,7 +285,7 @@ class Connection(Stream):
         if type(data) is not bytes:
             data = view = octets_of(data)
         try:
-            if self._rare is None and not self._sending and not self._block.ended:
+            if self._rare is None and not self._sending and self._block.life is not OVER:
                 sent = self._send_now(data)  # nothing can stand in line before it
             else:
                 self._open_channel()

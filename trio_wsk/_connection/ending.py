@@ -21,8 +21,8 @@ from trio_wsk._vocabulary.records import ConnectionEnded
 from trio_wsk._vocabulary.status import DISCONNECT, RECEIVE
 from trio_wsk._vocabulary.verdict import InspectId
 
-from .state import FIN_RECEIVED, LINGERING, LOST, TOLD
-from .turns import THE_BLOCKS, Turns
+from .state import FIN_RECEIVED, LINGERING, LOST, THE_BLOCKS, TOLD
+from .turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,8 +37,18 @@ from trio_wsk._vocabulary.status import (
 from .dispatch import ConnectionDispatch, Taken
 from .ending import GRACEFUL
 from .sending import Sending
-from .state import END_TOLD, ENDING, FIN_RECEIVED, IN_DOUBT, LINGERING, REFUSED, RESUMED, TOLD
-from .turns import THE_BLOCKS
+from .state import (
+    END_TOLD,
+    FIN_RECEIVED,
+    FLOWING,
+    IN_DOUBT,
+    LINGERING,
+    PEER_ENDING,
+    REFUSED,
+    RESUMED,
+    THE_BLOCKS,
+    TOLD,
+)
 from .wire import RECEIVE_SIZE
 
 if TYPE_CHECKING:
@@ -173,10 +183,11 @@ class EventSide(Sending):
         for _ in range(READS_PER_TURN):
             if self._receiving:
                 return READ
-            if self._marks & REFUSED or not (self._enabled & RECEIVE or self._lingering):
+            rare = self._rare
+            is_refused = rare is not None and rare.flow == REFUSED
+            if is_refused or not (self._enabled & RECEIVE or self._lingering):
                 self._look_for_end(due)
                 return READ
-            rare = self._rare
             came_back = rare is not None and bool(rare.held)
             if self._marks & FIN_RECEIVED and not came_back:
                 self._check_not_reset(due & GONE)
@@ -191,7 +202,7 @@ class EventSide(Sending):
                 return 0
             # After a short read nothing is left; if something has come since, its edge is still
             # to come. The peer's end has no edge of its own, nor has what is behind a mark.
-            in_doubt = came_back or self._marks & (ENDING | IN_DOUBT)
+            in_doubt = came_back or self._marks & (PEER_ENDING | IN_DOUBT)
             if not data or not (in_doubt or len(data) == RECEIVE_SIZE):
                 if not (self._marks & TOLD and self._block.readiness.edge_triggered):
                     self._hear_of_input()
@@ -211,20 +222,21 @@ class EventSide(Sending):
             answer = self._block.call("receive", self, context, dispatch.receive, self, data)
             if answer is not None and answer is not Status.SUCCESS:
                 self._not_all_taken(data, answer)
-            elif self._marks & RESUMED:
-                self._marks &= ~RESUMED
+            elif self._rare is not None:
+                self._rare.flow = FLOWING  # `RESUMED` says nothing new
 
     def _not_all_taken(self, data: bytes, answer: object) -> None:
         """Keep what the receive callback has not taken, until it is resumed."""
-        was_resumed = self._marks & RESUMED
-        self._marks &= ~RESUMED
+        rare = self._rare_state()
+        was_resumed = rare.flow == RESUMED
+        rare.flow = FLOWING
         if answer is FAILED:
             self.abort()
         elif answer is Status.DATA_NOT_ACCEPTED:
-            self._refuse(data, was_resumed=bool(was_resumed))
+            self._refuse(data, was_resumed=was_resumed)
         elif isinstance(answer, Taken) and answer.count <= len(data):
             if answer.count < len(data):
-                self._refuse(data[answer.count :], was_resumed=bool(was_resumed))
+                self._refuse(data[answer.count :], was_resumed=was_resumed)
         else:
             self._nonsense(
                 "receive",
@@ -240,15 +252,15 @@ class EventSide(Sending):
         if was_resumed:
             self._schedule(READ)
         else:
-            self._marks |= REFUSED
+            rare.flow = REFUSED
 
     def _resume(self) -> None:
         """Indicate again."""
-        if self._marks & REFUSED:
-            self._marks &= ~REFUSED
+        if self._rare is not None and self._rare.flow == REFUSED:
+            self._rare.flow = FLOWING
             self._schedule(READ)
         elif self._block.is_calling("receive", self):
-            self._marks |= RESUMED
+            self._rare_state().flow = RESUMED
 
     def _task_received(self) -> None:
         """A task has finished receiving: it is the events' turn again."""
@@ -272,7 +284,7 @@ class EventSide(Sending):
                 self._hear_of_input()
         if not self._has(RECEIVE):
             # Nobody may ever take what is before it.
-            if found == b"" or (found and self._marks & ENDING):
+            if found == b"" or (found and self._marks & PEER_ENDING):
                 self._end_unreceived()
         elif self._marks & FIN_RECEIVED and (self._rare is None or not self._rare.held):
             if self._enabled & DISCONNECT:

@@ -123,7 +123,7 @@ class Sending(Ending):
     def _flush(self) -> None:
         """Send from the queue until the kernel takes no more; then whatever follows it."""
         rare = self._rare
-        if rare is None or self._sending == ACTIVE:
+        if rare is None or self._sending >= ACTIVE:
             return
         stopped = ALL_SENT if rare.queue is None else rare.queue.flush(self._send_piece)
         if stopped == ALL_SENT:
@@ -283,7 +283,7 @@ class Sending(Ending):
             self._bound_taking()
             while self._channel is not None:
                 self._flush()
-                if not self._unsent or self._sending == ACTIVE:
+                if not self._unsent or self._sending >= ACTIVE:
                     break
                 if _takes(rare.octets_then, self._octets_out):
                     self._bound_taking()

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIVE",
-    "ENDING",
     "END_TOLD",
     "FIN_RECEIVED",
     "FIN_SENT",
+    "FLOWING",
     "HAD_LAST_LOOK",
     "HALFWAY",
     "IDLE",
@@ -28,49 +28,76 @@ __all__ = [
     "IN_DOUBT",
     "LINGERING",
     "LOST",
+    "PEER_ENDING",
+    "POSTED",
     "REFUSED",
     "RESUMED",
+    "THE_BLOCKS",
     "TOLD",
     "WAITING",
     "Owner",
     "RareState",
 ]
 
+# The task that sends: `Wire._sending`.
 IDLE: Final = 0
-"""No task is sending."""
+"""There is none."""
 WAITING: Final = 1
-"""A task's ``send_all`` stands in line behind what was queued before it."""
+"""Its ``send_all`` stands in line behind what was queued before it."""
 ACTIVE: Final = 2
-"""A task's ``send_all`` is sending; what is queued now stands in line behind it."""
+"""Its ``send_all`` is sending; what is queued now stands in line behind it."""
+HALFWAY: Final = 3
+"""The same, and it waits for room, with a part of its data sent."""
 
-# What is noted of a connection: bits of `Wire._marks`, all zero while it is in full swing.
+# What becomes of octets that a receive callback has not taken: `RareState.flow`.
+FLOWING: Final = 0
+"""They are indicated again, like all that comes."""
+REFUSED: Final = 1
+"""Nothing is indicated until the callback is resumed, or a task has received."""
+RESUMED: Final = 2
+"""It was resumed from inside the callback, whose answer is still to come."""
+
+# How each side ends, what has been said of it, and how the channel is heard of: bits of
+# `Wire._marks`, all zero while a connection is in full swing. Python keeps one object for each
+# number up to 256, so that even a hundred thousand connections that linger share these.
+#
+#                 the peer                           this side
+#     flows       -                                  -
+#     is to end   PEER_ENDING (an edge says so)      `RareState.fin_wanted` (something is queued)
+#     has ended   FIN_RECEIVED (all is received)     FIN_SENT
+#     is told     END_TOLD (to the callback)
+#     waits                                          LINGERING (for FIN_RECEIVED, bounded)
+#
+# FIN_RECEIVED and FIN_SENT together close a connection that has events. A reset is neither: it
+# leaves `RareState.broken`, and LOST when the connection is closed for it.
 FIN_RECEIVED: Final = 1
 """The peer has sent FIN, and everything before it was received."""
 FIN_SENT: Final = 2
 """We have sent FIN."""
 LOST: Final = 4
-"""It was closed because it had turned out to be broken."""
+"""The connection was closed because it had turned out to be broken."""
 END_TOLD: Final = 8
 """The disconnect event has told of FIN, or there is no callback that it could tell."""
-REFUSED: Final = 16
-"""The receive callback has not taken everything, and wants no more until it is resumed."""
-RESUMED: Final = 32
-"""It was resumed from inside the receive callback."""
-TOLD: Final = 64
+LINGERING: Final = 16
+"""After our FIN: closed when the peer has finished, too, or has been silent for long."""
+PEER_ENDING: Final = 32
+"""An edge has said that the peer has ended: a short read does not say any more that nothing is
+left."""
+IN_DOUBT: Final = 64
+"""Nor does it here for another reason; see `Watch.in_doubt`."""
+TOLD: Final = 128
 """The pump's readiness tells the connection of its edges, which has no watch for them."""
-ENDING: Final = 128
-"""An edge has said that the peer has ended: nothing counts as drained any more."""
-LINGERING: Final = 256
-"""After our FIN: it is closed when the peer has finished, too, or has been silent for long."""
-IN_DOUBT: Final = 512
-"""A short read does not say that nothing is left; see `Watch.in_doubt`."""
-HALFWAY: Final = 1024
-"""A task's ``send_all`` waits for room, and has sent a part of its data."""
-
-INTERRUPTED: Final = 2048
+INTERRUPTED: Final = 256
 """Who waits for a next request is to receive nothing more, since there will be none."""
-HAD_LAST_LOOK: Final = 4096
+HAD_LAST_LOOK: Final = 512
 """The server drains, and what had come by then was all."""
+
+# Bits that no event and no edge has, and that leave small numbers small.
+THE_BLOCKS: Final = 1
+"""Among the enabled events, `Turns._enabled`: the accept event has taken the connection, so that
+nobody but the block would end it."""
+POSTED: Final = 0x20
+"""Among the edges that are due, `Turns._due`: the pump has been asked for a turn."""
 
 
 class RareState:
@@ -82,6 +109,7 @@ class RareState:
         "ended",
         "failure",
         "fin_wanted",
+        "flow",
         "held",
         "ideal",
         "octets_then",
@@ -104,6 +132,8 @@ class RareState:
         """The public socket, which is the same descriptor as the channel."""
         self.held = b""
         """Received, and not taken by a callback, or found by who waited for a next request."""
+        self.flow = FLOWING
+        """`FLOWING`, `REFUSED` or `RESUMED`."""
         self.queue: SendQueue | None = None
         """What is to be sent when the kernel takes more."""
         self.octets_then = 0

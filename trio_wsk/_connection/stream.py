@@ -67,7 +67,7 @@ class Stream(EventSide):
             data = None
             watch = self._watch
             # If nothing is known to be there, waiting comes first, which is a cancel point, too.
-            if watch is None or not watch.drained or self._rare is not None:
+            if watch is None or not watch.empty or self._rare is not None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 data = self._receive_now(size)
                 if data is not None:
@@ -110,6 +110,8 @@ class Stream(EventSide):
             return await self._receive_into(view)
 
     async def _receive_into(self, view: memoryview) -> int:
+        # As in `receive_some`, and not in one place with it: that would be one coroutine more in
+        # each connection that waits to receive.
         if get_ident() != self._block.home.thread:
             check_caller(self._block.home, "connection.receive_into")
         if self._receiving:
@@ -119,7 +121,7 @@ class Stream(EventSide):
         try:
             count = None
             watch = self._watch
-            if watch is None or not watch.drained or self._rare is not None:
+            if watch is None or not watch.empty or self._rare is not None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 count = self._receive_into_now(view)
                 if count is not None:
@@ -232,7 +234,7 @@ class Stream(EventSide):
             while sent < view.nbytes:
                 if blocked:
                     if sent:
-                        self._marks |= HALFWAY
+                        self._sending = HALFWAY
                     await self._wait(WRITE)
                     waited = True
                 with view[sent:] as rest:
@@ -244,7 +246,7 @@ class Stream(EventSide):
                 self._rare_state().cut_at = self._octets_out
             raise
         finally:
-            self._marks &= ~HALFWAY
+            self._sending = ACTIVE
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 

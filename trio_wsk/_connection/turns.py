@@ -7,12 +7,12 @@ bounded turn after the other. Nothing here awaits.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from trio_wsk._engine.readiness import ENDED, READ, URGENT, WRITE
 from trio_wsk._vocabulary.errors import InvalidDeviceStateError
 
-from .state import ENDING, FIN_RECEIVED, IN_DOUBT, TOLD
+from .state import FIN_RECEIVED, IN_DOUBT, PEER_ENDING, POSTED, TOLD
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -25,15 +25,7 @@ if TYPE_CHECKING:
 
     from .dispatch import ConnectionDispatch
 
-__all__ = ["THE_BLOCKS", "Turns"]
-
-# Bits that no event and no edge has, and that leave small numbers small: Python keeps one object
-# for each number up to 256.
-THE_BLOCKS: Final = 1
-"""Among the enabled events: nobody but the block would end this connection."""
-
-_POSTED: Final = 0x20
-"""Among the edges that are due: the pump has been asked for a turn."""
+__all__ = ["Turns"]
 
 
 class Turns(Wire):
@@ -48,7 +40,7 @@ class Turns(Wire):
     _enabled: int
     """The events that are, and `THE_BLOCKS`: if it is 0, only what is queued needs the pump."""
     _due: int
-    """The edges that have come and were not acted on, and `_POSTED`."""
+    """The edges that have come and were not acted on, and `POSTED`."""
 
     # --- Whose it is --------------------------------------------------------------------
 
@@ -60,7 +52,7 @@ class Turns(Wire):
     def _listen_to_watch(self, watch: Watch) -> None:
         watch.sink = self
         if watch.ended:
-            self._marks |= ENDING
+            self._marks |= PEER_ENDING
         if watch.in_doubt:
             self._marks |= IN_DOUBT
 
@@ -78,12 +70,12 @@ class Turns(Wire):
     def on_edges(self, edges: int) -> None:
         """Note what the channel has to say; the pump acts on it. For its readiness to call."""
         if edges & ENDED:
-            self._marks |= ENDING
+            self._marks |= PEER_ENDING
         if edges & URGENT:
             self._marks |= IN_DOUBT
         due = self._due
-        self._due = due | edges | _POSTED
-        if not due & _POSTED:
+        self._due = due | edges | POSTED
+        if not due & POSTED:
             self._block.post(self._turn)
 
     def _has_broken(self) -> None:

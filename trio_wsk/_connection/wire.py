@@ -17,7 +17,7 @@ from trio_wsk._vocabulary.errors import ConnectionBrokenError, SocketClosedError
 from trio_wsk._vocabulary.status import status_of
 
 from .farewell import FINISHED
-from .state import FIN_RECEIVED, FIN_SENT, HALFWAY, INTERRUPTED, LOST, REFUSED, RareState
+from .state import FIN_RECEIVED, FIN_SENT, FLOWING, HALFWAY, INTERRUPTED, LOST, RareState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -91,7 +91,7 @@ class Wire(trio.abc.HalfCloseableStream):
             return self._take_held(rare, size)
         watch = self._watch
         if watch is not None:
-            if watch.drained:
+            if watch.empty:
                 return None
             watch.news = False
         if self._channel is None:
@@ -120,7 +120,7 @@ class Wire(trio.abc.HalfCloseableStream):
             return len(data)
         watch = self._watch
         if watch is not None:
-            if watch.drained:
+            if watch.empty:
                 return None
             watch.news = False
         channel = self._open_channel()
@@ -141,7 +141,7 @@ class Wire(trio.abc.HalfCloseableStream):
     def _look_ahead(self) -> bool:
         """Have what is there now held for who receives next; whether that is something, or FIN."""
         if self._watch is not None:
-            self._watch.drained = False  # an edge may be on its way
+            self._watch.empty = False  # an edge may be on its way
         data = self._receive_now(RECEIVE_SIZE)
         if data:
             self._rare_state().held = data
@@ -155,7 +155,7 @@ class Wire(trio.abc.HalfCloseableStream):
 
     def _take_held(self, rare: RareState, size: int) -> bytes:
         data, rare.held = rare.held[:size], rare.held[size:]
-        self._marks &= ~REFUSED
+        rare.flow = FLOWING
         return data
 
     def _end_of_input(self) -> None:
@@ -245,7 +245,7 @@ class Wire(trio.abc.HalfCloseableStream):
     @property
     def _is_cut_short(self) -> bool:
         """Whether something was not sent to its end, and nothing else since."""
-        if self._marks & HALFWAY:
+        if self._sending == HALFWAY:
             return True
         rare = self._rare
         return rare is not None and (bool(self._unsent) or rare.cut_at == self._octets_out)

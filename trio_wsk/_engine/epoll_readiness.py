@@ -103,7 +103,7 @@ class EpollReadiness(Readiness):
     def _release(watch: Watch) -> None:
         watch.home = None
         watch.interest = 0
-        watch.drained = False
+        watch.empty = False
         if watch.reader is not None or watch.writer is not None or watch.sink is not None:
             watch.on_edges(READ | WRITE)
 

@@ -17,8 +17,8 @@ is also where its callbacks run.
 The rules of edge triggering, each of which cost a hang or a lost wake-up once:
 
 * An edge is told once. Whoever was told reads until the kernel has no more, or
-  remembers that there is more and comes back by itself (a bounded drain is requeued).
-* After a short read the channel is known to be drained, and the next receive may
+  remembers that there is more and comes back by itself (a bounded turn is requeued).
+* After a short read the channel is known to be empty, and the next receive may
   wait without asking the kernel first: asking costs 0.8 us, a twentieth of what an exchange
   takes. An edge that arrives while nobody waits clears that knowledge, or the next receive
   would sleep beside its data. So does one that arrives during the read: a channel that is no
@@ -28,7 +28,7 @@ The rules of edge triggering, each of which cost a hang or a lost wake-up once:
   a read stops before an octet that was sent as urgent; on a Unix socket it stops after a
   message that carries descriptors. After an edge that says the peer has ended or has sent
   something urgent, and always on a channel whose request does not vouch for its short reads,
-  nothing counts as drained: read until the kernel has no more.
+  nothing counts as empty: read until the kernel has no more.
 * Registering reports what is true already, so "the kernel had nothing, register,
   park" loses nothing, provided that nothing is awaited in between.
 * An edge may be a stranger's. Who duplicates a descriptor and closes the first leaves its
@@ -37,7 +37,7 @@ The rules of edge triggering, each of which cost a hang or a lost wake-up once:
 
 Where there is no epoll, and for a waiter who is alone in its run (a second epoll
 only adds a pass to it), Trio's own waits serve: level-triggered, so nothing is
-ever taken for drained there.
+ever taken for empty there.
 
 Source: epoll(7), "Questions and answers"; epoll_ctl(2).
 """
@@ -103,7 +103,7 @@ class Watch:
 
     __slots__ = (
         "direct",
-        "drained",
+        "empty",
         "ended",
         "fd",
         "home",
@@ -127,7 +127,7 @@ class Watch:
         self.writer: trio.lowlevel.Task | None = None
         self.direct: int = 0
         """How many tasks wait for the descriptor straight on Trio."""
-        self.drained: bool = False
+        self.empty: bool = False
         """The kernel is known to have nothing to read until the next edge."""
         self.ended: bool = False
         """An edge said that the peer has ended."""
@@ -135,7 +135,7 @@ class Watch:
         """There is something to read that came after the last read began. Whoever reads clears it
         before, for an edge may come from inside the call."""
         self.in_doubt: bool = False
-        """A short read says nothing, here or since an edge: nothing counts as drained any more."""
+        """A short read says nothing, here or since an edge: nothing counts as empty any more."""
 
     def read_short(self) -> None:
         """Say that a read got less than it asked for, so nothing is left."""
@@ -143,14 +143,14 @@ class Watch:
         if self.interest & READ and not (self.news or self.in_doubt):
             home = self.home
             if home is not None and home.edge_triggered:
-                self.drained = True
+                self.empty = True
 
     def release(self) -> None:
         """Have who waits look again: the channel gets another owner, with this watch."""
         self.sink = None
         if self.direct:
             trio.lowlevel.notify_closing(self.fd)
-        self.drained = False
+        self.empty = False
         self.on_edges(READ | WRITE)
 
     def look_again(self) -> None:
@@ -221,7 +221,7 @@ class Watch:
             ) from error
         finally:
             self.direct -= 1
-            self.drained = False
+            self.empty = False
 
     def on_edges(self, edges: int) -> None:
         """Wake who waits for these edges; what nobody waits for goes to the sink."""
@@ -231,7 +231,7 @@ class Watch:
                 self.ended = True
                 edges |= READ | WRITE
         if edges & READ:
-            self.drained = False
+            self.empty = False
             self.news = True
             if self.reader is not None:
                 trio.lowlevel.reschedule(self.reader)

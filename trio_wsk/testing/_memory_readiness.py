@@ -99,7 +99,7 @@ class MemoryReadiness(Readiness):
             watch.endpoint.watch = None
             watch.endpoint = None  # the two refer to each other
         watch.interest = 0
-        watch.drained = False
+        watch.empty = False
         watch.on_edges(READ | WRITE)
 
     def wait(self, watch: Watch, edge: int, *, passed: bool = False) -> Awaitable[None]:
