@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.pairs import descriptor_of, plain, receive_all, receive_exactly
+from tests.helpers.pairs import fill_kernel, plain, receive_all, receive_exactly
 from tests.helpers.support import PATIENCE, connect, fate_of, reset
 from trio_wsk import Connection, ConnectionBrokenError, Irp, Status, open_listening_socket
 from trio_wsk._connection.block import TAKING_SECONDS
@@ -236,11 +236,7 @@ async def test_who_waits_for_what_is_withdrawn_after_the_block_goes_on(company: 
     irps: list[Irp[int]] = []
 
     def use(connection: Connection) -> None:
-        with socket.fromfd(descriptor_of(connection), socket.AF_INET, socket.SOCK_STREAM) as full:
-            for size in (1 << 16, 1):
-                with suppress(BlockingIOError):
-                    while True:
-                        full.send(bytes(size), socket.MSG_DONTWAIT)
+        fill_kernel(connection)
         irps.append(connection.queue_send(b"irp"))
 
     async with outliving(use) as (connection, client), trio.open_nursery() as nursery:

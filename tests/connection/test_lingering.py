@@ -190,6 +190,32 @@ async def test_peer_that_sends_for_ever_has_its_time_after_a_handler(mock_clock:
         await client.aclose()
 
 
+async def test_peer_that_sends_much_is_left(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Whatever time it has left, a peer is left when it has sent more than `PARTING_OCTETS` since:
+    throwing away is work, too.
+    """
+    assert mock_clock.rate == 0
+    monkeypatch.setattr(_farewell, "PARTING_OCTETS", 1 << 16)
+    async with open_server(refuse, 0, host="127.0.0.1") as server:
+        client = await connect(server.local_addresses[0])
+        await client.send_all(b"x")
+        await wait_all_tasks_blocked()
+        await client.send_all(bytes(1 << 16))
+        await wait_all_tasks_blocked()
+
+        assert 1 == server.statistics().lingering
+
+        await client.send_all(b"x")
+        await wait_all_tasks_blocked()
+
+        assert 0 == server.statistics().lingering
+
+        await client.aclose()
+
+
 async def test_no_more_linger_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond `PARTING_MOST`, the peer that has had the longest is closed."""
     monkeypatch.setattr(_farewell, "PARTING_MOST", 2)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import sys
+
 import pytest
 import trio
 from outcome import Error, Value
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers.pairs import open_event_pair, open_pair, receive_all, receive_exactly
+from tests.helpers.pairs import (
+    fill_kernel,
+    open_event_pair,
+    open_pair,
+    receive_all,
+    receive_exactly,
+)
 from tests.helpers.recorder import LARGE, Failures, Recorder, clog
-from tests.helpers.support import fate_of, reset, until
+from tests.helpers.support import PATIENCE, fate_of, reset, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
@@ -400,3 +410,68 @@ async def test_send_backlog_event_tells_what_is_ideal() -> None:
         assert all(ideal > 0 for ideal in recorder.backlogs)
         assert recorder.backlogs
         assert all(a != b for a, b in zip(recorder.backlogs, recorder.backlogs[1:], strict=False))
+
+
+async def test_who_waits_for_what_is_withdrawn_goes_on() -> None:
+    """FIN waits for what is queued, and not for what was taken back: its peer need not read."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        size = fill_kernel(connection)
+        irp = connection.queue_send(b"withdrawn")
+        nursery.start_soon(connection.send_eof)
+        await wait_all_tasks_blocked()
+
+        assert 1 == len(nursery.child_tasks)
+        assert irp.cancel()
+
+        await wait_all_tasks_blocked()
+
+        assert set() == nursery.child_tasks
+        assert bytes(size) == await receive_all(client)
+
+
+async def test_withdrawing_one_of_two_has_nobody_go_on() -> None:
+    """FIN still waits for the other one, which comes before it."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+        size = fill_kernel(connection)
+        irp = connection.queue_send(b"withdrawn")
+        connection.send_nowait(b"kept")
+        nursery.start_soon(connection.send_eof)
+        await wait_all_tasks_blocked()
+        irp.cancel()
+        await wait_all_tasks_blocked()
+
+        assert 1 == len(nursery.child_tasks)
+        assert bytes(size) + b"kept" == await receive_all(client)
+
+
+def segments_in(peer: socket.socket) -> int:
+    """Ask the kernel how many segments this peer has received (``tcpi_segs_in``, linux/tcp.h)."""
+    (count,) = struct.unpack_from(
+        "I", peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 140
+    )
+    assert isinstance(count, int)
+    return count
+
+
+def take(peer: socket.socket, size: int) -> None:
+    """Block the whole thread until so many octets were received: no task runs meanwhile."""
+    while size:
+        size -= len(peer.recv(size))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MSG_MORE and tcpi_segs_in are Linux's")
+@pytest.mark.parametrize("is_queued", [False, True], ids=["at once", "queued"])
+async def test_fin_travels_with_the_last_data(is_queued: bool) -> None:  # noqa: FBT001 - pytest
+    """The last data before FIN and FIN are one segment, whether or not the data was queued."""
+    async with open_pair() as (connection, client):
+        with socket.fromfd(client.socket.fileno(), socket.AF_INET, socket.SOCK_STREAM) as peer:
+            peer.settimeout(PATIENCE)
+            size = fill_kernel(connection) if is_queued else 0
+            before = segments_in(peer)
+            connection.disconnect(data=b"last")
+            if is_queued:
+                take(peer, size)
+                before = segments_in(peer)
+
+            assert b"last" == await receive_all(client)
+            assert 1 == segments_in(peer) - before

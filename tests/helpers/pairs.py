@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -94,6 +94,17 @@ def descriptor_of(connection: Connection) -> int:
     channel = connection._channel  # noqa: SLF001 - asking for `.socket` changes how it waits
     assert channel is not None
     return channel.fileno()
+
+
+def fill_kernel(connection: Connection) -> int:
+    """Have the kernel take all that it can, past the connection; return how many octets."""
+    taken = 0
+    with socket.fromfd(descriptor_of(connection), socket.AF_INET, socket.SOCK_STREAM) as full:
+        for size in (1 << 16, 1):
+            with suppress(BlockingIOError):
+                while True:
+                    taken += full.send(bytes(size), socket.MSG_DONTWAIT)
+    return taken
 
 
 def fill(connection: Connection) -> int:

@@ -159,6 +159,7 @@ async def test_finish_is_no_reset_although_input_is_unread(octets: int, owner: O
 
         request.finish()
 
+        assert 0 == peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # no reset behind FIN
         assert "fin" == fate_of(peer)
 
 
