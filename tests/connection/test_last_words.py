@@ -29,6 +29,7 @@ from trio_wsk.observers import (
     ConnectionAccepted,
     ConnectionEnded,
     RequestRejected,
+    ServerStarted,
 )
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ async def test_nobody_else_sees_the_connection() -> None:
 
         assert (0, 0, 0) == (counted.open_connections, counted.open_most, counted.served)
         assert 0 == sum(counted.listening.delivered.values())
-        assert [ConnectionAccepted, RequestRejected] == list(map(type, seen))
+        assert [ServerStarted, ConnectionAccepted, RequestRejected] == list(map(type, seen))
 
 
 @pytest.mark.parametrize("way", ["drain", "abort"])
