@@ -1,10 +1,11 @@
-"""What `open_listening_socket` is given, checked: each mistake is told with the right call."""
+"""What listening sockets are given, checked: each mistake is told with the right call."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from trio_wsk._connection.dispatch import ConnectionDispatch
 from trio_wsk._intake.intake import NO_DESCRIPTORS_POLICIES
 from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk.observers import LoggingObserver
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
     from trio_wsk._intake.intake import NoDescriptorsPolicy
     from trio_wsk.observers import Observer
 
-__all__ = ["checked_dispatch", "checked_inspector", "checked_observers", "checked_policy"]
+__all__ = [
+    "check_connection_dispatch",
+    "checked_dispatch",
+    "checked_inspector",
+    "checked_observers",
+    "checked_policy",
+]
 
 
 def checked_dispatch(dispatch: ListenDispatch | None) -> ListenDispatch:
@@ -59,3 +66,12 @@ def checked_observers(observers: Iterable[Observer]) -> list[Observer]:
     if not any(isinstance(observer, LoggingObserver) for observer in checked):
         checked.append(LoggingObserver())
     return checked
+
+
+def check_connection_dispatch(call: str, dispatch: object) -> None:
+    """Refuse what is no dispatch of connections, in the name of who was called."""
+    if dispatch is not None and not isinstance(dispatch, ConnectionDispatch):
+        raise InvalidParameterError(
+            "dispatch is of the connection that is accepted:"
+            f" {call}(dispatch=ConnectionDispatch(receive=...)), not {dispatch!r}"
+        )

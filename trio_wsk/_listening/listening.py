@@ -20,7 +20,6 @@ from trio_wsk._vocabulary.errors import (
     ForcedClosedError,
     InvalidDeviceStateError,
     InvalidParameterError,
-    NoSocketError,
     SocketClosedError,
     WouldBlockError,
     WskError,
@@ -29,8 +28,9 @@ from trio_wsk._vocabulary.statistics import ListeningCounters, ListeningStatisti
 from trio_wsk._vocabulary.status import ACCEPT, EventMask, Status
 from trio_wsk.transports._connecting import HAPPY_EYEBALLS_DELAY, target_of
 
+from .arguments import check_connection_dispatch
 from .public_sockets import PublicSockets
-from .stages import LISTENING, Stages, new_inspect_key
+from .stages import Stages, new_inspect_key
 
 if TYPE_CHECKING:
     import os
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk._vocabulary.verdict import InspectAction, InspectId, InspectPoint, Verdict
 
-    from .dispatch import ListenDispatch
     from .stages import Plan
 
 __all__ = ["ListeningSocket"]
@@ -68,8 +67,8 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         self.context: object = plan.context
         """Whatever `open_listening_socket` was given; the library never looks at it."""
         counters = ListeningCounters()
-        key = new_inspect_key(plan)
-        self._block = Block(self, plan.observers, counters.callback_failures, key)
+        failures, key = counters.callback_failures, new_inspect_key(plan)
+        self._block = Block(self, plan.observers, failures, key)
         self._stages = Stages(plan, self._block, counters, nursery)
         self._public = PublicSockets(self._stages)
 
@@ -93,13 +92,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
             AttributeError as well: ``getattr(listening, "socket", None)`` is None then.
           AttributeError: the transport has no sockets.
         """
-        if self._stages.state is not LISTENING:
-            reason = self._stages.why_not()
-            raise NoSocketError(f"{reason}, and so has no socket any more") from reason
-        sockets = self.sockets
-        if not sockets:
-            raise AttributeError(f"{type(self._stages.transport).__name__} has no sockets")
-        return sockets[0]
+        return self._public.first()
 
     @property
     def sockets(self) -> list[trio.socket.SocketType]:
@@ -186,7 +179,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
 
         Source: PFN_WSK_ACCEPT.
         """
-        _check_connection_dispatch("accept", dispatch)
+        check_connection_dispatch("accept", dispatch)
         check_caller(self._block.home, "listening.accept")
         await trio.lowlevel.checkpoint_if_cancelled()
         acceptor = TaskAcceptor(context, dispatch)
@@ -215,15 +208,13 @@ class ListeningSocket(trio.abc.Listener[Connection]):
           SocketClosedError, ForcedClosedError, InvalidParameterError: as for `accept`.
         """
         check_caller(self._block.home, "listening.accept_nowait")
-        _check_connection_dispatch("accept_nowait", dispatch)
+        check_connection_dispatch("accept_nowait", dispatch)
         acceptor = TaskAcceptor(context, dispatch)
         self._stages.queue(acceptor, waits=False)
-        if acceptor.connection is None:
-            self._stages.handing_over.withdraw(acceptor)
-            if acceptor.error is not None:
-                raise acceptor.error
-            raise WouldBlockError("no connection is waiting to be accepted")
-        return acceptor.connection
+        if acceptor.connection is not None:
+            return acceptor.connection
+        self._stages.handing_over.withdraw(acceptor)
+        raise acceptor.error or WouldBlockError("no connection is waiting to be accepted")
 
     @trio.lowlevel.enable_ki_protection
     def queue_accept(
@@ -254,7 +245,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Source: PFN_WSK_ACCEPT.
         """
         check_caller(self._block.home, "listening.queue_accept")
-        _check_connection_dispatch("queue_accept", dispatch)
+        check_connection_dispatch("queue_accept", dispatch)
         acceptor = IrpAcceptor(
             context,
             dispatch,
@@ -305,7 +296,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
         Source: PFN_WSK_SOCKET_CONNECT.
         """
         check_caller(self._block.home, "listening.queue_connect")
-        _check_connection_dispatch("queue_connect", dispatch)
+        check_connection_dispatch("queue_connect", dispatch)
         self._stages.check_listening()
         target = target_of(
             host,
@@ -399,8 +390,7 @@ class ListeningSocket(trio.abc.Listener[Connection]):
                 " more for a while, write server.listening.pause(), and resume() after it"
             )
         self._stages.handing_over.disable_event()
-        is_own = self._block.calling == "accept"
-        return Status.EVENT_PENDING if is_own else Status.SUCCESS
+        return Status.EVENT_PENDING if self._block.calling == "accept" else Status.SUCCESS
 
     # --- Pausing and refusing ----------------------------------------------------------
 
@@ -429,10 +419,9 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def _set_mode(self, call: str, mode: Mode) -> None:
         check_caller(self._block.home, call)
         self._stages.check_listening()
-        intake = self._stages.intake
-        if intake.finished is not None:
+        if self._stages.intake.finished is not None:
             raise SocketClosedError(f"{call}() of a listening socket whose server drains")
-        intake.set_mode(mode)
+        self._stages.intake.set_mode(mode)
 
     # --- Closing -----------------------------------------------------------------------
 
@@ -459,53 +448,3 @@ class ListeningSocket(trio.abc.Listener[Connection]):
     def statistics(self) -> ListeningStatistics:
         """Return what was counted since the socket was opened, and what is true now."""
         return self._stages.statistics()
-
-    # --- Until servers use `Admitting` --------------------------------------------------
-
-    @property
-    def _nursery(self) -> trio.Nursery:
-        return self._stages.nursery
-
-    @property
-    def _dispatch(self) -> ListenDispatch:
-        return self._stages.dispatch
-
-    @property
-    def _conditional(self) -> object:
-        return None
-
-    def _close(self) -> None:
-        self._stages.close()
-
-    def _finish(self, more_permits: float) -> None:
-        if self._stages.state is LISTENING:
-            self._stages.handing_over.add_permits(more_permits)
-            self._stages.intake.finish()
-
-    async def _wait_finished(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
-        if self._stages.intake.finished is not None:
-            await self._stages.intake.finished.wait()
-        await self._stages.last_words.wait_read()
-
-    def _serve(
-        self, admit: Callable[[Connection], bool], permits: float, *, anywhere: bool
-    ) -> None:
-        self._stages.handing_over.event.inherited = CONNECTION_EVENTS
-        self._stages.handing_over.give_all_to(_Admit(admit, anywhere=anywhere), permits)
-
-    def _return_permit(self) -> None:
-        self._stages.handing_over.add_permits(1)
-
-
-class _Admit:
-    def __init__(self, admit: Callable[[Connection], bool], *, anywhere: bool) -> None:
-        self.runs_callbacks = not anywhere
-        self.take = admit
-
-
-def _check_connection_dispatch(call: str, dispatch: object) -> None:
-    if dispatch is not None and not isinstance(dispatch, ConnectionDispatch):
-        raise InvalidParameterError(
-            "dispatch is of the connection that is accepted:"
-            f" {call}(dispatch=ConnectionDispatch(receive=...)), not {dispatch!r}"
-        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 
 from trio_wsk._connection.public_socket import PublicSocket
 from trio_wsk._engine.callers import check_ending_caller
-from trio_wsk._vocabulary.errors import InvalidDeviceStateError
+from trio_wsk._vocabulary.errors import InvalidDeviceStateError, NoSocketError
 
 from .stages import LISTENING
 
@@ -34,6 +34,16 @@ class PublicSockets:
             inner = self._stages.transport.public_sockets()
             self._made = [PublicSocket(each, self) for each in inner]
         return list(self._made)
+
+    def first(self) -> trio.socket.SocketType:
+        """Return the first of them; see `ListeningSocket.socket`."""
+        if self._stages.state is not LISTENING:
+            reason = self._stages.why_not()
+            raise NoSocketError(f"{reason}, and so has no socket any more") from reason
+        sockets = self.all()
+        if not sockets:
+            raise AttributeError(f"{type(self._stages.transport).__name__} has no sockets")
+        return sockets[0]
 
     def _close_by_socket(self) -> None:
         check_ending_caller(self._stages.block.home, "listening.socket.close")

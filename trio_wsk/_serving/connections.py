@@ -16,7 +16,7 @@ from trio_wsk._vocabulary.end_reason import EndReason
 if TYPE_CHECKING:
     from trio_wsk._connection.connection import Connection
     from trio_wsk._connection.turns import Turns
-    from trio_wsk._listening.listening import ListeningSocket
+    from trio_wsk._listening.admitting import Admitting
 
 __all__ = ["ServedConnections"]
 
@@ -25,13 +25,13 @@ class ServedConnections:
     """The connections of one server.
 
     Args:
-      listening: Where they come from, and where their permits go back to.
+      admitting: Where they come from, and where their permits go back to.
       gives_permits: Whether somebody waits for permits.
     """
 
     delivers = True
 
-    def __init__(self, listening: ListeningSocket, *, gives_permits: bool) -> None:
+    def __init__(self, admitting: Admitting, *, gives_permits: bool) -> None:
         self.open: int = 0
         """How many are open."""
         self.open_most: int = 0
@@ -42,8 +42,8 @@ class ServedConnections:
         """How many were open when all that were left were reset."""
         self.have_been_reset: bool = False
         """Whether all that were left have been reset."""
-        self._listening = listening
-        self._block = listening._block
+        self._admitting = admitting
+        self._block = admitting.block
         self._gives_permits = gives_permits
         self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
         self._none_open: trio.Event | None = None
@@ -72,7 +72,7 @@ class ServedConnections:
             self._none_open.set()
             self._none_open = None
         if self._gives_permits:
-            self._listening._return_permit()
+            self._admitting.return_permit()
 
     async def wait_none_open(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
         """Wait until no connection is open."""
@@ -99,6 +99,6 @@ class ServedConnections:
 
     def tell(self, connection: Turns) -> None:
         """Have one connection told that the server drains, after whatever it is being told now."""
-        callback = self._listening._dispatch.drain
+        callback = self._admitting.drain_callback
         if callback is not None:
             self._block.post(partial(control.tell_drain, connection, callback))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_wsk._connection.farewell import Farewells
+from trio_wsk._listening.admitting import Admitting
 from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.statistics import ServerStatistics
 
@@ -45,14 +46,14 @@ class ServerCore:
         self.settings: Final = settings
         self.listening: Final = listening
         self.nursery: Final = nursery
-        self.block: Final[Block] = listening._block
+        self.admitting: Final = Admitting(listening)
+        self.block: Final[Block] = self.admitting.block
         self.is_draining: bool = False
         """Whether a drain has begun."""
         self.over: Final = trio.Event()
         """Set when the server has ended: drained or aborted."""
         self.connections: Final = ServedConnections(
-            listening,
-            gives_permits=settings.max_connections < math.inf or listening._conditional is not None,
+            self.admitting, gives_permits=settings.max_connections < math.inf
         )
         self.tls: Final = self._make_tls()
         self.handlers: Final = self._make_handlers()
@@ -90,12 +91,16 @@ class ServerCore:
         self.block.tell(records.ServerStarted, local_addresses=where)
         permits = self.settings.max_connections
         if self.handlers is None:
-            self.listening._serve(self._take_with_events, permits, anywhere=False)
+            self.admitting.serve(self, permits)
         else:
             self.block.farewells = Farewells(self.block.call_at, self.block.post)
-            self.listening._serve(self.handlers.take, permits, anywhere=True)
+            self.admitting.serve(self.handlers, permits)
 
-    def _take_with_events(self, connection: Connection) -> bool:
+    runs_callbacks = True
+    """See `Taker`: those that a server of events takes go on to the accept callback."""
+
+    def take(self, connection: Connection) -> bool:
+        """In a server of events: take note of a connection, and leave it to the accept callback."""
         self.connections.opened_with_events(connection)
         if self.is_draining:
             self.connections.tell(connection)
@@ -125,7 +130,7 @@ class ServerCore:
 
     def end(self) -> None:
         """End at once, and let linger what lingers after a handler."""
-        self.listening._close()
+        self.admitting.close()
         self.reset_all()
         self.over.set()
 

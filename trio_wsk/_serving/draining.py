@@ -47,7 +47,7 @@ async def finish(server: ServerCore) -> None:
 
 
 def _check_may_drain(server: ServerCore) -> None:
-    if runs_in(server.nursery) or runs_in(server.listening._nursery):
+    if runs_in(server.nursery) or server.admitting.is_called_from_within:
         raise InvalidDeviceStateError(
             "drain() would wait for the handler or the inspector that calls it; have a task"
             " outside of the server do it, in a nursery that was opened before the server:"
@@ -71,9 +71,9 @@ async def _go_through(server: ServerCore, grace: float) -> DrainReport:
     connections.tell_drain()
 
     # Who waits already is taken, or has its verdict; then nobody listens any more.
-    listening._finish(more_permits=_permits_beyond(server.settings.max_connections))
     with trio.move_on_at(deadline):
-        await listening._wait_finished()
+        more_permits = _permits_beyond(server.settings.max_connections)
+        await server.admitting.stop_admitting(more_permits=more_permits)
         await listening.aclose()
 
         # Who is open finishes, and who still sends after its handler has returned.
@@ -82,7 +82,7 @@ async def _go_through(server: ServerCore, grace: float) -> DrainReport:
             await block.farewells.wait_none_sends()
 
     # The grace has run out, or nobody is left: what is left is closed, cancelled, reset.
-    listening._close()
+    server.admitting.close()
     server.reset_all()
     await listening.aclose()
     await connections.wait_none_open()

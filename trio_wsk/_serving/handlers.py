@@ -68,6 +68,9 @@ class Handlers(ReusedTasks["Connection"]):
         self._abort_server = abort
         self._raises = raises
 
+    runs_callbacks = False
+    """See `Taker`: a handler's task is started, and runs later."""
+
     def take(self, connection: Connection) -> bool:
         """Have a connection handled."""
         self._connections.opened(connection)
