@@ -22,8 +22,10 @@ PACKAGE = Path(trio_wsk.__path__[0])
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 PURE = {
+    "_delivery/contract.py",
     "_delivery/delivery.py",
     "_inspection/table.py",
+    "_intake/admission.py",
     "_intake/backoff.py",
     "_reading/buffer.py",
     "_reading/portions.py",
@@ -53,6 +55,16 @@ CATCHES_OS_ERRORS = {
     "transports",
 }
 OPENS_NURSERIES = {"_listening/opening.py", "_serving/opening.py", "testing"}
+
+# From a connection and from a request, users reach the listening socket. The rooms below hand it
+# out, and do no more with it.
+FOR_USERS = {
+    ("_connection/block.py", "_listening"),  # `block.listening`, which the others hand out
+    ("_connection/connection.py", "_listening"),  # `connection.listening`
+    ("_inspection/request.py", "_listening"),  # `request.listening`
+}
+# Of the standard library, which says that they are public in another way.
+NOT_OURS = {"_accept", "_asdict"}
 
 IMPURE_IMPORTS = {"_socket", "_ssl", "select", "socket", "ssl", "time", "trio"}
 
@@ -115,6 +127,75 @@ def dotted_name(node: ast.AST) -> str:
     return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
 
 
+def room_of(module: Path) -> str:
+    """Name a module's room; a module that has none is one by itself."""
+    return module.parts[0].removesuffix(".py")
+
+
+def rooms_imported(module: Path) -> set[str]:
+    """Name the rooms that a module imports from, also for types only, and in functions."""
+    names = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = ("trio_wsk", *module.parts)[: -node.level] if node.level else ()
+            start = ".".join((*parents, *filter(None, [node.module])))
+            names |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
+    places = [name.split(".")[1] for name in names if name.startswith("trio_wsk.")]
+    return {place for place in places if is_room(place)} - {room_of(module)}
+
+
+def is_room(name: str) -> bool:
+    """Whether the package has a room, or a module, of this name."""
+    return (PACKAGE / name / "__init__.py").exists() or (PACKAGE / f"{name}.py").exists()
+
+
+def rooms_below() -> dict[str, set[str]]:
+    """Say for each room which may be known in it: those on lower lines of the contract."""
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (lines,) = (each["layers"] for each in contracts if each["id"] == "rooms")
+    rooms = [{name.strip(" ()") for name in line.split("|")} for line in lines]
+    below: dict[str, set[str]] = {}
+    for line in reversed(rooms):
+        known = {room for other in below for room in (other, *below[other])}
+        below |= dict.fromkeys(line, known)
+    return below
+
+
+def hidden_names(tree: ast.AST) -> set[str]:
+    """Collect the names with an underscore that a module defines."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            is_own = isinstance(node, ast.Name) or is_self(node.value)
+            names |= {node.id if isinstance(node, ast.Name) else node.attr} if is_own else set()
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # in ``__slots__``
+    return {name for name in names if is_hidden(name)}
+
+
+def touched_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield where an attribute with an underscore is touched that is not ``self``'s, and which."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_hidden(node.attr) and not is_self(node.value):
+            yield node.lineno, node.attr
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name begins with one underscore."""
+    return name.startswith("_") and not name.startswith("__")
+
+
+def is_self(node: ast.expr) -> bool:
+    """Whether this is ``self`` or ``cls``."""
+    return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
 @pytest.mark.parametrize("place", sorted(PURE | CATCHES_OS_ERRORS | OPENS_NURSERIES))
 def test_rules_name_what_is_there(place: str) -> None:
     """Each module and room that a rule names exists."""
@@ -144,6 +225,34 @@ def test_os_errors_are_caught_at_the_seams_only(module: Path) -> None:
 def test_nurseries_are_opened_at_the_top_only(module: Path) -> None:
     """In a server, the listening block, the server and the workers start tasks, and nobody else."""
     assert [] == list(opened_nurseries(tree_of(module)))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if len(m.parts) > 1], ids=str)
+def test_rooms_know_lower_rooms_only(module: Path) -> None:
+    """
+    No module in a room imports from a room above, or beside, and none names a type from there, but
+    for the few that users need.
+    """
+    known = rooms_below()[room_of(module)]
+    allowed = {room for place, room in FOR_USERS if place == module.as_posix()}
+
+    assert set() == rooms_imported(module) - known - allowed
+
+
+@pytest.mark.parametrize(("place", "room"), sorted(FOR_USERS))
+def test_exceptions_for_users_are_needed(place: str, room: str) -> None:
+    """Each exception from the order of the rooms is one."""
+    assert room in rooms_imported(Path(place))
+
+
+@pytest.mark.parametrize("room", sorted({room_of(module) for module in MODULES}))
+def test_hidden_attributes_are_touched_in_their_room_only(room: str) -> None:
+    """An attribute with an underscore is for its own room, by whatever way it is reached."""
+    trees = {m: tree_of(m) for m in MODULES if room_of(m) == room}
+    own = {name for tree in trees.values() for name in hidden_names(tree)} | NOT_OURS
+    touched = [(str(m), *each) for m, tree in trees.items() for each in touched_names(tree)]
+
+    assert [] == [each for each in touched if each[-1] not in own]
 
 
 @pytest.mark.parametrize(
