@@ -12,9 +12,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers.inspecting import ACCEPT, REJECT, inspecting
-from tests.helpers.support import PATIENCE, fate_of, read_to_end, reset
+from tests.helpers.support import PATIENCE, fate_of, read_to_end, reset, until
 from tests.helpers.undecided import UNREAD
 from trio_wsk import CloseStyle, ConnectionRequest, Status, Verdict
+from trio_wsk._connection import block as _block
 from trio_wsk._connection import last_words as _last_words
 from trio_wsk.observers import CallbackFailed, CloseStyleUnavailable, RequestRejected
 from trio_wsk.transports._socket_request import can_be_silent
@@ -209,13 +210,16 @@ async def test_peers_that_read_their_message_are_bounded(monkeypatch: pytest.Mon
     """Beyond the bound the one that has had the longest time is reset."""
     monkeypatch.setattr(_last_words, "LINGER_MOST", 2)
     monkeypatch.setattr(_last_words, "LINGER_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(_block, "SILENT_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(_block, "TOTAL_SECONDS", 10 * PATIENCE)
     async with inspecting(Verdict(REJECT, close=b"go away\n")) as desk:
         clients = [(await desk.ask())[0] for _ in range(3)]
         for client in clients[1:]:
             assert b"go away\n" == await read_to_end(client)
             await client.send_all(b"thanks")
             await client.send_eof()
-        await send_until_reset(clients[0])
+        first = clients[0].socket  # who sends nothing: much of it would be reset, too
+        await until(lambda: first.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
 async def test_peers_that_read_their_message_do_not_hold_the_block(

@@ -194,6 +194,30 @@ async def test_leaving_the_block_drains_with_its_grace() -> None:
     await client.aclose()
 
 
+async def test_leaving_the_block_takes_its_grace_and_no_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A handler that does not finish is cancelled when the server's own grace has run out."""
+    cancelled: list[float] = []
+
+    async def handler(connection: Connection) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(trio.current_time())
+
+    async with serving(handler, grace=7) as (server, _):
+        client = client_of(server)
+        await until(lambda: server.statistics().open_connections)
+        await trio.testing.wait_all_tasks_blocked()
+        left = trio.current_time()
+
+    assert [pytest.approx(left + 7)] == cancelled
+    assert "reset" == await fate_of(client)
+
+    await client.aclose()
+
+
 @pytest.mark.parametrize("way", ["abort", "cancel", "raise"])
 async def test_ending_at_once(way: str) -> None:
     """abort(), cancelling the block, and leaving it by an exception reset everybody at once."""
