@@ -79,6 +79,7 @@ def test_each_has_its_time_and_no_more(steps: list[tuple[str, int]]) -> None:
                     for thing in due:
                         del model[thing]
             assert len(model) == len(deadlines)
+            assert set(model) == {thing for thing in range(4) if thing in deadlines}
             assert sorted(expected) == sorted(expired)
         assert timers.most <= 1
 

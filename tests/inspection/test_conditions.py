@@ -88,6 +88,12 @@ def test_inspector_in_both_places_is_an_error() -> None:
         told(ListenDispatch(inspect=inspect), inspect=inspect)
 
 
+def test_thousand_may_be_pending_unless_told_otherwise() -> None:
+    """The default is 1024, as the signature shows."""
+    assert 1024 == conditions().max_pending
+    assert 7 == conditions(max_pending=7).max_pending
+
+
 @pytest.mark.parametrize("place", ["inspect", "dispatch"])
 def test_abort_callback_goes_with_the_inspector(place: str) -> None:
     """``dispatch.abort`` belongs to whichever inspector there is; with none it is an error."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_wsk import (
@@ -170,6 +170,7 @@ def test_other_ways_to_close_are_refused(close: Any) -> None:
 
 
 @given(SLUGS.filter(lambda slug: len(slug) <= 64))
+@example("x" * 64)
 def test_slugs_are_reasons(slug: str) -> None:
     """Lower-case words and numbers with a hyphen between them say why."""
     assert slug == Verdict(InspectAction.REJECT, slug).reason
