@@ -85,6 +85,7 @@ class Stage:
             ),
             "listening.pause": listening.pause,
             "listening.queue_accept": listening.queue_accept,
+            "listening.queue_connect": partial(listening.queue_connect, HOST, 80),
             "listening.refuse": listening.refuse,
             "listening.resume": listening.resume,
             "connection.abort": connection.abort,
@@ -98,6 +99,7 @@ class Stage:
             "connection.enable_events": partial(
                 connection.enable_events, EventMask.RECEIVE, dispatch
             ),
+            "connection.more": connection.more,
             "connection.queue_send": partial(connection.queue_send, b"x"),
             "connection.receive_into": partial(connection.receive_into, buffer),
             "connection.receive_some": connection.receive_some,
