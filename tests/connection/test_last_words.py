@@ -213,8 +213,11 @@ async def test_nobody_else_sees_the_connection() -> None:
 
 
 @pytest.mark.parametrize("way", ["drain", "abort"])
-async def test_server_that_ends_tells_its_callbacks_nothing_of_them(way: str) -> None:
-    """A server waits for none of them when it drains, and does not call ``drain`` with one."""
+async def test_server_that_ends_tells_its_callbacks_nothing_of_them(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that drains counts none of them, and does not call ``drain`` with one."""
+    monkeypatch.setattr(_last_words, "LINGER_SECONDS", 0.05)
     seen: list[Connection] = []
     dispatch = ListenDispatch(
         accept=take_into(seen), drain=seen.append, inspect=lambda request: TOLD_BUSY

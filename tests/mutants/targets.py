@@ -53,11 +53,27 @@ TARGETS: Final = (
     ),
 )
 
+_ALARMS: Final = "transports/linux/_alarms.py Alarms."
+_MORE_OFTEN: Final = "Only how often it is cleaned up differs, which costs time, and no more stays."
+
 SAME: Final[dict[str, str]] = {
     "_intake/backoff.py Backoff.__init__: self._last = 0.0 -> self._last = 1.0": (
         "It is written before it is read."
     ),
     "_intake/backoff.py Backoff.failed: return wait * (1 + JITTER * (2 * chance - 1))"
     " -> return wait * (1 - JITTER * (2 * chance - 1))": "Chance is as good the other way round.",
+    f"{_ALARMS}__init__: self._numbers = count(1) -> self._numbers = count(2)": (
+        "A number is one that no other alarm has, and not 0."
+    ),
+    f"{_ALARMS}__init__: self._set = 0 -> self._set = 1": "Two more may stay.",
+    f"{_ALARMS}set: self._set += 1 -> pass": _MORE_OFTEN,
+    f"{_ALARMS}call_off: self._set -= 1 -> self._set -= 2": _MORE_OFTEN,
+    f"{_ALARMS}ring: self._set -= 1 -> self._set -= 2": _MORE_OFTEN,
+    **{
+        f"{_ALARMS}call_off: if len(heap) > _FEW + 2 * self._set: -> if len(heap) {other}:": (
+            _MORE_OFTEN
+        )
+        for other in (">= _FEW + 2 * self._set", "> _FEW - 2 * self._set")
+    },
 }
 """Mutants that are no faults, as they are printed, and why no test can tell them."""

@@ -68,7 +68,7 @@ def test_alarms_that_were_called_off_are_cleaned_up_after() -> None:
         alarms.call_off(thing)
         alarms.set(thing, 300.0)
 
-    assert len(alarms._heap) <= 64 + 2 * 100 + 1  # noqa: SLF001 -- the bound is the claim
+        assert len(alarms._heap) <= 64 + 2 * 100 + 1  # noqa: SLF001 -- the bound is the claim
 
     for thing in crowd[100:190]:
         alarms.call_off(thing)
