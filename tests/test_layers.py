@@ -66,6 +66,9 @@ FOR_USERS = {
 # Of the standard library, which says that they are public in another way.
 NOT_OURS = {"_accept", "_asdict"}
 
+LINES_OF_MODULE = 450
+LINES_OF_CLASS = 300
+
 IMPURE_IMPORTS = {"_socket", "_ssl", "select", "socket", "ssl", "time", "trio"}
 
 
@@ -120,6 +123,20 @@ def opened_nurseries(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and dotted_name(node.func).endswith("open_nursery"):
             yield node.lineno
+
+
+def code_lines(node: ast.ClassDef) -> int:
+    """Count the lines of a class that are code: no docstring, no comment, no blank line."""
+    bare = ast.parse(ast.unparse(node))
+    for inner in ast.walk(bare):
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            inner.body = [each for each in inner.body if not is_docstring(each)] or [ast.Pass()]
+    return len([line for line in ast.unparse(bare).splitlines() if line])
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    """Tell whether a statement is a string that stands alone."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def dotted_name(node: ast.AST) -> str:
@@ -253,6 +270,30 @@ def test_hidden_attributes_are_touched_in_their_room_only(room: str) -> None:
     touched = [(str(m), *each) for m, tree in trees.items() for each in touched_names(tree)]
 
     assert [] == [each for each in touched if each[-1] not in own]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_modules_are_short(module: Path) -> None:
+    """A module has 450 lines at most: one that is longer has two subjects."""
+    assert LINES_OF_MODULE >= len((PACKAGE / module).read_text("utf-8").splitlines())
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_classes_are_short(module: Path) -> None:
+    """A class has 300 lines of code at most, docstrings apart."""
+    classes = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.ClassDef)]
+
+    assert [] == [node.name for node in classes if code_lines(node) > LINES_OF_CLASS]
+
+
+def test_lines_of_a_class_are_counted_without_docstrings() -> None:
+    """Docstrings, comments and blank lines make no class longer."""
+    bare = "class A:\n    def f(self):\n        return 1"
+    full = bare.replace(":\n", ':\n    """Say."""\n\n', 1) + "  # it"
+    [node] = ast.parse(full).body
+    assert isinstance(node, ast.ClassDef)
+
+    assert 3 == code_lines(node)
 
 
 @pytest.mark.parametrize(
