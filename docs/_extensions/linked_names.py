@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 DESCRIBES_OPTIONS = ("trio_wsk.open_listening_socket", "trio_wsk.serve")
 """Where an option is described that several functions have: the first of these that has it."""
 
+LOGGERS = frozenset({"trio_wsk.access"})
+"""Names that look as if they were in the package."""
+
 NO_PLACE_FOR_LINKS = (nodes.reference, nodes.title, addnodes.pending_xref, addnodes.desc_signature)
 
 
@@ -141,7 +144,7 @@ class LinkNames(SphinxPostTransform):
             )
             xref += code.deepcopy()
             code.replace_self(xref)
-        elif text.startswith("trio_wsk.") and name is None:
+        elif text.startswith("trio_wsk.") and name is None and text not in LOGGERS:
             self.warn(code)
 
     def to_option(self, option: str, code: nodes.Element) -> nodes.reference:
