@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM, SIGUSR1
 from typing import TYPE_CHECKING, Any
@@ -140,13 +141,10 @@ async def test_all_servers_of_a_process_hear_a_signal() -> None:
     """One signal drains every server that was opened with it, in whichever order they end."""
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-
-            async def run(options: dict[str, Any], *, task_status: Any) -> None:
-                await serve(echo, 0, host=HOST, grace=math.inf, task_status=task_status, **options)
-
-            first = await nursery.start(run, {"signals": [SIGTERM]})
-            second = await nursery.start(run, {"signals": [SIGTERM]})
-            deaf = await nursery.start(run, {})
+            hearing = partial(serve, echo, 0, host=HOST, grace=math.inf, signals=[SIGTERM])
+            first = await nursery.start(hearing)
+            second = await nursery.start(hearing)
+            deaf = await nursery.start(partial(serve, echo, 0, host=HOST, grace=math.inf))
             clients = [await served(first), await served(second)]
             signal.raise_signal(SIGTERM)
             await first.listening.draining.wait()
