@@ -202,3 +202,13 @@ async def guests(listening: ListeningSocket) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, handle, [listening])
     await trio.serve_listeners(handle_any, [listener])
+
+
+def programs(context: ssl.SSLContext | None) -> None:
+    """A program's last line takes each kind of handler with the context that it needs."""
+    assert_type(trio_wsk.run(handle, 7007), None)
+    trio_wsk.run(handle_tls, 7007, ssl_context=TLS, grace=5)
+    trio_wsk.run(handle_either, 7007, ssl_context=context)
+    trio_wsk.run(DISPATCH, 7007, signals=())
+    trio_wsk.run(handle_tls, 7007)  # type: ignore[arg-type]
+    trio_wsk.run(DISPATCH, 7007, on_handler_error="raise")  # type: ignore[call-overload]
