@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import trio_wsk
+from tests.helpers.places import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +172,7 @@ def is_room(name: str) -> bool:
 def rooms_below() -> dict[str, set[str]]:
     """Say for each room which may be known in it: those on lower lines of the contract."""
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
-    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
     (lines,) = (each["layers"] for each in contracts if each["id"] == "rooms")
     rooms = [{name.strip(" ()") for name in line.split("|")} for line in lines]

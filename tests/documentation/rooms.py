@@ -18,10 +18,9 @@ from xml.sax.saxutils import escape
 
 import attrs
 
-from tests.helpers.places import DOCS, ROOT
+from tests.helpers.places import DOCS, PACKAGE, ROOT
 
 PICTURE: Final = DOCS / "rooms.svg"
-PACKAGE: Final = ROOT / "trio_wsk"
 WAY: Final = ("transports", "_intake", "_inspection", "_delivery", "_connection")
 """The rooms that a connection passes, in its order; they get a number."""
 

@@ -16,7 +16,7 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
-from tests.helpers.places import ROOT
+from tests.helpers.places import PACKAGE
 from tests.mutants.operators import Mutant, mutants_of
 from tests.mutants.targets import SAME, TARGETS, Target
 from tests.mutants.worker import prepare, try_mutant, try_sound
@@ -49,7 +49,7 @@ def try_all(target: Target, pool: Executor) -> list[str]:
 
 def chosen(target: Target) -> list[Mutant]:
     """Return the mutants of a module, or so many of them from all over it."""
-    mutants = mutants_of((ROOT / "trio_wsk" / target.module).read_bytes())
+    mutants = mutants_of((PACKAGE / target.module).read_bytes())
     step = max(1.0, len(mutants) / target.most)
     return [mutants[int(number * step)] for number in range(min(target.most, len(mutants)))]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.places import ROOT
+from tests.helpers.places import PACKAGE, ROOT
 from tests.mutants.__main__ import chosen
 from tests.mutants.operators import mutants_of
 from tests.mutants.targets import SAME, TARGETS, Target
@@ -81,7 +81,7 @@ def test_what_is_no_fault_has_its_reason() -> None:
     made = {
         f"{target.module} {mutant}"
         for target in TARGETS
-        for mutant in mutants_of((ROOT / "trio_wsk" / target.module).read_bytes())
+        for mutant in mutants_of((PACKAGE / target.module).read_bytes())
     }
 
     assert not SAME.keys() - made
