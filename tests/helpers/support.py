@@ -75,7 +75,7 @@ def connect_now(address: Address) -> trio.SocketStream:
 def held(server: object = None) -> tuple[int, int]:
     """
     Return how many descriptors this process has, and how many tasks this run, without those
-    that wait for a server's next connection, or its next request to inspect.
+    that wait for a server's next connection, its next request to inspect, or its timers.
     """
     idle = 0
     if isinstance(server, Server):
@@ -85,7 +85,20 @@ def held(server: object = None) -> tuple[int, int]:
         inspection = server.listening._stages.inspection  # noqa: SLF001
         if isinstance(inspection, ConditionalAccept):
             idle += len(inspection._tasks._idle)  # noqa: SLF001
-    return open_descriptors(), trio.lowlevel.current_statistics().tasks_living - idle
+    return open_descriptors(), trio.lowlevel.current_statistics().tasks_living - idle - timers()
+
+
+def timers() -> int:
+    """Return how many tasks of this run serve a block's timers: one for all of them, as long as
+    one is set.
+    """
+    found, tasks = 0, [trio.lowlevel.current_root_task()]
+    while tasks:
+        task = tasks.pop()
+        if task is not None:
+            found += task.name == "trio_wsk: timers"
+            tasks += [each for nursery in task.child_nurseries for each in nursery.child_tasks]
+    return found
 
 
 async def until(condition: Callable[[], object]) -> None:
