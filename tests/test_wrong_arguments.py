@@ -195,7 +195,7 @@ SERVER: Mapping[str, Row] = {
     "task_status": Row((None, 7, work), "nursery.start(trio_wsk.serve"),
 }
 CONNECTING: Mapping[str, Row] = {
-    "host": Row((None, 7, b"::1", [], ""), "connect('example.org', 80)"),
+    "host": Row((None, 7, b"::1", [], "", "a\0b"), "connect('example.org', 80)"),
     "port": Row((None, True, 1.5, "80", 0, -1, 70000, math.nan), "a port is"),
     "path": Row((7, "", b"", object(), [], "a\0b"), "a path is"),
     "local_address": Row((7, b"::1", []), "local_address"),

@@ -12,6 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_wsk
+from tests.helpers.resetting import close_with_reset
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.support import PATIENCE, until
 from trio_wsk import (
@@ -153,6 +154,56 @@ async def test_name_that_nobody_has_is_an_error_of_connecting() -> None:
     assert isinstance(caught.value.__cause__, socket.gaierror)
 
 
+@pytest.mark.parametrize("host", ["a" * 64 + ".invalid", "a..invalid"], ids=["long", "empty"])
+async def test_what_is_no_name_is_told_and_ends_nothing(host: str) -> None:
+    """
+    A host that can't even be looked up, as a client may have named it to a proxy, is an error of
+    that call or that Irp alone: the block goes on.
+    """
+    with pytest.raises(InvalidParameterError, match="looked up"):
+        await connect(host, 80)
+    async with open_listening_socket(0, host=HOST) as listening:
+        irp = listening.queue_connect(host, 80)
+        with trio.fail_after(PATIENCE):
+            outcome = await irp.wait()
+
+        assert Status.INVALID_PARAMETER is irp.status
+        with pytest.raises(InvalidParameterError, match="looked up"):
+            outcome.unwrap()
+
+
+async def test_peer_that_has_gone_again_is_told_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    A peer that resets between the handshake and our first look at it is no connection: an error
+    of that call or that Irp alone, and no descriptor is left.
+    """
+    open_tcp_stream = trio.open_tcp_stream
+    with socket.socket() as peer:
+        peer.bind((HOST, 0))
+        peer.listen()
+        port = peer.getsockname()[1]
+
+        async def be_reset(*arguments: Any, **options: Any) -> trio.SocketStream:
+            stream = await open_tcp_stream(*arguments, **options)
+            accepted, _ = peer.accept()
+            close_with_reset(accepted)
+            await trio.lowlevel.wait_readable(stream.socket.fileno())
+            return stream
+
+        monkeypatch.setattr(trio, "open_tcp_stream", be_reset)
+        before = open_descriptors()
+        with pytest.raises(ConnectError, match="cannot connect"):
+            await connect(HOST, port)
+        assert before == open_descriptors()
+        async with open_listening_socket(0, host=HOST) as listening:
+            with trio.fail_after(PATIENCE):
+                outcome = await listening.queue_connect(HOST, port).wait()
+            with pytest.raises(ConnectError, match="cannot connect"):
+                outcome.unwrap()
+
+
 async def test_path_where_nothing_is_is_an_error_of_connecting(tmp_path: Path) -> None:
     """A file that is not there is "not found"."""
     with pytest.raises(ConnectError, match="unix:") as caught:
@@ -200,6 +251,7 @@ async def test_connection_that_was_opened_came_through_no_listening_socket() -> 
     [
         ((), {}, "host"),
         (("",), {"port": 80}, "host"),
+        (("127.0.0.1\0.example.org", 80), {}, "host"),
         ((b"localhost", 80), {}, "host"),
         ((HOST,), {}, "port"),
         ((HOST, 0), {}, "port"),

@@ -15,7 +15,7 @@ import trio
 from trio_wsk._engine.callers import check_in_trio
 from trio_wsk._engine.irp import Irp, complete, fail
 from trio_wsk._vocabulary.end_reason import EndReason
-from trio_wsk._vocabulary.errors import ConnectError, OperationCancelledError
+from trio_wsk._vocabulary.errors import OperationCancelledError, WskError
 from trio_wsk.transports._connecting import HAPPY_EYEBALLS_DELAY, target_of
 
 from . import control
@@ -61,8 +61,8 @@ async def connect(
 
     Raises:
       InvalidParameterError: an argument is wrong. (Yours.)
-      ConnectError: nobody is there, the name is unknown, or there is no way. It is an `OSError`,
-        whose cause has the error of each attempt.
+      ConnectError: nobody is there, the name is unknown, there is no way, or the peer has gone
+        again. It is an `OSError`, whose cause has the error of each attempt.
 
     Always a checkpoint. If cancelled, there is no connection.
 
@@ -136,7 +136,7 @@ class _Attempt:
             with self._scope:
                 request = await self._target.connect()
                 self._opened(Connection(request.accept(), request, self._block, self.irp.context))
-        except ConnectError as error:
+        except WskError as error:
             fail(self.irp, error)
         finally:
             fail(self.irp, OperationCancelledError("the listening block has ended"))

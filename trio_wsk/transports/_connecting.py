@@ -57,16 +57,29 @@ class Target:
         Always a checkpoint. If cancelled, there is no connection.
 
         Raises:
-          ConnectError: nobody is there, the name is unknown, or there is no way.
+          ConnectError: nobody is there, the name is unknown, there is no way, or the peer has
+            gone again.
+          InvalidParameterError: the host is no name that can be looked up. (The caller's.)
         """
         try:
             stream = await self._open()
+            try:
+                return self._request_of(stream.socket)
+            finally:
+                stream.socket.close()  # which is empty, if all went well
         except OSError as error:
             raise ConnectError.from_oserror(_first_of(error), str(self)) from error
-        return self._request_of(stream.socket)
+        except ValueError as error:  # UnicodeError: a label that is empty or too long
+            raise InvalidParameterError(
+                f"{self.host!r} is no name that can be looked up: {error}"
+            ) from error
 
     def _request_of(self, public: trio.socket.SocketType) -> SocketRequest:
-        """Take the connected descriptor out of Trio's socket; nothing here awaits."""
+        """Take the connected descriptor out of Trio's socket; nothing here awaits.
+
+        Raises:
+          OSError: ENOTCONN, the peer has reset already, and nobody knows its address any more.
+        """
         # Of a Unix socket the kernel knows the name that it was bound to, and not the one it has.
         peer = public.getpeername() if self.path is None else self.path
         kind = (public.family, public.type, public.proto)
@@ -106,7 +119,8 @@ def target_of(
             )
         return Target(path=_checked_path(path))
     given: object = host  # by a caller without a type checker, perhaps
-    if not isinstance(given, str) or not given:
+    # At a NUL the resolver would end, and look up what stands before it.
+    if not isinstance(given, str) or not given or "\0" in given:
         raise InvalidParameterError(
             f"a host is a name or an address, as in connect('example.org', 80), not {host!r}"
         )
