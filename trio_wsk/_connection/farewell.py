@@ -127,7 +127,7 @@ class Farewells:
         """Let a channel linger that has sent FIN. Never raises.
 
         Args:
-          channel: It; nobody else has it any more.
+          channel: What lingers; its connection has let go of it.
           request: Where it came from.
           watch: Its watch, if it has one.
           home: Where its edges are to come from, unless its watch knows better.

@@ -127,7 +127,7 @@ class Delivery(Generic[A, R]):
         """Decide where an approved request goes, and put it there.
 
         Args:
-          request: It.
+          request: An approved one, whose handshake is over.
           to_event: Whether the event may be given it now; if not, `unpark_for_event` does.
 
         Returns:
