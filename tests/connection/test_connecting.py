@@ -20,6 +20,7 @@ from trio_wsk import (
     Connection,
     ConnectionDispatch,
     EndReason,
+    InspectAction,
     InvalidDeviceStateError,
     InvalidParameterError,
     Irp,
@@ -31,12 +32,13 @@ from trio_wsk import (
     open_listening_socket,
     open_server,
 )
+from trio_wsk.observers import ConnectionEnded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from trio_wsk.observers import ConnectionEnded
+    from trio_wsk.observers import Record
 
 pytestmark = pytest.mark.usefixtures("readiness")
 
@@ -464,6 +466,45 @@ async def test_proxy_with_callbacks_needs_no_task_for_a_back_end() -> None:
 
                 assert b"through" == await client.receive_some()
                 assert b"" == await client.receive_some()
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["events", "none"])
+async def test_back_end_of_a_server_is_none_of_its_connections(*, events: bool) -> None:
+    """
+    A server's records, counts and inspections are of those that it was asked by: what is opened in
+    its block has no inspect id, and its end is no news.
+    """
+    backend = Backend()
+    told: list[ConnectionEnded] = []
+
+    class Observer:
+        records = frozenset({ConnectionEnded})
+
+        def __call__(self, record: Record) -> None:
+            assert isinstance(record, ConnectionEnded)
+            told.append(record)
+
+    options: dict[str, Any] = {"inspect": lambda _: InspectAction.ACCEPT, "observers": [Observer()]}
+    async with (
+        echoing() as port,
+        open_server(echo, 0, host=HOST, **options) as server,
+    ):
+        irp = server.listening.queue_connect(
+            HOST, port, dispatch=backend.dispatch if events else None
+        )
+        opened = (await irp.wait()).unwrap()
+        assert opened.inspect_id is None
+        opened.abort()
+        assert 0 == server.statistics().open_connections
+
+        with trio.fail_after(PATIENCE):
+            async with await connect(HOST, server.local_addresses[0].port) as client:
+                await client.send_eof()
+                assert b"" == await client.receive_some()
+            await until(lambda: told)
+
+    assert [client.local_address] == [each.remote_address for each in told]
+    assert [True] == [each.inspect_id is not None for each in told]
 
 
 async def test_opened_while_cancelled_is_still_a_checkpoint() -> None:

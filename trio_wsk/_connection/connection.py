@@ -114,7 +114,9 @@ class Connection(Stream):
 
     @property
     def inspect_id(self) -> InspectId | None:
-        """What its request was inspected by; None if its listening socket has no inspector.
+        """What its request was inspected by; None if nobody has inspected it.
+
+        So it is without an inspector, and for a connection that this side has opened.
 
         Source: SIO_WSK_QUERY_INSPECT_ID.
         """

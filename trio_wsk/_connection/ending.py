@@ -157,6 +157,7 @@ class Ending(Turns):
             block.is_served
             and records.ConnectionEnded in block.observers.wanting
             and (self._owner is None or self._owner.delivers)
+            and not self._request.is_opened_here
         )
         is_accepting = block.is_calling("accept", self)
         if is_news or closed is not None or is_accepting:
@@ -197,7 +198,9 @@ class Ending(Turns):
 
     def _inspect_id(self) -> InspectId | None:
         key = self._block.inspect_key
-        return None if key is None else InspectId(key, self._request.serial_number)
+        if key is None or self._request.is_opened_here:
+            return None
+        return InspectId(key, self._request.serial_number)
 
     def _tell_closed(self, callback: Callable[..., object], ended: ConnectionEnded) -> None:
         """In the pump: the last call of all."""

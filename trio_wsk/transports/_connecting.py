@@ -35,6 +35,14 @@ HAPPY_EYEBALLS_DELAY: Final = 0.25
 _HIGHEST_PORT: Final = 0xFFFF
 
 
+class OpenedRequest(SocketRequest):
+    """A connection that this side has opened, in the shape of a request that was accepted."""
+
+    __slots__ = ()
+
+    is_opened_here = True
+
+
 @attrs.frozen
 class Target:
     """Whom to connect to, and how."""
@@ -51,7 +59,7 @@ class Target:
             return str(Address.unix(self.path))
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    async def connect(self) -> SocketRequest:
+    async def connect(self) -> OpenedRequest:
         """Connect, and return what accept would have given.
 
         Always a checkpoint. If cancelled, there is no connection.
@@ -74,7 +82,7 @@ class Target:
                 f"{self.host!r} is no name that can be looked up: {error}"
             ) from error
 
-    def _request_of(self, public: trio.socket.SocketType) -> SocketRequest:
+    def _request_of(self, public: trio.socket.SocketType) -> OpenedRequest:
         """Take the connected descriptor out of Trio's socket; nothing here awaits.
 
         Raises:
@@ -85,7 +93,7 @@ class Target:
         kind = (public.family, public.type, public.proto)
         sock = socket.socket(*kind, fileno=public.detach())
         bound = Bound(sock, Address.from_sockaddr(sock.family, sock.getsockname()), tuned=False)
-        return SocketRequest(bound, sock.detach(), peer)
+        return OpenedRequest(bound, sock.detach(), peer)
 
     async def _open(self) -> trio.SocketStream:
         if self.host is None:

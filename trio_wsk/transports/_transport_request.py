@@ -117,6 +117,10 @@ class TransportRequest(ABC):
     """Whether `watch` is no more than a `Watch` of the channel's descriptor. Then connections
     that nobody awaits do without it."""
 
+    is_opened_here: bool = False
+    """Whether this side has asked the peer for the connection, and not the peer this side: then
+    no listening socket has let it in."""
+
     @property
     def short_read_is_all(self) -> bool:
         """Whether ``recv`` returns less than it was asked for only when nothing is left.
