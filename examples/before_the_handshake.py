@@ -75,8 +75,8 @@ class Doorkeeper:
 async def greet(connection: trio_wsk.Connection) -> None:
     """Handle one connection that was let through."""
     await connection.send_all(b"Welcome.\n")
-    async for data in connection:
-        await connection.send_all(data)
+    while await connection.more():
+        await connection.send_all(await connection.receive_some())
 
 
 def tell(record: Record) -> None:

@@ -81,8 +81,8 @@ def name_of(host: IPv4Address | IPv6Address | None) -> bytes:
 async def greet(connection: trio_wsk.Connection) -> None:
     """Handle one connection that was let through."""
     await connection.send_all(b"Welcome.\n")
-    async for data in connection:
-        await connection.send_all(data)
+    while await connection.more():
+        await connection.send_all(await connection.receive_some())
 
 
 def tell(started: float, record: Record) -> None:

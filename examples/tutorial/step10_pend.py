@@ -16,8 +16,8 @@ async def echo(connection: trio_wsk.Connection) -> None:
     """Send back what one client sends."""
     with suppress(trio.BrokenResourceError):  # the client's doing, and no reason to end
         async with connection:
-            async for data in connection:
-                await connection.send_all(data)
+            while await connection.more():
+                await connection.send_all(await connection.receive_some())
 
 
 async def main() -> None:
@@ -37,9 +37,9 @@ async def main() -> None:
     ):
 
         async def _doorkeeper(console: trio_wsk.Connection) -> None:
-            async for line in console:
+            async for line in trio_wsk.Reader(console).lines():
                 request = await asked.receive()
-                answer = InspectAction.ACCEPT if line == b"yes\n" else InspectAction.REJECT
+                answer = InspectAction.ACCEPT if line == b"yes" else InspectAction.REJECT
                 status = listening.inspect_complete(request.inspect_id, answer)
                 await console.send_all(f"{request.remote_address} {status.name}\n".encode())
 

@@ -14,8 +14,8 @@ async def echo(connection: trio_wsk.Connection) -> None:
     """Send back what one client sends."""
     with suppress(trio.BrokenResourceError):  # the client's doing, and no reason to end
         async with connection:
-            async for data in connection:
-                await connection.send_all(data)
+            while await connection.more():
+                await connection.send_all(await connection.receive_some())
 
 
 async def main() -> None:
