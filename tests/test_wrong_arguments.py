@@ -303,6 +303,7 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
         }
         for loop in ("lines", "batches")
     },
+    "ConnectionRequest.at_end": {"callback": Row(NO_PLAIN_FUNCTIONS, "request.at_end takes a")},
     "ConnectionRequest.peek": {"count": Row((None, 0, 16385, *NO_COUNTS), "1 to 16384")},
     "ProbeReport.find": {"name": Row((None, 7, "nonsense"), "no finding is called")},
     "Address.tcp": {
@@ -374,6 +375,7 @@ NO_ROW: Mapping[str, str] = {
     "Address.from_sockaddr": "is given what the kernel has written, for each connection",
     "BindError.from_oserror": "is for transports",
     "context": "takes anything",
+    "args": "are whatever the callback takes",
     "Connection.on_edges": "is called by the readiness",
     "place": "of PortableTransport, which its own methods make",
     "findings": "of ProbeReport, which is made by us",
@@ -396,6 +398,7 @@ NO_ROW: Mapping[str, str] = {
     "TcpOption": "is made by us",
     "Timestamps": "is made by us",
     "InspectId": "is made by us",
+    "Facts": "is made by us",
     "Irp": "is made by us",
     "Watch": "is made by us",
     "TransportCheck": "is made by us",
@@ -446,6 +449,12 @@ async def _serve_events(**argument: Any) -> None:
 async def _drain(**argument: Any) -> None:
     async with open_server(wait, 0, host=HOST) as server:
         await server.drain(**argument)
+
+
+async def _at_end(**argument: Any) -> None:
+    async with inspecting() as desk:
+        _, request = await desk.pended()
+        request.at_end(**argument)
 
 
 async def _peek(**argument: Any) -> None:
@@ -584,6 +593,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Reader.more": _method(_reader, "more"),
     "Reader.lines": _method(_reader, "lines"),
     "Reader.batches": _method(_reader, "batches"),
+    "ConnectionRequest.at_end": _at_end,
     "ConnectionRequest.peek": _peek,
     "ProbeReport.find": _made(trio_wsk.ProbeReport(findings=(), inspect_points=frozenset()).find),
     "Address.tcp": _made(Address.tcp, host="::1", port=80),

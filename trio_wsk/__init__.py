@@ -44,6 +44,7 @@ from ._vocabulary.errors import (
     WouldBlockError,
     WskError,
 )
+from ._vocabulary.facts import Facts
 from ._vocabulary.more import More
 from ._vocabulary.statistics import DrainReport, ListeningStatistics, ServerStatistics
 from ._vocabulary.status import EventMask, Status
@@ -74,6 +75,7 @@ __all__ = [
     "EndReason",
     "EventMask",
     "EventServerOptions",
+    "Facts",
     "Finding",
     "ForcedClosedError",
     "IncompleteReadError",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk.observers import Observer
 
+    from .carried import Carried
     from .turns import Turns
 
 __all__ = ["TAKING_OCTETS", "TAKING_SECONDS", "Block"]
@@ -56,6 +57,8 @@ class Block(Pump):
         """The key of its requests' `InspectId` values; None if they are not inspected."""
         self.between: Final = Between(self.call_at)
         """Who waits for a next request, until the server wants its connections to finish."""
+        self.carried: dict[int, Carried] = {}
+        """What open connections carry, by the numbers of their requests; few carry anything."""
         self.event_driven: set[Turns] = set()
         """The open connections that have events: nobody else holds them."""
         self.lingering: Deadlines[Turns] = Deadlines(

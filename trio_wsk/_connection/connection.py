@@ -22,6 +22,7 @@ from trio_wsk._vocabulary.errors import (
     SocketClosedError,
 )
 
+from .carried import Carried
 from .public_socket import PublicSocket
 from .state import IDLE
 from .stream import Stream, octets_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from trio_wsk._engine.irp import Irp
     from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk._vocabulary.facts import Facts
     from trio_wsk._vocabulary.status import EventMask, Status
     from trio_wsk._vocabulary.verdict import InspectId
     from trio_wsk.transports._contract import Channel, TransportRequest
@@ -80,6 +82,10 @@ class Connection(Stream):
         self._octets_in = 0
         self._octets_out = 0
         self._opened = trio.current_time()
+        if block.carried:
+            carried = block.carried.get(request.serial_number)
+            if carried is not None:
+                carried.belong_to(self)
         self.context: object = context
         """Whatever belongs to this connection for you; the library never looks at it.
 
@@ -96,6 +102,24 @@ class Connection(Stream):
     def local_address(self) -> Address:
         """The address that the peer connected to."""
         return self._request.local_address
+
+    @property
+    def facts(self) -> Facts:
+        """What rules have found out about the peer (`ConnectionRequest.facts`), and what you add.
+
+        It stays when the connection is closed.
+        """
+        block, rare = self._block, self._rare
+        carried = block.carried.get(self._request.serial_number)
+        if carried is None and rare is not None:
+            carried = rare.carried
+        if carried is None:
+            carried = Carried(block, self.remote_address)
+            if self._channel is None:
+                self._rare_state().carried = carried
+            else:
+                carried.belong_to(self)
+        return carried.facts
 
     @property
     def listening(self) -> ListeningSocket:

@@ -142,9 +142,18 @@ class Ending(Turns):
             rare.held = b""
             self._drop_queue()
         self._say_ended(reason, error, has_events=has_events)
+        if block.carried:
+            self._give_back()
         if self._owner is not None:
             self._owner.ended(self)
         return channel
+
+    def _give_back(self) -> None:
+        """Have it given back what its request has taken."""
+        carried = self._block.carried.pop(self._request.serial_number, None)
+        if carried is not None:
+            self._rare_state().carried = carried  # its facts are facts still
+            carried.end()
 
     def _say_ended(
         self, reason: EndReason, error: BaseException | None, *, has_events: bool

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from trio_wsk._vocabulary.records import ConnectionEnded
 
+    from .carried import Carried
     from .send_queue import SendQueue
 
 __all__ = [
@@ -105,6 +106,7 @@ class RareState:
 
     __slots__ = (
         "broken",
+        "carried",
         "cut_at",
         "ended",
         "failure",
@@ -120,6 +122,8 @@ class RareState:
     )
 
     def __init__(self) -> None:
+        self.carried: Carried | None = None
+        """What it has carried until it was closed."""
         self.broken: OSError | None = None
         """Why nothing can be sent or received any more."""
         self.failure: BaseException | None = None

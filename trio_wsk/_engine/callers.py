@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from threading import get_ident
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 from trio.lowlevel import current_task, current_trio_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Home", "check_caller", "check_ending_caller", "check_in_trio", "runs_in"]
 
@@ -22,6 +25,13 @@ class Home:
         self.thread: Final = get_ident()
         """Its thread's number."""
         self._token = current_trio_token()
+
+    def run_soon(self, work: Callable[[], object]) -> None:
+        """Have something done by that run, from whatever thread; here, if the run has ended."""
+        try:
+            self._token.run_sync_soon(work)
+        except trio.RunFinishedError:
+            work()
 
     def is_over(self) -> bool:
         """Whether that run has ended."""

@@ -114,7 +114,8 @@ class ConditionalAccept:
         self._max_pending = conditions.max_pending
         self._overflow = conditions.overflow.pending
         self._holds_permits = transport.inspect_point is InspectPoint.AFTER_HANDSHAKE
-        self._block = block
+        self.block: Block = block
+        """Whose pump calls the inspector."""
         self._handing_over = handing_over
         self._counters = counters
         self._now = trio.lowlevel.current_clock().current_time
@@ -246,7 +247,7 @@ class ConditionalAccept:
             self._answered(request, answer, in_pump=True)
 
     def _ask(self, request: ConnectionRequest) -> object:
-        block = self._block
+        block = self.block
         return block.call("inspect", request, block.context.copy(), self._inspect, request)
 
     def _start(self, request: ConnectionRequest, answer: Awaitable[object]) -> None:
@@ -280,7 +281,7 @@ class ConditionalAccept:
             f"the inspector answered {shown(answer)}: return InspectAction.ACCEPT, REJECT or PEND,"
             " or Verdict(InspectAction.REJECT, 'over-quota', close=b'421 busy\\r\\n')"
         )
-        self._block.report_callback("inspect", request, nonsense)
+        self.block.report_callback("inspect", request, nonsense)
 
     def complete(self, inspect_id: InspectId, answer: object) -> Status:
         """Carry out what somebody has decided about a request that was pended."""

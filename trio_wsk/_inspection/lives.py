@@ -201,6 +201,8 @@ class Lives:
         if request._is_watched:
             request._is_watched = False
             transport_request.unwatch_end()
+        if request._carried is not None:
+            self._block.carried[transport_request.serial_number] = request._carried
 
     def lost(self, transport_request: TransportRequest, why: AbortReason) -> None:
         """See `Approver.lost`."""
@@ -222,6 +224,8 @@ class Lives:
                 remote_address=request.remote_address,
                 close=verdict.style,
             )
+        if request._carried is not None:
+            request._carried.end()
         self.room_again()
 
     # --- Losing ------------------------------------------------------------------------
@@ -248,6 +252,8 @@ class Lives:
         request._is_watched = False
         transport_request.reset()
         self._block.observers.tell(request.aborted)
+        if request._carried is not None:
+            request._carried.end()
         self.room_again()
 
     def _forget(self, transport_request: TransportRequest) -> None:

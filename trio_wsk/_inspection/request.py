@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+from trio_wsk._connection.carried import Carried
+from trio_wsk._engine.callers import check_caller
+from trio_wsk._vocabulary.arguments import check_plain_function
+from trio_wsk._vocabulary.errors import InvalidDeviceStateError
 from trio_wsk._vocabulary.verdict import InspectId
 
 from .scope import VerdictScope
-from .table import State
+from .table import ENDED, State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     import trio
+    from typing_extensions import TypeVarTuple, Unpack
 
+    from trio_wsk._connection.block import Block
     from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk._vocabulary.facts import Facts
     from trio_wsk._vocabulary.records import RequestAborted
     from trio_wsk._vocabulary.verdict import InspectPoint, Verdict
     from trio_wsk.transports._contract import TransportRequest
     from trio_wsk.transports._syn import Syn
+
+    Arguments = TypeVarTuple("Arguments")
 
 __all__ = ["PEEK_LIMIT", "ConnectionRequest"]
 
@@ -32,6 +42,7 @@ class Inspector(Protocol):
     """Who asks about a request and carries the answer out: what a request needs to know of it."""
 
     key: int
+    block: Block
     listening: ListeningSocket
     inspect_timeout: float
 
@@ -48,6 +59,7 @@ class ConnectionRequest:
     """
 
     __slots__ = (
+        "_carried",
         "_inspection",
         "_inspector",
         "_is_watched",
@@ -70,6 +82,7 @@ class ConnectionRequest:
         self._scope: VerdictScope | None = None  # once somebody needs it
         self._inspection: Any = None  # what an async inspector awaits, and then has answered
         self._is_watched = False
+        self._carried: Carried | None = None  # once it carries something
         self.arrived_at: float = arrived_at
         """When it arrived, in seconds on Trio's clock."""
         self.aborted: RequestAborted | None = None
@@ -121,6 +134,52 @@ class ConnectionRequest:
     def context(self) -> object:
         """The listening socket's context: whatever `open_listening_socket` was given."""
         return self._inspector.listening.context
+
+    @property
+    def facts(self) -> Facts:
+        """What was found out about the peer, by type.
+
+        It goes on as `Connection.facts`: add to that when the request has become a connection.
+        """
+        return self._carries().facts
+
+    def at_end(
+        self, callback: Callable[[Unpack[Arguments]], object], *args: Unpack[Arguments]
+    ) -> None:
+        """Have ``callback(*args)`` called once, however this request or its connection ends.
+
+        So a rule gives back what it has taken: a place, a permit, an entry in a table. It is
+        called in the pump when the request was rejected or aborted, or when its connection was
+        closed on this side, handed over, or dropped; soon, if that was so already. Callbacks of
+        one request are called in the order in which they were given. For a connection that has
+        outlived its listening block there is no pump: then it is called where that is closed.
+
+        What it raises is reported, and changes nothing.
+
+        Args:
+          callback: A plain function.
+          args: What it is called with.
+
+        Raises:
+          InvalidParameterError: it is no plain function. (Yours.)
+          InvalidDeviceStateError: the request has become a connection. (Yours.)
+          RuntimeError: from outside the Trio run. (Yours.)
+        """
+        check_plain_function("request.at_end", callback)
+        check_caller(self._inspector.block.home, "request.at_end")
+        if self._state is State.DELIVERED:
+            raise InvalidDeviceStateError(
+                f"the request of {self.remote_address} has become a connection: what is taken from"
+                " now on is to be given back by whoever has that"
+            )
+        self._carries().at_end(partial(callback, *args) if args else callback)
+
+    def _carries(self) -> Carried:
+        if self._carried is None:
+            self._carried = Carried(self._inspector.block, self.remote_address)
+            if self._state in ENDED:
+                self._carried.end()
+        return self._carried
 
     @property
     def deadline(self) -> float:

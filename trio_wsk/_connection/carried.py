@@ -1,0 +1,91 @@
+"""What a request carries with it on its way to a connection: facts, and what it has to give back.
+
+Most carry nothing, and pay nothing: a request that does has a `Carried`, made when it is first
+needed. While it is a connection, its block has that by the number of its request.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from trio_wsk._engine.pump import do_all
+from trio_wsk._vocabulary.facts import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_wsk._vocabulary.addresses import Address
+
+    from .block import Block
+    from .connection import Connection
+
+__all__ = ["Carried"]
+
+
+@final
+class Carried:
+    """What one request carries, to the end of its connection if it gets to be one.
+
+    Args:
+      block: Whose pump calls back.
+      remote_address: The peer, for reports.
+    """
+
+    __slots__ = ("_block", "_callbacks", "_is_over", "_owner", "facts", "remote_address")
+
+    def __init__(self, block: Block, remote_address: Address) -> None:
+        self.remote_address = remote_address
+        """See `Concern`."""
+        self.facts = Facts()
+        """What was found out about the peer."""
+        self._block = block
+        self._callbacks: list[Callable[[], object]] = []
+        self._is_over = False
+        self._owner: weakref.ref[Connection] | None = None
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """Have something called when the request has ended, or its connection; at once if so."""
+        self._callbacks.append(callback)
+        if self._is_over:
+            self._call_all()
+
+    def belong_to(self, connection: Connection) -> None:
+        """The request is a connection now, which ends it: also if nobody closes it."""
+        number = connection._request.serial_number
+        carried_by_number = self._block.carried
+        carried_by_number[number] = self
+        run_soon = self._block.home.run_soon
+
+        def dropped(_: object) -> None:  # by the garbage collector, in any thread
+            run_soon(lambda: carried_by_number.pop(number, self).end())
+
+        self._owner = weakref.ref(connection, dropped)
+
+    def end(self) -> None:
+        """The request has ended, or its connection: give everything back, once."""
+        self._is_over = True
+        self._owner = None
+        self._call_all()
+
+    def _call_all(self) -> None:
+        """Have the pump call what is to be called; without one, there is no better place."""
+        callbacks, self._callbacks = self._callbacks, []
+        calls = [partial(self._call, each) for each in callbacks]
+        if self._block.ended:
+            do_all(calls)
+        else:
+            for call in calls:
+                self._block.post(call)
+
+    def _call(self, callback: Callable[[], object]) -> None:
+        context = self._block.context.copy()
+        self._block.call("at_end", self, context, _run, callback)
+
+    def _callback_failed(self, error: BaseException) -> None:
+        """Take no note: nothing is left that could be ended for it."""
+
+
+def _run(callback: Callable[[], object]) -> object:
+    return callback()
