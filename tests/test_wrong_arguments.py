@@ -393,6 +393,7 @@ NO_ROW: Mapping[str, str] = {
     "DrainReport": "is made by us",
     "ListeningStatistics": "is made by us",
     "ServerStatistics": "is made by us",
+    "PeerCredentials": "is made by us",
     "Segment": "is made by us",
     "Syn": "is made by us",
     "TcpOption": "is made by us",

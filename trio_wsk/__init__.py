@@ -25,6 +25,7 @@ from ._serving.running import run
 from ._serving.server import Server
 from ._vocabulary.address_sets import AddressSet
 from ._vocabulary.addresses import Address
+from ._vocabulary.credentials import PeerCredentials
 from ._vocabulary.end_reason import EndReason
 from ._vocabulary.errors import (
     BindError,
@@ -94,6 +95,7 @@ __all__ = [
     "NoSocketError",
     "OperationCancelledError",
     "Overflow",
+    "PeerCredentials",
     "PendingInspections",
     "ProbeReport",
     "ReadLimitError",

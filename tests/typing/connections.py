@@ -11,6 +11,7 @@ from trio_wsk import (
     ConnectionDispatch,
     EventMask,
     ListeningSocket,
+    PeerCredentials,
     Status,
     Taken,
 )
@@ -46,6 +47,10 @@ def looked_at(connection: Connection) -> None:
     assert_type(connection.socket, trio.socket.SocketType)
     assert_type(trio.SocketStream(connection.socket).socket, trio.socket.SocketType)
     assert_type(connection.closed, bool)
+    assert_type(connection.peer_credentials, PeerCredentials | None)
+    assert_type(connection.opened_at, float)
+    assert_type(connection.octets_received, int)
+    assert_type(connection.octets_sent, int)
     assert_type(connection.ideal_send_backlog, int)
     connection.context = "anything"
     connection.remote_address = Address.parse("[::1]:80")  # type: ignore[misc]  # it is what it is

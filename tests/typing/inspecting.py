@@ -22,6 +22,7 @@ from trio_wsk import (
     ListenDispatch,
     ListeningSocket,
     Overflow,
+    PeerCredentials,
     Status,
     Verdict,
 )
@@ -173,6 +174,7 @@ async def requested(request: ConnectionRequest) -> None:
     assert_type(request.inspect_id, InspectId)
     assert_type(request.local_address, Address)
     assert_type(request.remote_address, Address)
+    assert_type(request.peer_credentials, PeerCredentials | None)
     assert_type(request.arrived_at, float)
     assert_type(request.deadline, float)
     assert_type(request.listening, ListeningSocket)

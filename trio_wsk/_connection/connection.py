@@ -23,19 +23,18 @@ from trio_wsk._vocabulary.errors import (
 )
 
 from .carried import Carried
+from .known import Known
 from .public_socket import PublicSocket
 from .state import IDLE
-from .stream import Stream, octets_of
+from .stream import octets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsk._engine.irp import Irp
     from trio_wsk._listening.listening import ListeningSocket
-    from trio_wsk._vocabulary.addresses import Address
     from trio_wsk._vocabulary.facts import Facts
     from trio_wsk._vocabulary.status import EventMask, Status
-    from trio_wsk._vocabulary.verdict import InspectId
     from trio_wsk.transports._contract import Channel, TransportRequest
 
     from .block import Block
@@ -47,7 +46,7 @@ __all__ = ["Connection"]
 
 
 @final
-class Connection(Stream):
+class Connection(Known):
     """One accepted connection: a half-closeable stream, and an event source.
 
     You get one from `ListeningSocket.accept`, a completed `Irp`, an accept callback, or as
@@ -96,12 +95,7 @@ class Connection(Stream):
         state = "closed" if self._channel is None else "open"
         return f"<Connection {state} from {self.remote_address}>"
 
-    # --- Who and where -----------------------------------------------------------------
-
-    @property
-    def local_address(self) -> Address:
-        """The address that the peer connected to."""
-        return self._request.local_address
+    # --- Where it belongs -----------------------------------------------------------------
 
     @property
     def facts(self) -> Facts:
@@ -137,16 +131,6 @@ class Connection(Stream):
         return listening
 
     @property
-    def inspect_id(self) -> InspectId | None:
-        """What its request was inspected by; None if nobody has inspected it.
-
-        So it is without an inspector, and for a connection that this side has opened.
-
-        Source: SIO_WSK_QUERY_INSPECT_ID.
-        """
-        return self._inspect_id()
-
-    @property
     def draining(self) -> trio.Event:
         """Set when the server drains: finish what you are doing, and end.
 
@@ -166,6 +150,8 @@ class Connection(Stream):
         is not blocking and the caller's to close, and the connection is closed without it. That is
         the way to give it to a child process or to another owner. A copy of the descriptor isn't
         (``dup()``, a child's ``stdin``): this connection's end is the copy's end, too.
+
+        What goes through the socket is in no count of octets.
 
         Raises:
           NoSocketError: the connection is closed, so that there is none any more. It is an

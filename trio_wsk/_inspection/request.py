@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trio_wsk._connection.block import Block
     from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk._vocabulary.credentials import PeerCredentials
     from trio_wsk._vocabulary.facts import Facts
     from trio_wsk._vocabulary.records import RequestAborted
     from trio_wsk._vocabulary.verdict import InspectPoint, Verdict
@@ -105,6 +106,14 @@ class ConnectionRequest:
     def remote_address(self) -> Address:
         """Who wants to connect. Before the handshake it is not proven: anybody can write it."""
         return self._transport_request.remote_address
+
+    @property
+    def peer_credentials(self) -> PeerCredentials | None:
+        """The process, user and group of who wants to connect to a Unix socket; else None.
+
+        As `Connection.peer_credentials`: the kernel vouches for them.
+        """
+        return self._transport_request.peer_credentials()
 
     @property
     def inspect_point(self) -> InspectPoint:

@@ -26,6 +26,7 @@ import trio
 from trio_wsk._engine.epoll_readiness import ended_now
 from trio_wsk._engine.readiness import ENDED, HUNG_UP, LOOK, LOOK_SECONDS, READ, Watch
 from trio_wsk._vocabulary.addresses import Address
+from trio_wsk._vocabulary.credentials import PeerCredentials
 
 from ._contract import (
     PeerEnd,
@@ -57,6 +58,9 @@ grown only for who reads), so the bound is met only by who sends faster than we 
 _TCP_REPAIR: Final = 19
 """Linux, tcp(7) and Documentation of CRIU: in repair mode a connection is closed without a
 word to its peer. `socket` has no name for it."""
+
+_UCRED: Final = struct.Struct("=iII")
+"""``struct ucred``: a process, a user, a group (unix(7))."""
 
 _SCOPE_ID: Final = 3  # its place in the address of an IPv6 socket
 
@@ -320,6 +324,16 @@ class SocketRequest(TransportRequest):
         """Reset the connection, dropping what is not yet sent."""
         _arrange_reset(self._channel)
         channel.close()
+
+    def peer_credentials(self) -> PeerCredentials | None:
+        """Ask the kernel who the peer is: on Linux, on a Unix socket."""
+        if self._bound.family in _INET or sys.platform != "linux":
+            return None
+        try:
+            ucred = self._channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        except OSError:  # it is closed
+            return None
+        return PeerCredentials(*_UCRED.unpack(ucred))
 
     def ideal_send_backlog(self, channel: Channel) -> int:
         """Return the congestion window, where the kernel tells it."""

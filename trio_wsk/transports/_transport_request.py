@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk._vocabulary.credentials import PeerCredentials
 
     from ._syn import Syn
 
@@ -258,6 +259,10 @@ class TransportRequest(ABC):
     def abort(self, channel: Channel) -> None:
         """Close the channel of an accepted request with a reset. Never raises."""
         channel.close()
+
+    def peer_credentials(self) -> PeerCredentials | None:
+        """Who the peer is, where it is on this machine and the system tells, until it is closed."""
+        return None
 
     def ideal_send_backlog(self, channel: Channel) -> int:  # noqa: ARG002 - others can tell
         """How many octets should be outstanding on this channel to keep its path busy."""
