@@ -309,6 +309,20 @@ class Connection(Known):
                 view.release()
         return self._unsent
 
+    def send_eof_nowait(self) -> None:
+        """Send FIN after everything that was queued, and go on receiving; never blocks.
+
+        `send_eof` for callbacks. The peer has all its time to go on, where after `disconnect`,
+        which may be called at any time, it has five seconds. When it has finished, too, the
+        connection is closed by itself. Does nothing if this side has finished already.
+
+        Raises: as for `disconnect`; and as there, a `send_all` that was cut short means a reset.
+
+        Source: shutdown(2), SHUT_WR.
+        """
+        self._check_usable("connection.send_eof_nowait")
+        self._half_close()
+
     def queue_send(
         self,
         data: Octets,

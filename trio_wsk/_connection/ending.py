@@ -21,7 +21,7 @@ from trio_wsk._vocabulary.records import ConnectionEnded
 from trio_wsk._vocabulary.status import DISCONNECT, RECEIVE
 from trio_wsk._vocabulary.verdict import InspectId
 
-from .state import FIN_RECEIVED, LINGERING, LOST, THE_BLOCKS, TOLD
+from .state import FIN_RECEIVED, HALF_CLOSED, LINGERING, LOST, THE_BLOCKS, TOLD
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Ending(Turns):
 
     def _wait_for_peer(self) -> None:
         """After our FIN: wait for the peer's, throwing away what it sends, and not for ever."""
-        if self._enabled and not self._marks & LINGERING:
+        if self._enabled and not self._marks & (LINGERING | HALF_CLOSED):
             self._marks |= LINGERING
             self._block.lingering.start(self)
             self._block.lingering_in_all.start(self)

@@ -27,7 +27,7 @@ from trio_wsk._vocabulary.status import SEND_BACKLOG
 from .block import TAKING_OCTETS, TAKING_SECONDS
 from .ending import Ending
 from .send_queue import A_TASK_IS_NEXT, ALL_SENT, NO_ROOM, SendQueue
-from .state import ACTIVE
+from .state import ACTIVE, HALF_CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,7 +201,21 @@ class Sending(Ending):
 
     # --- FIN after it ------------------------------------------------------------------
 
+    def _half_close(self) -> None:
+        """Send what is queued, then FIN, and leave the peer all its time."""
+        rare = self._rare
+        if not (self._fin_sent or (rare is not None and rare.fin_wanted)):
+            self._marks |= HALF_CLOSED
+            self._finish_with(b"")
+
     def _disconnect(self, data: Octets) -> None:
+        """Send what is queued, then ``data``, then FIN; from here on the peer's time is bounded."""
+        if self._marks & HALF_CLOSED:
+            self._marks &= ~HALF_CLOSED
+            self._bound_taking()
+        self._finish_with(data)
+
+    def _finish_with(self, data: Octets) -> None:
         """Send what is queued, then ``data``, then FIN."""
         rare = self._rare
         is_wanted = rare is not None and rare.fin_wanted
@@ -230,7 +244,7 @@ class Sending(Ending):
     def _bound_taking(self) -> None:
         """Have the peer take what is unsent before FIN, in good time."""
         rare = self._rare_state()
-        if self._unsent and rare.fin_wanted:
+        if self._unsent and rare.fin_wanted and not self._marks & HALF_CLOSED:
             rare.octets_then = self._octets_out
             if rare.sender is not None:
                 rare.sender.deadline = trio.current_time() + TAKING_SECONDS

@@ -24,6 +24,7 @@ __all__ = [
     "FLOWING",
     "HAD_LAST_LOOK",
     "HALFWAY",
+    "HALF_CLOSED",
     "IDLE",
     "INTERRUPTED",
     "IN_DOUBT",
@@ -67,7 +68,8 @@ RESUMED: Final = 2
 #     is to end   PEER_ENDING (an edge says so)      `RareState.fin_wanted` (something is queued)
 #     has ended   FIN_RECEIVED (all is received)     FIN_SENT
 #     is told     END_TOLD (to the callback)
-#     waits                                          LINGERING (for FIN_RECEIVED, bounded)
+#     waits                                          LINGERING (for FIN_RECEIVED, bounded),
+#                                                    unless HALF_CLOSED
 #
 # FIN_RECEIVED and FIN_SENT together close a connection that has events. A reset is neither: it
 # leaves `RareState.broken`, and LOST when the connection is closed for it.
@@ -92,6 +94,9 @@ INTERRUPTED: Final = 256
 """Who waits for a next request is to receive nothing more, since there will be none."""
 HAD_LAST_LOOK: Final = 512
 """The server drains, and what had come by then was all."""
+HALF_CLOSED: Final = 1024
+"""Our FIN, or the wish for it, ends nothing but our sending: the peer goes on, for as long as it
+wants to."""
 
 # Bits that no event and no edge has, and that leave small numbers small.
 THE_BLOCKS: Final = 1
