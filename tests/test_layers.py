@@ -30,6 +30,7 @@ PURE = {
     "_intake/backoff.py",
     "_reading/buffer.py",
     "_reading/portions.py",
+    "_vocabulary/connection_state.py",
     "_vocabulary/end_reason.py",
     "_vocabulary/more.py",
     "_vocabulary/records.py",

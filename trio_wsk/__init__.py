@@ -25,6 +25,7 @@ from ._serving.running import run
 from ._serving.server import Server
 from ._vocabulary.address_sets import AddressSet
 from ._vocabulary.addresses import Address
+from ._vocabulary.connection_state import ConnectionState
 from ._vocabulary.credentials import PeerCredentials
 from ._vocabulary.end_reason import EndReason
 from ._vocabulary.errors import (
@@ -71,6 +72,7 @@ __all__ = [
     "ConnectionBrokenError",
     "ConnectionDispatch",
     "ConnectionRequest",
+    "ConnectionState",
     "DrainReport",
     "EndOfStreamError",
     "EndReason",

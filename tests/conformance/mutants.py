@@ -851,6 +851,16 @@ MUTANTS = [
         says="ideal_send_backlog() is 0",
         request={"ideal_send_backlog": lambda self, channel: 0},
     ),
+    Mutant(
+        check="traffic_is_counted",
+        says="octets were received, and traffic() did not grow",
+        request={"traffic": lambda self, channel: (0, 0.0)},
+    ),
+    Mutant(
+        check="traffic_is_timed",
+        says="after a while traffic() says that an octet passed 0.0 s ago",
+        request={"traffic": lambda self, channel: (0, 0.0)},
+    ),
     # Waiting.
     Mutant(
         check="edges_come_to_the_sink",

@@ -10,9 +10,14 @@ import pytest
 
 from tests.helpers.blocking_peers import await_event
 from tests.helpers.support import PATIENCE
-from trio_wsk.transports._tcp_info import congestion_window, queue_of, retransmission_timeout
+from trio_wsk.transports._tcp_info import (
+    congestion_window,
+    queue_of,
+    retransmission_timeout,
+    traffic,
+)
 
-EVERYTHING = (queue_of, congestion_window, retransmission_timeout)
+EVERYTHING = (queue_of, congestion_window, retransmission_timeout, traffic)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -67,7 +72,7 @@ def test_retransmission_timeout_is_above_a_round_trip() -> None:
 def test_unix_socket_has_none() -> None:
     """What is no TCP socket has no TCP_INFO, and None says so."""
     with socket.socket(socket.AF_UNIX) as sock:
-        assert [None] * 3 == [ask(sock) for ask in EVERYTHING]
+        assert [None] * len(EVERYTHING) == [ask(sock) for ask in EVERYTHING]
 
 
 def test_closed_socket_has_none() -> None:
@@ -75,4 +80,25 @@ def test_closed_socket_has_none() -> None:
     sock = socket.socket()
     sock.close()
 
-    assert [None] * 3 == [ask(sock) for ask in EVERYTHING]
+    assert [None] * len(EVERYTHING) == [ask(sock) for ask in EVERYTHING]
+
+
+@linux_only
+def test_traffic_grows_by_what_has_passed() -> None:
+    """Octets that came and octets that were acknowledged are counted, in either direction."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname(), PATIENCE) as peer,
+        listening.accept()[0] as connection,
+    ):
+        first = traffic(connection)
+        assert first is not None
+
+        peer.sendall(bytes(100))
+        assert 100 == len(connection.recv(100, socket.MSG_WAITALL))
+        connection.sendall(bytes(23))
+        peer.recv(23)
+        while (now := traffic(connection)) is not None and now[0] < first[0] + 123:
+            pass
+        assert now is not None
+        assert first[0] + 123 == now[0]

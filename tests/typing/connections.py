@@ -9,6 +9,7 @@ from trio_wsk import (
     Address,
     Connection,
     ConnectionDispatch,
+    ConnectionState,
     EventMask,
     ListeningSocket,
     PeerCredentials,
@@ -51,6 +52,9 @@ def looked_at(connection: Connection) -> None:
     assert_type(connection.opened_at, float)
     assert_type(connection.octets_received, int)
     assert_type(connection.octets_sent, int)
+    assert_type(connection.octets_unsent, int)
+    assert_type(connection.idle_seconds, float | None)
+    assert_type(connection.state, ConnectionState)
     assert_type(connection.ideal_send_backlog, int)
     connection.context = "anything"
     connection.remote_address = Address.parse("[::1]:80")  # type: ignore[misc]  # it is what it is

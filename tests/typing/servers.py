@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,7 @@ async def opened() -> None:
         assert_type(server, Server)
         assert_type(server.listening, ListeningSocket)
         assert_type(server.local_addresses, list[Address])
+        assert_type(server.connections, Collection[Connection])
         assert_type(await server.drain(grace=1), DrainReport)
         assert_type(server.abort(), None)
     async with trio_wsk.open_server(handle_tls, 0, ssl_context=TLS, handshake_timeout=3) as server:

@@ -63,6 +63,10 @@ class Between:
         for connection in self._waiting:
             connection._interrupt()
 
+    def is_waiting(self, connection: Wire) -> bool:
+        """Whether somebody waits for this connection's next request."""
+        return connection in self._waiting
+
     async def receive(
         self, connection: Wire, receive: Receive, idle: float, *, is_heard: bool
     ) -> Octets | More:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from trio_wsk._engine.pump import FAILED
 from trio_wsk._vocabulary.errors import ConnectionBrokenError
 
+from .state import SHAKING_HANDS
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -37,6 +39,7 @@ __all__ = [
     "own",
     "part",
     "post_completion",
+    "shake_hands",
     "start_events",
     "start_without_events",
     "tell_drain",
@@ -107,6 +110,14 @@ def _call_completion(block: Block, irp: Irp[Connection]) -> None:
         answer = FAILED
     if answer is FAILED and connection is not None:
         connection.abort()
+
+
+def shake_hands(connection: Connection, *, is_over: bool = False) -> None:
+    """Take note: TLS begins to shake hands on the connection, or is through with it."""
+    if is_over:
+        connection._marks &= ~SHAKING_HANDS
+    else:
+        connection._marks |= SHAKING_HANDS
 
 
 # --- Between two requests --------------------------------------------------------------

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_wsk._vocabulary.connection_state import ConnectionState
+
+from .state import FIN_RECEIVED, SHAKING_HANDS
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -65,3 +68,42 @@ class Known(Stream):
     def octets_sent(self) -> int:
         """How many octets the kernel has taken so far, after any TLS; the peer may have fewer."""
         return self._octets_out
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """How many seconds ago the last octet passed, either way.
+
+        If none has, the connection was established then. What is sent again because the peer says
+        nothing counts for nothing.
+
+        None where the system can't tell: on Unix sockets, elsewhere than on Linux, over Multipath
+        TCP, and when this side has closed it. Asking costs a system call (TCP_INFO, tcp(7)).
+        """
+        channel = self._channel
+        traffic = None if channel is None else self._request.traffic(channel)
+        return None if traffic is None else traffic[1]
+
+    @property
+    def octets_unsent(self) -> int:
+        """How many octets stand in the send queue, which the kernel has not taken yet."""
+        return self._unsent
+
+    @property
+    def state(self) -> ConnectionState:
+        """How far the connection is in its life, as far as this side has seen."""
+        if self._channel is None:
+            return ConnectionState.CLOSED
+        rare = self._rare
+        if rare is not None and rare.broken is not None:
+            return ConnectionState.BROKEN
+        if self._fin_sent or (rare is not None and rare.fin_wanted):
+            return ConnectionState.FINISHED
+        return self._state_of_input()
+
+    def _state_of_input(self) -> ConnectionState:
+        if self._marks & FIN_RECEIVED:
+            return ConnectionState.PEER_FINISHED
+        if self._marks & SHAKING_HANDS:
+            return ConnectionState.HANDSHAKE
+        is_waiting = self._block.between.is_waiting(self)
+        return ConnectionState.WAITING if is_waiting else ConnectionState.OPEN

@@ -34,6 +34,7 @@ __all__ = [
     "POSTED",
     "REFUSED",
     "RESUMED",
+    "SHAKING_HANDS",
     "THE_BLOCKS",
     "TOLD",
     "WAITING",
@@ -97,6 +98,8 @@ HAD_LAST_LOOK: Final = 512
 HALF_CLOSED: Final = 1024
 """Our FIN, or the wish for it, ends nothing but our sending: the peer goes on, for as long as it
 wants to."""
+SHAKING_HANDS: Final = 2048
+"""TLS is not there yet, and nobody has the connection before that."""
 
 # Bits that no event and no edge has, and that leave small numbers small.
 THE_BLOCKS: Final = 1

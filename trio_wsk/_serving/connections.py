@@ -5,8 +5,9 @@ Nothing here awaits but the wait for the end of the last one.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast, final
 
 import trio
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from trio_wsk._connection.turns import Turns
     from trio_wsk._listening.admitting import Admitting
 
-__all__ = ["ServedConnections"]
+__all__ = ["OpenConnections", "ServedConnections"]
 
 
 class ServedConnections:
@@ -47,6 +48,8 @@ class ServedConnections:
         self._gives_permits = gives_permits
         self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
         self._none_open: trio.Event | None = None
+        self.view: Final = OpenConnections(self)
+        """What users see of it."""
 
     def opened(self, connection: Connection) -> None:
         """Take note: a handler is about to be given this connection."""
@@ -73,6 +76,17 @@ class ServedConnections:
             self._none_open = None
         if self._gives_permits:
             self._admitting.return_permit()
+
+    def __contains__(self, connection: object) -> bool:
+        """Whether this connection is one of them, and open."""
+        if connection in self._block.event_driven:
+            return control.is_owned_by(connection, self)
+        return connection in self._handled
+
+    def listed(self) -> list[Connection]:
+        """Return those that are open, in no order."""
+        with_events = cast("set[Connection]", self._block.event_driven)
+        return [*self._handled, *(each for each in with_events if control.is_owned_by(each, self))]
 
     async def wait_none_open(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
         """Wait until no connection is open."""
@@ -102,3 +116,32 @@ class ServedConnections:
         callback = self._admitting.drain_callback
         if callback is not None:
             self._block.post(partial(control.tell_drain, connection, callback))
+
+
+@final
+class OpenConnections(Collection["Connection"]):
+    """The open connections of one server, as they are whenever one looks: for its users.
+
+    Args:
+      served: The account of them.
+    """
+
+    def __init__(self, served: ServedConnections) -> None:
+        self._served = served
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} open connections>"
+
+    def __len__(self) -> int:
+        """How many there are now."""
+        return self._served.open
+
+    def __contains__(self, connection: object) -> bool:
+        """Whether this one is open now."""
+        return connection in self._served
+
+    def __iter__(self) -> Iterator[Connection]:
+        """Go through those that are open now, but for those that end meanwhile."""
+        for each in self._served.listed():
+            if each in self._served:
+                yield each

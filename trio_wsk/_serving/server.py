@@ -10,6 +10,9 @@ from .arguments import checked_grace
 from .draining import drain
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from trio_wsk._connection.connection import Connection
     from trio_wsk._listening.listening import ListeningSocket
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk._vocabulary.statistics import DrainReport, ServerStatistics
@@ -36,6 +39,18 @@ class Server:
     def local_addresses(self) -> list[Address]:
         """Where it listens; with the port that the kernel chose, if it was asked to."""
         return self.listening.local_addresses
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """The connections that are open now: a live view, which costs nothing until one looks.
+
+        As many as ``statistics().open_connections``. Each says who and how it is: by
+        ``remote_address``, ``opened_at``, ``idle_seconds``, ``state``, and counts of octets. Who
+        goes through them may await meanwhile, and is given none that has ended. Over TLS they are
+        what the handlers' streams have as ``transport_stream``. Those that linger after their
+        handlers have returned are not among them.
+        """
+        return self._core.connections.view
 
     def statistics(self) -> ServerStatistics:
         """Return what was counted since the server was opened, and what is true now."""

@@ -86,14 +86,17 @@ class HandlerOverTLS:
     async def _shake_hands(self, stream: trio.SSLStream[Connection]) -> bool:
         """Do the TLS handshake; its failure is a count, not a crash."""
         error: Exception | None = None
+        connection = stream.transport_stream
+        control.shake_hands(connection)
         with trio.move_on_after(self._handshake_timeout):
             try:
                 await stream.do_handshake()
             except trio.BrokenResourceError as broken:
                 error = broken
             else:
+                control.shake_hands(connection, is_over=True)
                 return True
-        self._failed(stream.transport_stream, error)
+        self._failed(connection, error)
         return False  # noqa: ASYNC910 - running out of time is a checkpoint, too
 
     def _failed(self, connection: Connection, error: Exception | None) -> None:

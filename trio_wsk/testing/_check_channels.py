@@ -38,6 +38,8 @@ __all__ = [
     "edges_come_to_the_sink",
     "short_reads_are_what_they_are_said_to_be",
     "shutdown_is_a_half_close",
+    "traffic_is_counted",
+    "traffic_is_timed",
     "waiting_loses_nothing",
 ]
 
@@ -234,6 +236,68 @@ async def backlog_is_a_count(stage: Stage) -> None:
     visitor = await stage.connection()
     ideal = visitor.request.ideal_send_backlog(visitor.channel)
     assert ideal > 0, f"ideal_send_backlog() is {ideal}"
+
+
+@check()
+async def traffic_is_counted(stage: Stage) -> None:
+    """traffic() grows by what passes either way, and by nothing else; or it can't tell."""
+    await stage.listen()
+    visitor = await stage.connection()
+    await visitor.peer.send(b"in")
+    await visitor.receive(2)
+    before = _passed(visitor)
+    if before is None:
+        return
+    await visitor.peer.send(b"in")
+    await stage.until(
+        lambda: _passed(visitor) != before, "octets were received, and traffic() did not grow"
+    )
+    before = await _settled(stage, visitor)
+    await visitor.send(b"out")
+    await visitor.peer.receive(3)
+    await stage.until(
+        lambda: _passed(visitor) != before, "the peer has taken octets, and traffic() did not grow"
+    )
+    before = await _settled(stage, visitor)
+    await stage.quiet()
+    assert before == _passed(visitor), "nothing has passed, and traffic() has grown"
+
+
+@check()
+async def traffic_is_timed(stage: Stage) -> None:
+    """traffic() says how long ago the last octet passed, either way; or it can't tell."""
+    await stage.listen()
+    visitor = await stage.connection()
+    half = stage.harness.quiet_seconds / 2
+    for deed in (partial(visitor.peer.send, b"in"), partial(visitor.send, b"out")):
+        middle = trio.current_time() + half
+        await stage.quiet()
+        traffic = visitor.request.traffic(visitor.channel)
+        if traffic is None:
+            return
+        ago = traffic[1]
+        assert ago >= half, f"after a while traffic() says that an octet passed {ago} s ago"
+        await deed()
+        await stage.until(
+            partial(_has_passed_since, visitor, middle),
+            "an octet has passed, and traffic() says that none has for a while",
+        )
+
+
+def _passed(visitor: Visitor) -> int | None:
+    traffic = visitor.request.traffic(visitor.channel)
+    return None if traffic is None else traffic[0]
+
+
+def _has_passed_since(visitor: Visitor, when: float) -> bool:
+    traffic = visitor.request.traffic(visitor.channel)
+    return traffic is not None and trio.current_time() - traffic[1] > when
+
+
+async def _settled(stage: Stage, visitor: Visitor) -> int | None:
+    """Return what has passed when all is acknowledged."""
+    await stage.quiet()
+    return _passed(visitor)
 
 
 # --- Waiting -----------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ import enum
 import errno
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from trio_wsk._engine.readiness import ENDED, READ, WRITE
 from trio_wsk.transports._contract import PeerEnd
 
@@ -98,6 +100,7 @@ class Endpoint(LiveEnd):
         "closed",
         "error",
         "established",
+        "passed_at",
         "phase",
         "receiving",
         "sending",
@@ -114,6 +117,8 @@ class Endpoint(LiveEnd):
         """The system's last word: an errno, told once to the user of the channel."""
         self.closed: bool = False
         """Whether its owner is done with it."""
+        self.passed_at: float = 0.0
+        """When an octet last passed either way or, if none has, when it was established."""
         self.watch: MemoryWatch | None = None
         self.watcher: EndWatcher | None = None
         """The request that it belongs to, until that is accepted."""
@@ -185,6 +190,7 @@ class Endpoint(LiveEnd):
         self._was_held = was_held
         self.phase = _OPEN
         self.established = True
+        self.passed_at = trio.current_time()
         self._tries = 0
         self._stop_timer()
 
@@ -226,6 +232,7 @@ class Endpoint(LiveEnd):
         sending = self.sending
         had_room = sending.has_room
         lost_as_well = sending.acknowledge(ack)
+        self.passed_at = trio.current_time()
         self._tries = 0
         self._stop_timer()
         if lost_as_well is not None:
@@ -246,6 +253,7 @@ class Endpoint(LiveEnd):
         is_news = receiving.put(seq, data)
         self._ack()
         if is_news:
+            self.passed_at = trio.current_time()
             is_finished = receiving.is_finished
             if data is not None:
                 self._tell(READ)
@@ -354,6 +362,11 @@ class Endpoint(LiveEnd):
         return _TRIES_OF_ORPHANS if self.closed else _TRIES
 
     # --- For its owner -----------------------------------------------------------------
+
+    @property
+    def passed(self) -> int:
+        """A number that grows by whatever has passed: what has come, and what is acknowledged."""
+        return self.receiving.nxt + self.sending.una
 
     def edges(self) -> int:
         """Return what is true now, as epoll would."""

@@ -318,6 +318,12 @@ class MemoryRequest(TransportRequest):
         assert isinstance(self._end, Endpoint)
         return MemoryWatch(self._end, self._home.readiness)
 
+    def traffic(self, channel: Channel) -> tuple[int, float] | None:  # noqa: ARG002 - there is one
+        """What has passed on the connection, and how long ago, on Trio's clock."""
+        endpoint = self._end
+        assert isinstance(endpoint, Endpoint)
+        return endpoint.passed, trio.current_time() - endpoint.passed_at
+
     def abort(self, channel: Channel) -> None:  # noqa: ARG002 - there is one
         """Reset the connection."""
         endpoint = self._end

@@ -35,7 +35,7 @@ from ._contract import (
     next_serial_number,
 )
 from ._first_octets import look
-from ._tcp_info import congestion_window
+from ._tcp_info import congestion_window, traffic
 from ._tuning import tune
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ _UCRED: Final = struct.Struct("=iII")
 """``struct ucred``: a process, a user, a group (unix(7))."""
 
 _SCOPE_ID: Final = 3  # its place in the address of an IPv6 socket
+
+_TCP: Final = (0, int(socket.IPPROTO_TCP))
+"""The protocols of sockets of which all is TCP, if they are of `_INET`; of Multipath TCP, the
+kernel tells about one of the paths."""
 
 _INET: Final = (int(socket.AF_INET), int(socket.AF_INET6))
 
@@ -334,6 +338,10 @@ class SocketRequest(TransportRequest):
         except OSError:  # it is closed
             return None
         return PeerCredentials(*_UCRED.unpack(ucred))
+
+    def traffic(self, channel: Channel) -> tuple[int, float] | None:  # noqa: ARG002 - there is one
+        """Ask the kernel, where it is Linux's TCP: it counts what has passed, and knows when."""
+        return traffic(self._channel) if self._bound.proto in _TCP else None
 
     def ideal_send_backlog(self, channel: Channel) -> int:
         """Return the congestion window, where the kernel tells it."""

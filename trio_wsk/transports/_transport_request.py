@@ -264,6 +264,16 @@ class TransportRequest(ABC):
         """Who the peer is, where it is on this machine and the system tells, until it is closed."""
         return None
 
+    def traffic(self, channel: Channel) -> tuple[int, float] | None:  # noqa: ARG002 - others can tell
+        """How much has passed on an accepted channel, and how long ago. Asked rarely. Never raises.
+
+        Returns:
+          A number that grows by whatever is received, and by whatever the peer has taken, and by
+          nothing that is sent again; and how many seconds ago the last octet passed either way or,
+          if none has, the connection was there. Or None, where the system can't tell.
+        """
+        return None
+
     def ideal_send_backlog(self, channel: Channel) -> int:  # noqa: ARG002 - others can tell
         """How many octets should be outstanding on this channel to keep its path busy."""
         return IDEAL_SEND_BACKLOG

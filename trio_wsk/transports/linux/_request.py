@@ -224,6 +224,10 @@ class LinuxRequest(TransportRequest):
         """Reset the connection, dropping what is not yet sent."""
         self._established.abort(channel)
 
+    def traffic(self, channel: Channel) -> tuple[int, float] | None:
+        """What has passed on the connection, and how long ago, as the kernel says."""
+        return self._established.traffic(channel)
+
     def ideal_send_backlog(self, channel: Channel) -> int:
         """Return the congestion window, where the kernel tells it."""
         return self._established.ideal_send_backlog(channel)
