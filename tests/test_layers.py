@@ -28,6 +28,7 @@ PURE = {
     "_inspection/table.py",
     "_intake/admission.py",
     "_intake/backoff.py",
+    "_protocols",
     "_reading/buffer.py",
     "_reading/portions.py",
     "_vocabulary/connection_state.py",

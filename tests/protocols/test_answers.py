@@ -1,0 +1,60 @@
+"""Tests of `trio_wsk._protocols.answers`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pickle
+from pathlib import Path
+
+import pytest
+
+from trio_wsk import InspectAction, Status, Verdict, WskError
+from trio_wsk._protocols import answers
+from trio_wsk._protocols.answers import (
+    ClientHelloError,
+    MalformedError,
+    NotTLSError,
+)
+
+ERRORS = [MalformedError, NotTLSError, ClientHelloError]
+
+
+def reasons_in_code() -> list[str]:
+    """Find every reason that a parser gives, in the source of the room."""
+    room = Path(inspect.getfile(answers)).parent
+    trees = [ast.parse(path.read_text("utf-8")) for path in sorted(room.glob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.keyword)]
+    given = {
+        node.value.value
+        for node in nodes
+        if node.arg == "reason" and isinstance(node.value, ast.Constant)
+        if isinstance(node.value.value, str)
+    }
+    return sorted({*given, *(error.reason for error in ERRORS)})
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_are_the_peers(error: type[MalformedError]) -> None:
+    """Each is caught as what went wrong with a peer, and has the status of refused data."""
+    assert issubclass(error, MalformedError)
+    assert issubclass(error, WskError)
+    assert error("so").status is Status.DATA_NOT_ACCEPTED
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_travel(error: type[MalformedError]) -> None:
+    """Another process gets the message and the reason, and not another reason."""
+    for sent in (error("so"), error("so", reason="because")):
+        got = pickle.loads(pickle.dumps(sent))  # noqa: S301 - our own
+
+        assert (type(got), str(got), got.reason) == (error, "so", sent.reason)
+
+
+@pytest.mark.parametrize("reason", reasons_in_code())
+def test_reasons_can_be_a_verdicts(reason: str) -> None:
+    """A rule can reject with the reason as it stands, and the class of the error names it."""
+    assert Verdict(InspectAction.REJECT, reason).reason == reason
+    assert reason == MalformedError.reason or any(
+        f"``{reason}``" in (error.__doc__ or "") for error in ERRORS
+    )
