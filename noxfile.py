@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -24,13 +25,25 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 MEASURED_PYTHON = PYTHONS[-1]  # for what is built in only there, the others have code of theirs
 HEAVY_PYTHON = "3.11"  # heavy tests ask the kernel more than they ask Python: once is enough
 
-# Most of what a quick test takes is waiting, so two cores are not busy with two workers. A file
-# stays in one piece: the blocks of a page share a namespace, and many a fixture is a module's.
+# Most of what a quick test takes is waiting: six workers keep two cores busy, and four don't. A
+# file stays in one piece: the blocks of a page share a namespace, and many a fixture is a module's.
 # Who hangs takes its worker with it; another one would hang on the same test.
-SIDE_BY_SIDE = ("-n", "4", "--dist", "loadfile", "--max-worker-restart", "0")
-QUICK = (*SIDE_BY_SIDE, "-m", "not heavy")
-# What asks the kernel for its answers, over and over, gets the same ones in between.
-QUICK_IN_BETWEEN = (*SIDE_BY_SIDE, "-m", "not heavy and not kernel")
+WORKERS = ("-n", "6", "--max-worker-restart", "0")
+SIDE_BY_SIDE = (*WORKERS, "--dist", "loadfile")
+QUICK = ("-m", "not heavy")
+# What asks the kernel for its answers, over and over, gets the same ones from other Pythons, and
+# with other versions of what is installed.
+QUICK_WITHOUT_KERNEL = ("-m", "not heavy and not kernel")
+
+# These hang on how the package is installed: its metadata, its entry point, the programs that
+# import it; and on the pages, whose code comes through every room.
+INSTALLED = (
+    *("README.md", "docs", "tests/documentation", "tests/test_public_api.py"),
+    *("tests/test_doctor.py", "tests/test_anyio.py", "tests/testing/test_pytest_plugin.py"),
+    *("tests/serving/test_running.py", "tests/conformance/test_memory.py"),
+)
+SHIPPED = ("trio_wsk", "tests", "docs", "examples")
+NOT_SHIPPED = {"__pycache__", "_build"}
 
 MODEL_EXAMPLES = "6000"  # of about fifty steps each
 
@@ -46,22 +59,30 @@ def tests(session: nox.Session) -> None:
     session.install("--editable", ".[test]")
     if session.python == MEASURED_PYTHON and not session.posargs:
         run_measured_tests(session)
+    elif session.python == PYTHONS[0]:
+        run_tests(session, *QUICK)
     else:
-        run_tests(session)
+        run_tests(session, *QUICK_WITHOUT_KERNEL)
 
 
 @nox.session(python=HEAVY_PYTHON)
 def heavy(session: nox.Session) -> None:
     """Run the tests that take seconds or thousands of descriptors, one after the other."""
     session.install("--editable", ".[test]")
-    session.run("python", "-m", "pytest", "-m", "heavy", *session.posargs)
+    if session.posargs:
+        session.run("python", "-m", "pytest", "-m", "heavy", *session.posargs)
+        return
+    # Each of these has a network of its own, and waits for SYNs that come again.
+    waits = "tests/conformance/test_linux.py"
+    session.run("python", "-m", "pytest", *WORKERS, "-m", "heavy", waits)
+    session.run("python", "-m", "pytest", "-m", "heavy", f"--ignore={waits}")
 
 
 @nox.session(python=PYTHONS[0])
 def minimums(session: nox.Session) -> None:
     """Run the tests with the lowest versions that pyproject.toml admits."""
     session.install("--editable", ".[test]", *lowest_versions())
-    run_tests(session)
+    run_tests(session, *QUICK_WITHOUT_KERNEL)
 
 
 @nox.session
@@ -115,7 +136,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build the sdist and the wheel; install one, run the other's tests against it."""
+    """Build the sdist and the wheel: are all files in them, and does what is installed work?
+
+    The tests have passed on these very octets, so only those run again that hang on how the
+    package is installed: those of the sdist, against the wheel.
+    """
     install_group(session, "wheel")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -128,9 +153,12 @@ def wheel(session: nox.Session) -> None:
             session.install(f"{built}[test]")
             shutil.unpack_archive(sdist, folder)
         suite = folder / sdist.name.removesuffix(".tar.gz")
+        hold_to_the_tree(session, suite, SHIPPED)
+        shutil.unpack_archive(built, folder / "wheel", "zip")
+        hold_to_the_tree(session, folder / "wheel", ["trio_wsk"])
         shutil.rmtree(suite / "trio_wsk")  # or it would shadow the installed one
         with session.chdir(suite):
-            run_tests(session)
+            run_tests(session, *QUICK_WITHOUT_KERNEL, *INSTALLED)
 
 
 @nox.session(default=False)
@@ -170,20 +198,49 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
-def run_tests(session: nox.Session) -> None:
-    """Run what was asked for, in one process so that it can be debugged, or all quick tests."""
-    is_in_between = session.python in PYTHONS[1:-1]
-    quick = QUICK_IN_BETWEEN if is_in_between else QUICK
-    session.run("python", "-m", "pytest", *(session.posargs or quick))
+def run_tests(session: nox.Session, *chosen: str) -> None:
+    """Run what was asked for, in one process so that it can be debugged, or what is chosen."""
+    if not session.posargs:
+        collect_once(session)
+    session.run("python", "-m", "pytest", *(session.posargs or (*SIDE_BY_SIDE, *chosen)))
 
 
 def run_measured_tests(session: nox.Session) -> None:
     """Run all quick tests under coverage, and judge it."""
+    collect_once(session)
     session.env["COVERAGE_FILE"] = f".coverage.{session.name}"
     session.run("coverage", "erase")  # what a run that was broken off has left would count, too
-    session.run("coverage", "run", "-m", "pytest", *QUICK)
+    session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE, *QUICK)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+def collect_once(session: nox.Session) -> None:
+    """Have the bytecode made, which otherwise each worker makes of every test by itself.
+
+    The programs that the tests start need it, too: without it they compile the package each time.
+    """
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
+    session.run("python", "-m", "pytest", "--collect-only", "--quiet", "--quiet", silent=True)
+
+
+def hold_to_the_tree(session: nox.Session, built: Path, folders: Sequence[str]) -> None:
+    """Fail if not all that is in these folders was built into another one, octet for octet."""
+    for folder in folders:
+        ours, theirs = (files_of(root, folder) for root in (Path(), built))
+        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        if differing:
+            session.error(f"{built.name} and the tree differ: {', '.join(differing)}")
+
+
+def files_of(root: Path, folder: str) -> dict[str, bytes]:
+    """Read what is in a folder, by its path below the root."""
+    paths = {path.relative_to(root): path for path in (root / folder).rglob("*") if path.is_file()}
+    return {
+        str(name): path.read_bytes()
+        for name, path in paths.items()
+        if not NOT_SHIPPED.intersection(name.parts)
+    }
 
 
 def install_group(session: nox.Session, group: str) -> None:

@@ -7,10 +7,11 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers.scarcity import open_descriptors
@@ -21,10 +22,55 @@ from trio_wsk._engine import choice as _choice
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+TESTS: Final = Path(__file__).parent
+
+EARLY: Final = [
+    TESTS / name
+    for name in (
+        "transports/linux/test_before_handshake_ends.py",
+        "documentation/test_examples.py",
+        "conformance/test_portable.py",
+        "connection/test_connection.py",
+        "transports/linux/test_before_handshake.py",
+        "transports/linux/test_before_handshake_failures.py",
+        "conformance/test_linux.py",
+        "helpers/test_wire.py",
+        "intake/test_no_descriptors.py",
+        "documentation/test_whole_programs.py",
+        "serving/test_running.py",
+        "listening/test_ctrl_c.py",
+        "transports/linux/test_before_handshake_rules.py",
+        "transports/linux/test_before_handshake_queues.py",
+        "transports/linux/test_nftables.py",
+        "transports/linux/test_before_handshake_limits.py",
+        "transports/linux/test_captured_sequences.py",
+        "transports/linux/test_nfqueue.py",
+        "transports/linux/test_before_handshake_servers.py",
+        "documentation/test_tutorial.py",
+    )
+]
+"""
+The files that take longest, and most of that time they wait. They begin first, each in a worker
+of its own: else one of them would begin last, and all others would wait for it.
+"""
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Coverage follows us into the workers of pytest-xdist, but not into the programs that tests
     # start: who may not write here, say, would end with coverage's own error.
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
+# How long an example takes is a claim about the machine, and what else it does.
+settings.register_profile(
+    "unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("unhurried")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest files begin first; see ``--no-loadscope-reorder`` of pytest-xdist."""
+    turns = {path: turn for turn, path in enumerate(EARLY)}
+    items.sort(key=lambda item: turns.get(item.path, len(turns)))
 
 
 @pytest.fixture(scope="module", autouse=True)

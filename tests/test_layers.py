@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +81,7 @@ def is_among(module: Path, places: set[str]) -> bool:
     return any(str(each) in places for each in (module, *module.parents))
 
 
+@functools.cache
 def tree_of(module: Path) -> ast.Module:
     """Parse a module, given by its path in the package."""
     return ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
@@ -171,6 +173,7 @@ def is_room(name: str) -> bool:
     return (PACKAGE / name / "__init__.py").exists() or (PACKAGE / f"{name}.py").exists()
 
 
+@functools.cache
 def rooms_below() -> dict[str, set[str]]:
     """Say for each room which may be known in it: those on lower lines of the contract."""
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on

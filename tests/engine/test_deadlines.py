@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -49,7 +49,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(steps=STEPS)
 def test_each_has_its_time_and_no_more(steps: list[tuple[str, int]]) -> None:
     """Whatever is started, started again and forgotten: each expires when it is due, once."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
@@ -52,8 +52,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has packet sockets"),
     pytest.mark.usefixtures("no_leak_in_all"),
 ]
-
-UNHURRIED = settings(deadline=None)  # the machine may be busy
 
 HANDSHAKE = ("client SYN", "server SYN,ACK", "client ACK")
 NOBODY = "client SYN", "server SYN,ACK", "client RST"
@@ -226,7 +224,6 @@ def test_capture_that_lost_packets_says_so() -> None:
             capture.segments()
 
 
-@UNHURRIED
 @given(st.sampled_from([b"", b"\x45", b"\x60"]), st.binary(max_size=100))
 @example(b"", b"")
 def test_any_octets_are_a_segment_or_none(start: bytes, rest: bytes) -> None:

@@ -1285,7 +1285,6 @@ def test_conditional_accept_in_any_order() -> None:
             settings=settings(
                 max_examples=min(left, BATCH),
                 stateful_step_count=50,
-                deadline=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
             ),
         )

@@ -680,7 +680,6 @@ def examples(count: int) -> settings:
     """So many examples, or as many as the environment says, however long they take."""
     return settings(
         max_examples=EXAMPLES or count,
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 

@@ -281,7 +281,6 @@ SCRIPTS = st.builds(
 @pytest.mark.usefixtures("readiness")
 @settings(
     max_examples=EXAMPLES or 60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=SCRIPTS, limit=st.sampled_from([None, 1, 2, 5, 17]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.memory_peers import AFTER, BEFORE, CLIENT, PLACE, SERVER, scene
@@ -512,7 +512,6 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-@settings(deadline=None)
 @given(
     pieces=st.lists(st.binary(max_size=4000), max_size=12),
     sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=6),
@@ -584,7 +583,6 @@ ACTIONS: Final = ("send", "eof", "reset", "vanish", "abandon", "close", "wait", 
 ANSWERS: Final = ("nothing", "accept", "reset", "finish", "silence")
 
 
-@settings(deadline=None)
 @given(
     point=st.sampled_from([BEFORE, AFTER]),
     clients=st.lists(

@@ -6,7 +6,7 @@ import struct
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_wsk.transports.linux._messages import (
@@ -29,15 +29,12 @@ from trio_wsk.transports.linux._messages import (
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has netlink")
 
-UNHURRIED = settings(deadline=None)  # the machine may be busy
-
 
 numbers = st.integers(0, 0xFFFF)
 messages = st.builds(Message, numbers, numbers, st.integers(0, 0xFFFFFFFF), st.binary())
 attributes = st.tuples(st.integers(0, 0x3FFF), st.binary())
 
 
-@UNHURRIED
 @given(st.lists(messages))
 def test_messages_read_as_written(written: list[Message]) -> None:
     """Messages of any length, one after the other, come out as they went in."""
@@ -47,7 +44,6 @@ def test_messages_read_as_written(written: list[Message]) -> None:
     assert written == parse_messages(data)
 
 
-@UNHURRIED
 @given(st.lists(attributes))
 def test_attributes_read_as_written(written: list[tuple[int, bytes]]) -> None:
     """Attributes of any length, one after the other, come out as they went in."""
@@ -97,7 +93,6 @@ def test_attribute_with_a_wrong_length_is_refused(claim: int) -> None:
         parse_attributes(struct.pack("=HH", claim, 1) + b"four")
 
 
-@UNHURRIED
 @given(st.binary(), st.integers(0, 20))
 def test_any_octets_are_read_or_refused(data: bytes, start: int) -> None:
     """Whatever comes, reading it ends, and raises nothing but NetlinkError."""
@@ -108,7 +103,6 @@ def test_any_octets_are_read_or_refused(data: bytes, start: int) -> None:
             pass
 
 
-@UNHURRIED
 @given(messages)
 def test_any_answer_is_read_or_refused(answer: Message) -> None:
     """An answer may be anything, and is read, or raises nothing but NetlinkError."""
@@ -120,7 +114,6 @@ def test_any_answer_is_read_or_refused(answer: Message) -> None:
     assert read.code >= 0
 
 
-@UNHURRIED
 @given(st.binary(), st.integers(0, 9))
 def test_number_of_another_size_is_refused(value: bytes, octets: int) -> None:
     """A number is read if it has as many octets as it must have."""
@@ -131,7 +124,6 @@ def test_number_of_another_size_is_refused(value: bytes, octets: int) -> None:
             parse_number(value, octets)
 
 
-@UNHURRIED
 @given(st.integers(0, 4095), st.text(st.characters(codec="utf-8", exclude_characters="\0")))
 def test_answer_is_read_with_or_without_the_question(code: int, words: str) -> None:
     """The kernel's words are found after the header of what was asked, or after all of it."""

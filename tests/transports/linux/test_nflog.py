@@ -8,7 +8,7 @@ from contextlib import closing
 from time import monotonic
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.gated import (
@@ -35,8 +35,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has NFLOG"),
     pytest.mark.usefixtures("no_leak_in_all"),
 ]
-
-UNHURRIED = settings(deadline=None)  # the machine may be busy
 
 both_families = pytest.mark.parametrize("host", LOOPBACK)
 
@@ -160,7 +158,6 @@ def test_what_is_no_packet_is_counted() -> None:
         assert 2 == log.malformed
 
 
-@UNHURRIED
 @given(st.binary(max_size=200))
 def test_any_octets_are_a_logged_packet_or_refused(body: bytes) -> None:
     """Whatever comes, reading it raises nothing but NetlinkError."""

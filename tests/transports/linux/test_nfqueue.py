@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.blocking_peers import spin_until
@@ -44,8 +44,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has NFQUEUE"),
     pytest.mark.usefixtures("no_leak_in_all"),
 ]
-
-UNHURRIED = settings(deadline=None)  # the machine may be busy
 
 both_families = pytest.mark.parametrize("host", LOOPBACK)
 
@@ -378,7 +376,6 @@ def test_what_is_no_packet_is_counted() -> None:
     queue.close()
 
 
-@UNHURRIED
 @given(st.binary(max_size=200))
 def test_any_octets_are_a_packet_or_refused(body: bytes) -> None:
     """Whatever comes, reading it raises nothing but NetlinkError."""
@@ -391,7 +388,6 @@ def test_any_octets_are_a_packet_or_refused(body: bytes) -> None:
 values = st.binary(max_size=20)
 
 
-@UNHURRIED
 @given(st.lists(st.tuples(st.sampled_from([1, 3, 5, 9, 10]), values)), st.booleans())
 def test_any_attributes_are_a_packet_or_refused(
     attributes: list[tuple[int, bytes]],
@@ -407,7 +403,6 @@ def test_any_attributes_are_a_packet_or_refused(
         pass
 
 
-@UNHURRIED
 @given(st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFFFFF), st.binary(), st.binary(max_size=8))
 def test_packet_reads_as_written(number: int, mark: int, payload: bytes, link: bytes) -> None:
     """Everything that is told about a packet is read; what is not told is empty or 0."""
@@ -421,7 +416,6 @@ def test_packet_reads_as_written(number: int, mark: int, payload: bytes, link: b
     assert Packet(number, 0x86DD, 0, b"", 0, b"") == parse_packet(netfilter_header(10) + header)
 
 
-@UNHURRIED
 @given(st.text())
 def test_any_text_is_a_table_of_counters_or_refused(table: str) -> None:
     """Whatever the file says, reading it raises nothing but NetlinkError."""

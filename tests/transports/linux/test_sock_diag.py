@@ -8,7 +8,7 @@ import sys
 from contextlib import closing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.blocking_peers import spin_until
@@ -25,8 +25,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has sock_diag"),
     pytest.mark.usefixtures("no_leak_in_all"),
 ]
-
-UNHURRIED = settings(deadline=None)  # the machine may be busy
 
 SYN_RECEIVED, ESTABLISHED = ConnectionState.SYN_RECEIVED, ConnectionState.ESTABLISHED
 GONE, UNKNOWN = ConnectionState.GONE, ConnectionState.UNKNOWN
@@ -175,7 +173,6 @@ def test_closed_lookup_refuses() -> None:
         lookup.state_of(Address.tcp("127.0.0.1", 1), Address.tcp("192.0.2.1", 2))
 
 
-@UNHURRIED
 @given(st.binary(max_size=100))
 def test_any_octets_are_a_state_or_refused(body: bytes) -> None:
     """Whatever comes, reading it yields a state, or raises nothing but NetlinkError."""

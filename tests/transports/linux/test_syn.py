@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.helpers import strategies
@@ -139,8 +139,6 @@ def extension(kind: int, words: int = 0, *, segments_left: int = 0) -> tuple[int
     return kind, bytes([words, 4, segments_left]) + bytes(4 + words * 8)
 
 
-whatever_comes = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 IPV6: Final = Packet(
     source=Address.tcp("2001:db8::1", 40000), destination=Address.tcp("2001:db8::2", 80)
 )
@@ -238,7 +236,6 @@ def test_syn_without_options_says_little() -> None:
     assert 0 == syn.flow_label
 
 
-@whatever_comes
 @given(packets(), st.integers(0, 2**32 - 1))
 def test_what_was_written_is_read(packet: Packet, scope_id: int) -> None:
     """Whatever a SYN says is read as it was written, and so are its options."""
@@ -268,7 +265,6 @@ def test_what_was_written_is_read(packet: Packet, scope_id: int) -> None:
         assert (scope_id if is_scoped else 0) == read.scope_id
 
 
-@whatever_comes
 @given(packets())
 def test_options_by_name_are_those_in_the_list(packet: Packet) -> None:
     """
@@ -324,14 +320,12 @@ def test_other_experiments_are_no_cookies() -> None:
     assert None is parse(attrs.evolve(IPV4, options=(option,)).octets).fast_open_cookie
 
 
-@whatever_comes
 @given(packets(), st.binary(min_size=1))
 def test_padding_is_dropped(packet: Packet, padding: bytes) -> None:
     """Octets behind the end of the packet are no part of it."""
     assert parse(packet.octets) == parse(packet.octets + padding)
 
 
-@whatever_comes
 @given(packets(), st.data())
 def test_packet_may_be_cut_off_behind_its_header(packet: Packet, data: st.DataObject) -> None:
     """
@@ -482,7 +476,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(octets[: draw(st.integers(20, len(octets)))]) + draw(st.binary(max_size=4))
 
 
-@whatever_comes
 @given(st.binary() | damaged())
 @example(b"\x45" + bytes(19))
 @example(b"\x60" + bytes(39))
@@ -497,7 +490,6 @@ def test_nothing_else_is_raised(packet: bytes) -> None:
     assert syn == parse(syn.packet, scope_id=2)
 
 
-@whatever_comes
 @given(st.binary() | damaged())
 def test_reset_is_one_or_none(packet: bytes) -> None:
     """Whatever the octets are, they are a reset or None; never both a reset and a SYN."""
@@ -507,7 +499,6 @@ def test_reset_is_one_or_none(packet: bytes) -> None:
             parse(packet)
 
 
-@whatever_comes
 @given(packets(), st.integers(0, 2**32 - 1), st.sampled_from([0x04, 0x14]))
 def test_reset_says_what_it_resets(packet: Packet, scope_id: int, control_bits: int) -> None:
     """A reset, with ACK or without, has the key of the SYN before it, and its sequence number."""
@@ -523,7 +514,6 @@ def test_others_are_no_resets(control_bits: int) -> None:
     assert None is reset_of(attrs.evolve(IPV4, control_bits=control_bits).octets)
 
 
-@whatever_comes
 @given(packets(), st.integers(0, 2**32 - 1))
 def test_key_is_that_of_the_addresses(packet: Packet, scope_id: int) -> None:
     """The connection that a SYN asks for is the one between its addresses."""
