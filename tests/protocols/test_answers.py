@@ -15,9 +15,10 @@ from trio_wsk._protocols.answers import (
     ClientHelloError,
     MalformedError,
     NotTLSError,
+    ProxyHeaderError,
 )
 
-ERRORS = [MalformedError, NotTLSError, ClientHelloError]
+ERRORS = [MalformedError, NotTLSError, ClientHelloError, ProxyHeaderError]
 
 
 def reasons_in_code() -> list[str]:

@@ -1,4 +1,4 @@
-"""What a peer says first: TLS's ClientHello.
+"""What a peer says first, read and written: TLS's ClientHello, and PROXY protocol headers.
 
 Each parser is given the first octets of a connection, as many as have come, and answers what they
 say, that it needs more of them, or that they are no such thing. `answers` has the words for that.

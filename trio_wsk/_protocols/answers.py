@@ -4,7 +4,8 @@
 
     MalformedError       the peer's: what it says first is not what it should be
     ├── NotTLSError          it is no TLS at all
-    └── ClientHelloError     it is TLS, and no ClientHello in good order
+    ├── ClientHelloError     it is TLS, and no ClientHello in good order
+    └── ProxyHeaderError     it is no PROXY protocol header in good order
 
 What a parser has once answered with more than `MoreNeeded` is its answer however much more comes
 behind: it depends on the octets, and not on the pieces in which they came.
@@ -22,6 +23,7 @@ __all__ = [
     "MalformedError",
     "MoreNeeded",
     "NotTLSError",
+    "ProxyHeaderError",
     "checked_octets",
 ]
 
@@ -80,6 +82,17 @@ class ClientHelloError(MalformedError):
     """
 
     reason = "client-hello-malformed"
+
+
+class ProxyHeaderError(MalformedError):
+    """What the peer begins with is no PROXY protocol header in good order.
+
+    Its reason is ``no-proxy-header`` if it begins like neither version, else
+    ``proxy-v1-malformed``, ``proxy-v2-malformed``, ``proxy-header-too-long`` or
+    ``proxy-checksum-wrong``.
+    """
+
+    reason = "no-proxy-header"
 
 
 def checked_octets(call: str, octets: object, *, most: int) -> bytes:
