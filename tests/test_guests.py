@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import trio
 import trio.testing
 
 import trio_wsk
+from tests.helpers.foreign import foreign
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.support import connect
 from trio_wsk._engine import choice as _choice
@@ -264,10 +264,7 @@ Curl = Callable[..., Awaitable[list[str]]]
 @pytest.fixture
 def curl() -> Curl:
     """Find curl, and make it a function: the lines of its answers, each after its own address."""
-    program = shutil.which("curl")
-    if program is None:
-        missing = pytest.fail if "CI" in os.environ else pytest.skip
-        missing("curl is not installed")
+    program = foreign("curl")
     quietly = ("--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "20")
     asked_from = "%{local_ip}:%{local_port}\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import signal
@@ -19,6 +18,7 @@ import trio
 import trio.testing
 
 import trio_wsk
+from tests.helpers.examples import example
 from tests.helpers.namespaces import in_own_namespace
 from tests.helpers.places import EXAMPLES
 from tests.helpers.scarcity import open_descriptors
@@ -28,7 +28,6 @@ from trio_wsk.observers import CallbackFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from types import ModuleType
 
     from trio_wsk import Address
     from trio_wsk.observers import Record
@@ -37,16 +36,6 @@ ECHOES = ["echo", "echo_events"]
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can hold a SYN")
 over_both = pytest.mark.usefixtures("readiness")
-
-
-def example(name: str) -> ModuleType:
-    """Import an example, which is a program and in no package."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @asynccontextmanager

@@ -17,8 +17,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trio_wsk
-from tests.documentation.test_examples import ECHOES, example
+from tests.documentation.test_examples import ECHOES
 from tests.helpers.clients import PHASES
+from tests.helpers.examples import example
 from tests.helpers.places import ROOT
 from tests.helpers.scarcity import many_descriptors
 from tests.helpers.support import held, until

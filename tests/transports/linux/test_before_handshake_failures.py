@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.helpers.foreign import foreign
 from tests.helpers.gated import LOOPBACK, RST, SYN, queues, tables_of
 from tests.helpers.gated_clients import (
     ANSWERED,
@@ -454,10 +454,7 @@ def test_runs_in_threads_do_not_collide() -> None:
 @in_own_namespace
 async def test_curl_is_refused_at_once() -> None:
     """curl, which knows nothing of us, is told "connection refused" in answer to its first SYN."""
-    program = shutil.which("curl")
-    if program is None:
-        missing = pytest.fail if "CI" in os.environ else pytest.skip
-        missing("curl is not installed")
+    program = foreign("curl")
     async with gated(REJECT) as desk:
         with Capture("lo", place_of(desk).port) as capture:
             command = [program, "-v", "--noproxy", "*", "--max-time", str(PATIENCE)]
