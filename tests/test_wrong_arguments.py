@@ -184,6 +184,7 @@ SERVER: Mapping[str, Row] = {
     "max_connections": Row((0, *NO_COUNTS), "max_connections is a count, 1 or more"),
     "handshake_timeout": Row((None, *NO_SECONDS), "math.inf for as long as it takes"),
     "https_compatible": Row((None, 0, 1, "no"), "True or False"),
+    "idle_timeout": Row((None, 0, *NO_SECONDS), "idle_timeout=60.0"),
     "grace": Row((None, *NO_SECONDS), "math.inf for as long as they take"),
     "on_handler_error": Row(NO_POLICIES, "'report' or 'raise'"),
     "ssl_context": Row((True, "cert.pem", 7, ssl.SSLContext), "ssl.SSLContext with a certificate"),
@@ -213,7 +214,14 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
     "serve_events": {
         **{
             name: SERVER[name]
-            for name in ("port", "max_connections", "grace", "signals", "task_status")
+            for name in (
+                "port",
+                "max_connections",
+                "idle_timeout",
+                "grace",
+                "signals",
+                "task_status",
+            )
         },
         "dispatch": Row((None, *NO_DISPATCH, ListenDispatch()), "ListenDispatch(accept=...)"),
     },

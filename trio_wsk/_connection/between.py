@@ -25,7 +25,7 @@ from trio_wsk._engine.deadlines import Deadlines
 from trio_wsk._vocabulary.more import More
 
 from .farewell import HEARD_SECONDS
-from .state import INTERRUPTED
+from .state import INTERRUPTED, OVER_IDLE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,7 +84,10 @@ class Between:
 
         Always a checkpoint. If cancelled, nothing was taken.
         """
-        if not self.draining.is_set():
+        if connection._marks & OVER_IDLE:
+            await trio.lowlevel.checkpoint()
+            connection._marks |= INTERRUPTED  # what is here is given all the same
+        if not self.draining.is_set() or connection._marks & OVER_IDLE:
             self._waiting.add(connection)
             try:
                 if idle == math.inf:
@@ -104,7 +107,7 @@ class Between:
             finally:
                 self._waiting.discard(connection)
                 connection._marks &= ~INTERRUPTED
-            if not self.draining.is_set():
+            if not self.draining.is_set() or connection._marks & OVER_IDLE:
                 return More.IDLE  # noqa: ASYNC910 - it has waited for that
         return await self._receive_last(connection, receive, idle, is_heard=is_heard)
 

@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trio_wsk._engine.pump import FAILED
+from trio_wsk._vocabulary.end_reason import EndReason
 from trio_wsk._vocabulary.errors import ConnectionBrokenError
 
-from .state import SHAKING_HANDS
+from .state import OVER_IDLE, SHAKING_HANDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_wsk._engine.irp import Irp
-    from trio_wsk._vocabulary.end_reason import EndReason
 
     from .between import Between
     from .block import Block
@@ -34,6 +34,7 @@ __all__ = [
     "end_by_server",
     "give_dispatch",
     "hold_events",
+    "is_over_idle",
     "is_owned_by",
     "may_send",
     "own",
@@ -163,4 +164,9 @@ def end(connection: Turns, reason: EndReason, error: BaseException | None = None
 
 def end_by_server(connection: Connection) -> None:
     """Reset the connection under the handler that holds it, and that finds it broken."""
-    connection._reset_by_server()
+    connection._reset_by_server(EndReason.SERVER_ENDED)
+
+
+def is_over_idle(connection: Connection) -> bool:
+    """Whether the connection was idle for too long, and is ended for that."""
+    return bool(connection._marks & OVER_IDLE)

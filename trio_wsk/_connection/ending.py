@@ -21,7 +21,7 @@ from trio_wsk._vocabulary.records import ConnectionEnded
 from trio_wsk._vocabulary.status import DISCONNECT, RECEIVE
 from trio_wsk._vocabulary.verdict import InspectId
 
-from .state import FIN_RECEIVED, HALF_CLOSED, LINGERING, LOST, THE_BLOCKS, TOLD
+from .state import FIN_RECEIVED, HALF_CLOSED, LINGERING, LOST, OVER_IDLE, THE_BLOCKS, TOLD
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -39,8 +39,13 @@ ABORTIVE: Final = True
 _RESET: Final = frozenset({errno.ECONNRESET, errno.EPIPE})
 """What a peer's reset looks like; EPIPE if it comes after its FIN, or while we send."""
 
-_OURS_ALONE: Final = frozenset({EndReason.SERVER_ENDED, EndReason.BLOCK_ENDED, EndReason.TIMED_OUT})
+_OURS_ALONE: Final = frozenset(
+    {EndReason.SERVER_ENDED, EndReason.BLOCK_ENDED, EndReason.TIMED_OUT, EndReason.IDLE}
+)
 """What is so whatever else is known of the connection."""
+
+_IN_THE_END: Final = frozenset({EndReason.CLOSED, EndReason.FINISHED, EndReason.TIMED_OUT})
+"""How a connection may end that is ended because it is idle."""
 
 
 class Ending(Turns):
@@ -108,14 +113,14 @@ class Ending(Turns):
         if self._channel is not None:
             self._request.abort(self._let_go(reason, error))
 
-    def _reset_by_server(self) -> None:
+    def _reset_by_server(self, reason: EndReason) -> None:
         """Reset it under whoever holds it, and finds it broken: he has not closed it."""
         if self._channel is not None:
             rare = self._rare_state()
             if rare.broken is None:
                 rare.broken = OSError(errno.ECONNABORTED, "this server has reset it")
             self._marks |= LOST
-            self._abort(EndReason.SERVER_ENDED)
+            self._abort(reason)
 
     def _let_go(self, reason: EndReason, error: BaseException | None = None) -> Channel:
         """Let go of everything but the channel, which the caller closes."""
@@ -194,6 +199,8 @@ class Ending(Turns):
                 reason, error = EndReason.FAILED, rare.failure
         if reason is EndReason.CLOSED and self._marks & FIN_RECEIVED:
             reason = EndReason.FINISHED
+        if self._marks & OVER_IDLE and reason in _IN_THE_END:
+            reason = EndReason.IDLE
         return ConnectionEnded(
             at=trio.current_time(),
             remote_address=self.remote_address,

@@ -30,6 +30,7 @@ __all__ = [
     "IN_DOUBT",
     "LINGERING",
     "LOST",
+    "OVER_IDLE",
     "PEER_ENDING",
     "POSTED",
     "REFUSED",
@@ -100,6 +101,8 @@ HALF_CLOSED: Final = 1024
 wants to."""
 SHAKING_HANDS: Final = 2048
 """TLS is not there yet, and nobody has the connection before that."""
+OVER_IDLE: Final = 4096
+"""Nothing has passed for too long: whoever waits to receive is to hear of an end."""
 
 # Bits that no event and no edge has, and that leave small numbers small.
 THE_BLOCKS: Final = 1

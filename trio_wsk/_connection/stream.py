@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from threading import get_ident
+from typing import Final
 
 import trio
 
@@ -18,6 +19,7 @@ from trio_wsk._vocabulary.arguments import checked_seconds, whole_number
 from trio_wsk._vocabulary.end_reason import EndReason
 from trio_wsk._vocabulary.errors import (
     ConnectionBrokenError,
+    EndOfStreamError,
     InvalidParameterError,
     SocketBusyError,
     SocketClosedError,
@@ -27,12 +29,15 @@ from trio_wsk._vocabulary.more import More
 from .between import Interrupted
 from .events import EventSide
 from .farewell import FINISHED
-from .state import ACTIVE, FIN_SENT, HAD_LAST_LOOK, HALFWAY, IDLE, INTERRUPTED, WAITING
+from .state import ACTIVE, FIN_SENT, HAD_LAST_LOOK, HALFWAY, IDLE, INTERRUPTED, OVER_IDLE, WAITING
 from .wire import RECEIVE_SIZE
 
 Octets = bytes | bytearray | memoryview
 
 __all__ = ["Stream", "octets_of"]
+
+STOPPED: Final = INTERRUPTED | OVER_IDLE
+"""Among the marks: whoever would wait to receive does not."""
 
 
 class Stream(EventSide):
@@ -73,10 +78,13 @@ class Stream(EventSide):
                 if data is not None:
                     await trio.lowlevel.cancel_shielded_checkpoint()
             while data is None:
-                if self._marks & INTERRUPTED:
-                    raise Interrupted
-                await self._wait(READ)
-                data = self._receive_now(size)
+                if self._marks & STOPPED:
+                    self._stop_receiving()
+                    await trio.lowlevel.checkpoint()
+                    data = b""
+                else:
+                    await self._wait(READ)
+                    data = self._receive_now(size)
         except (ConnectionBrokenError, SocketClosedError):
             # Who goes on after each error must not stop the run.
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -127,8 +135,13 @@ class Stream(EventSide):
                 if count is not None:
                     await trio.lowlevel.cancel_shielded_checkpoint()
             while count is None:
-                await self._wait(READ)
-                count = self._receive_into_now(view)
+                if self._marks & STOPPED:
+                    self._stop_receiving()
+                    await trio.lowlevel.checkpoint()
+                    count = 0
+                else:
+                    await self._wait(READ)
+                    count = self._receive_into_now(view)
         except (ConnectionBrokenError, SocketClosedError):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
@@ -175,6 +188,20 @@ class Stream(EventSide):
             return received
         self._rare_state().held = bytes(received)
         return More.THERE
+
+    def _stop_receiving(self) -> None:
+        """Nothing is here, and nothing more is waited for: say so, if an end of file would not do.
+
+        TLS takes an end of file for an attack, and has to be left as by a cancellation.
+        """
+        if self._marks & INTERRUPTED:
+            raise Interrupted
+        if self._block.is_under_tls:
+            raise EndOfStreamError(
+                f"nothing has passed on the connection with {self.remote_address} for too long, and"
+                " nothing more is received from it (idle_timeout)",
+                connection=self,
+            )
 
     # --- Sending -----------------------------------------------------------------------
 

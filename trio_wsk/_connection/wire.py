@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,7 +18,7 @@ from trio_wsk._vocabulary.errors import ConnectionBrokenError, SocketClosedError
 from trio_wsk._vocabulary.status import status_of
 
 from .farewell import FINISHED
-from .state import FIN_RECEIVED, FIN_SENT, FLOWING, HALFWAY, INTERRUPTED, LOST, RareState
+from .state import FIN_RECEIVED, FIN_SENT, FLOWING, HALFWAY, INTERRUPTED, LOST, OVER_IDLE, RareState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -152,6 +153,19 @@ class Wire(trio.abc.HalfCloseableStream):
         self._marks |= INTERRUPTED
         if self._watch is not None:
             self._watch.look_again()
+
+    def _end_input(self) -> None:
+        """Have whoever waits to receive hear of an end, and whoever does from now on."""
+        self._marks |= OVER_IDLE
+        if self._watch is not None:
+            self._watch.empty = False  # one more look
+        if self._block.between.is_waiting(self):
+            self._interrupt()
+        elif self._watch is not None:
+            self._watch.look_again()
+        if self._rare is not None and self._rare.socket is not None:
+            with suppress(OSError):  # its owner has closed it, or the peer is gone
+                self._rare.socket.shutdown(socket.SHUT_RD)
 
     def _take_held(self, rare: RareState, size: int) -> bytes:
         data, rare.held = rare.held[:size], rare.held[size:]

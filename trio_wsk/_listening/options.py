@@ -79,6 +79,7 @@ class EventServerOptions(ListeningOptions, total=False):
     """The options of `serve_events`, and of `open_server` with a `ListenDispatch`."""
 
     max_connections: int | None
+    idle_timeout: float
     grace: float
     signals: Collection[int]
 
@@ -93,6 +94,7 @@ class ServerOptions(ListeningOptions, total=False):
     handshake_timeout: float
     https_compatible: bool
     max_connections: int | None
+    idle_timeout: float
     grace: float
     on_handler_error: OnHandlerError
     signals: Collection[int]

@@ -14,6 +14,7 @@ from trio_wsk._vocabulary.arguments import (
     check_flag,
     checked_count,
     checked_seconds,
+    is_time,
 )
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
@@ -66,6 +67,8 @@ class Settings:
     """What becomes of a handler's crash."""
     max_connections: float
     """How many may be open at once; infinity is no limit."""
+    idle_timeout: float
+    """Seconds that nothing may pass on a connection; infinity is no limit."""
     grace: float
     """Seconds of a drain that is given no others."""
     signals: tuple[int, ...]
@@ -126,6 +129,7 @@ def settings_for_handler(
     handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
     https_compatible: bool = False,
     max_connections: int | None = None,
+    idle_timeout: float = math.inf,
     grace: float = DEFAULT_GRACE,
     on_handler_error: OnHandlerError = "report",
     signals: Collection[int] = (),
@@ -153,6 +157,7 @@ def settings_for_handler(
         https_compatible=https_compatible,
         on_handler_error=on_handler_error,
         max_connections=limit,
+        idle_timeout=_checked_period("idle_timeout", idle_timeout),
         grace=checked_grace(grace),
         signals=checked_signals(signals),
         dispatch=_checked_conditional(dispatch),
@@ -164,6 +169,7 @@ def settings_for_events(
     dispatch: ListenDispatch,
     *,
     max_connections: int | None = None,
+    idle_timeout: float = math.inf,
     grace: float = DEFAULT_GRACE,
     signals: Collection[int] = (),
     **listening: Unpack[ListeningOptions],
@@ -182,6 +188,7 @@ def settings_for_events(
     limit = _checked_limit(max_connections)
     return Settings(
         max_connections=limit,
+        idle_timeout=_checked_period("idle_timeout", idle_timeout),
         grace=checked_grace(grace),
         signals=checked_signals(signals),
         dispatch=dispatch,
@@ -196,6 +203,16 @@ def checked_grace(grace: object) -> float:
       InvalidParameterError: it is no time, or below zero. (The caller's.)
     """
     return checked_seconds("grace", grace, endless="as long as they take")
+
+
+def _checked_period(name: str, seconds: object) -> float:
+    """Return a time after which something is over, which may be never."""
+    if is_time(seconds) and seconds > 0:
+        return seconds
+    raise InvalidParameterError(
+        f"{name} is a time in seconds, more than 0, or math.inf for no limit, not {seconds!r};"
+        f" write {name}=60.0"
+    )
 
 
 def _checked_limit(max_connections: int | None) -> float:

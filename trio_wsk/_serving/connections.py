@@ -5,6 +5,7 @@ Nothing here awaits but the wait for the end of the last one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast, final
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 import trio
 
 from trio_wsk._connection import control
+from trio_wsk._connection.idleness import IdleEnds
 from trio_wsk._vocabulary.end_reason import EndReason
 
 if TYPE_CHECKING:
@@ -28,17 +30,20 @@ class ServedConnections:
     Args:
       admitting: Where they come from, and where their permits go back to.
       gives_permits: Whether somebody waits for permits.
+      idle_timeout: How long nothing may pass on a connection, in seconds.
     """
 
     delivers = True
 
-    def __init__(self, admitting: Admitting, *, gives_permits: bool) -> None:
+    def __init__(self, admitting: Admitting, *, gives_permits: bool, idle_timeout: float) -> None:
         self.open: int = 0
         """How many are open."""
         self.open_most: int = 0
         """How many were open at once, at most."""
         self.served: int = 0
         """How many have ended."""
+        self.ended_idle: int = 0
+        """How many of these were ended because nothing had passed for too long."""
         self.were_reset: int = 0
         """How many were open when all that were left were reset."""
         self.have_been_reset: bool = False
@@ -46,6 +51,9 @@ class ServedConnections:
         self._admitting = admitting
         self._block = admitting.block
         self._gives_permits = gives_permits
+        self._idle = (
+            None if idle_timeout == math.inf else IdleEnds(self._block.call_at, idle_timeout)
+        )
         self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
         self._none_open: trio.Event | None = None
         self.view: Final = OpenConnections(self)
@@ -60,6 +68,12 @@ class ServedConnections:
         """Take note: callbacks get this connection, which itself says when it ends."""
         control.own(connection, self)
         self._count_opened()
+        self.begun(connection)
+
+    def begun(self, connection: Connection) -> None:
+        """Take note: what passes from now on passes between its peer and its user."""
+        if self._idle is not None:
+            self._idle.watch(connection)
 
     def _count_opened(self) -> None:
         self.open += 1
@@ -71,6 +85,9 @@ class ServedConnections:
         self.open -= 1
         self.served += 1
         self._handled.discard(connection)
+        if self._idle is not None:
+            self._idle.forget(connection)
+            self.ended_idle += control.is_over_idle(connection)
         if not self.open and self._none_open is not None:
             self._none_open.set()
             self._none_open = None

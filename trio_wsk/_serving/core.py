@@ -53,7 +53,9 @@ class ServerCore:
         self.over: Final = trio.Event()
         """Set when the server has ended: drained or aborted."""
         self.connections: Final = ServedConnections(
-            self.admitting, gives_permits=settings.max_connections < math.inf
+            self.admitting,
+            gives_permits=settings.max_connections < math.inf,
+            idle_timeout=settings.idle_timeout,
         )
         self.tls: Final = self._make_tls()
         self.handlers: Final = self._make_handlers()
@@ -68,6 +70,7 @@ class ServerCore:
             handshake_timeout=settings.handshake_timeout,
             https_compatible=settings.https_compatible,
             block=self.block,
+            begun=self.connections.begun,
         )
 
     def _make_handlers(self) -> Handlers | None:
@@ -116,6 +119,7 @@ class ServerCore:
             open_most=connections.open_most,
             lingering=len(self.block.farewells or ()),
             served=connections.served,
+            ended_idle=connections.ended_idle,
             handler_failures=0 if handlers is None else handlers.failures,
             peers_left=0 if handlers is None else handlers.peers_left,
             handshake_failures=MappingProxyType({} if tls is None else {**tls.handshake_failures}),

@@ -74,6 +74,8 @@ class Handlers(ReusedTasks["Connection"]):
     def take(self, connection: Connection) -> bool:
         """Have a connection handled."""
         self._connections.opened(connection)
+        if not self._block.is_under_tls:
+            self._connections.begun(connection)
         try:
             self.start(connection)
         except RuntimeError:  # a handler's error is ending the server at this moment
@@ -128,7 +130,8 @@ class Handlers(ReusedTasks["Connection"]):
                 control.end(
                     connection, EndReason.SERVER_ENDED if rest is not None else EndReason.ABORTED
                 )
-            if rest is None and not self._connections.have_been_reset:
+            is_ours = self._connections.have_been_reset or control.is_over_idle(connection)
+            if rest is None and not is_ours:
                 self._peer_left(connection)
         try:
             if rest is not None:

@@ -169,6 +169,13 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
         many as come. The permit is taken before accept and given back when the handler has
         ended; further peers wait in the kernel's backlog. What is being inspected after the
         handshake has one, too. A drain serves those who wait beyond it: see `Server.drain`.
+      idle_timeout: Seconds on Trio's clock, for which nothing may pass on a connection, either way;
+        by default there is no limit. Then it is ended in good order, as far as the peer lets that
+        be: a handler that waits to receive hears of an end as if the peer had finished, and may
+        still send; over TLS, `receive_some` raises `EndOfStreamError`, and letting that out is
+        no crash. It is reset if the peer does not take what is being sent, and if it is still there
+        when nothing has passed for as long again. The end comes up to a quarter of a second late;
+        where the system can't tell when something has passed (Unix sockets), a second more.
       grace: Seconds that a drain gives open connections, unless it says otherwise; 30 by
         default.
       on_handler_error: A handler that crashes ends its own connection, with a reset, and
@@ -218,7 +225,9 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
       dispatch: The callbacks. ``accept`` is needed; ``drain`` is called for each connection
         when the server drains.
       port: As for `serve`, and so are all options but those of handlers and of TLS. A permit of
-        ``max_connections`` is given back when its connection has been closed.
+        ``max_connections`` is given back when its connection has been closed. With
+        ``idle_timeout``, a connection on which nothing passes is ended as by
+        `Connection.disconnect`, or reset if the peer does not take what is queued.
 
     Returns when the server has been drained or aborted; cancelling it aborts.
 

@@ -14,6 +14,8 @@ from trio_wsk._connection.faults import has_finished, why_no_handshake
 from trio_wsk._vocabulary import records
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_wsk._connection.block import Block
     from trio_wsk._connection.connection import Connection
 
@@ -34,6 +36,7 @@ class HandlerOverTLS:
       handshake_timeout: Seconds on Trio's clock for the handshake.
       https_compatible: Whether an end without close_notify is an end; see `trio.SSLStream`.
       block: The listening block that the connections live in.
+      begun: Told of each that has shaken hands.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class HandlerOverTLS:
         handshake_timeout: float,
         https_compatible: bool,
         block: Block,
+        begun: Callable[[Connection], None],
     ) -> None:
         self.handshake_failures: Counter[str] = Counter()
         """How many handshakes have failed, by reason."""
@@ -52,6 +56,8 @@ class HandlerOverTLS:
         self._handshake_timeout = handshake_timeout
         self._https_compatible = https_compatible
         self._block = block
+        self._begun = begun
+        block.is_under_tls = True
 
     async def handle(self, connection: Connection) -> None:
         """Shake hands, call the handler, and say good-bye."""
@@ -62,6 +68,7 @@ class HandlerOverTLS:
             https_compatible=self._https_compatible,
         )
         if await self._shake_hands(stream):
+            self._begun(connection)
             try:
                 await self._handler(stream)
             except Exception as error:

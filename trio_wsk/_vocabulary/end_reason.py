@@ -25,6 +25,9 @@ class EndReason(enum.Enum):
     """A callback or its handler raised, or answered what means nothing: ``error``. It was reset."""
     TIMED_OUT = "timed-out"
     """The peer had its time to take the rest, or to finish after us, and didn't. It was reset."""
+    IDLE = "idle"
+    """Nothing had passed for the server's ``idle_timeout``. It was ended in good order, or reset if
+    the peer did not take what was sent, or if it was still there after another such time."""
     SERVER_ENDED = "server-ended"
     """It was open when a drain's grace ran out, or the server was aborted. It was reset."""
     BLOCK_ENDED = "block-ended"

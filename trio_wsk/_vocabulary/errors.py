@@ -255,6 +255,8 @@ class EndOfStreamError(WskError, EOFError):
     something had come you would get `IncompleteReadError`; if the
     connection had been cut off, `ConnectionBrokenError`.
 
+    Or nothing has passed for the server's ``idle_timeout``, and it receives nothing more over TLS.
+
     Args:
       message: What was to be read.
       status: `Status.CONNECTION_DISCONNECTED` (the default).

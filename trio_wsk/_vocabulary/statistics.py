@@ -100,6 +100,8 @@ class ServerStatistics:
     descriptor, and no permit."""
     served: int
     """Connections that were open, and have ended."""
+    ended_idle: int
+    """Of these, ended because nothing had passed for ``idle_timeout``."""
     handler_failures: int
     """Of these, ended because their handler crashed."""
     peers_left: int
