@@ -47,6 +47,7 @@ EARLY: Final = [
         "transports/linux/test_nfqueue.py",
         "transports/linux/test_before_handshake_servers.py",
         "documentation/test_tutorial.py",
+        "documentation/test_gallery.py",
     )
 ]
 """
