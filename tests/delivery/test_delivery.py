@@ -163,6 +163,26 @@ def test_permits_may_be_contested_and_accepts_may_not() -> None:
     assert [0] == places(delivery, contested=True)
 
 
+def test_who_waits_for_the_pump_has_a_permit_already() -> None:
+    """
+    Where nothing is read ahead, who was approved outside the pump waits for the event all the same:
+    each takes one permit of those that are left, and behind the last one there is no place, not
+    even a contested one.
+    """
+    delivery: Delivery[str, int] = Delivery(0)
+    delivery.event_enabled = True
+    delivery.permits = 3
+    for request in (1, 2):
+        delivery.place(request, to_event=False)
+
+    assert [0] == places(delivery)
+    assert [*range(10)] == places(delivery, contested=True)
+
+    delivery.place(3, to_event=False)
+
+    assert [] == places(delivery) == places(delivery, contested=True)
+
+
 def test_where_requests_park_there_is_a_place_until_the_line_is_full() -> None:
     """As many as may park have a place, and one more that somebody takes, or another goes for."""
     delivery: Delivery[str, int] = Delivery(1)
