@@ -20,7 +20,7 @@ import trio_wsk
 
 PORT = 7015
 IDLE = 60.0
-"""How many seconds a client may say nothing, between two requests."""
+"""How many seconds nothing may pass: no request from a client, and no answer to it."""
 REQUEST_SECONDS = 20.0
 """How many seconds a request may take to come, once it has begun."""
 LARGEST_HEAD = 16384
@@ -61,7 +61,7 @@ class Client:
     async def serve(self) -> None:
         """Answer one request after the other, and say what is wrong with the last one."""
         try:
-            while self.http.trailing_data[0] or await self.connection.more(idle=IDLE):
+            while self.http.trailing_data[0] or await self.connection.more():
                 request, body = await self.read_request()
                 await self.send(*respond(request, body), is_last=self.connection.draining.is_set())
                 if self.http.our_state is h11.MUST_CLOSE:
@@ -124,4 +124,5 @@ async def serve(connection: trio_wsk.Connection) -> None:
 
 
 if __name__ == "__main__":
-    trio_wsk.run(serve, int(sys.argv[1]) if sys.argv[1:] else PORT, host="localhost")
+    port = int(sys.argv[1]) if sys.argv[1:] else PORT
+    trio_wsk.run(serve, port, host="localhost", idle_timeout=IDLE)

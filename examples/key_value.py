@@ -25,7 +25,7 @@ import trio_wsk
 
 PORT = 7012
 IDLE = 300.0
-"""How many seconds a client may say nothing, between two requests."""
+"""How many seconds nothing may pass: no request from a client, and no answer to it."""
 REQUEST_SECONDS = 30.0
 """How many seconds a request may take to come, once it has begun."""
 LONGEST_LINE = 512
@@ -48,7 +48,7 @@ class Store:
         """Handle one connection."""
         reader = trio_wsk.Reader(stream, max_octets=LONGEST_LINE)
         try:
-            while await reader.more(idle=IDLE):
+            while await reader.more():
                 with trio.fail_after(REQUEST_SECONDS):
                     request, value = await read_request(reader)
                 await stream.send_all(self.answer(request, value))
@@ -103,4 +103,5 @@ if __name__ == "__main__":
         int(rest[0]) if rest else PORT,
         host="localhost",
         ssl_context=server_context(certificate, key),
+        idle_timeout=IDLE,
     )

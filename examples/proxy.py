@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from trio_wsk.observers import ConnectionEnded
 
 PORT = 7014
+IDLE = 600.0
+"""How many seconds nothing may pass between a client and us."""
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 """What is raised where the other one has just ended, of which its own `closed` will tell."""
+IN_GOOD_ORDER = (EndReason.FINISHED, EndReason.IDLE)
 
 
 class Side:
@@ -107,13 +110,17 @@ def disconnect(connection: Connection, abortive: bool) -> None:  # noqa: FBT001 
 
 
 def closed(connection: Connection, ended: ConnectionEnded) -> None:
-    """Have the other one end as this one has, unless both had said all they wanted to."""
+    """Have the other one end as this one has."""
     side = side_of(connection)
     side.is_closed = True
-    if side.other is not None and ended.reason is not EndReason.FINISHED:
+    if side.other is None:
+        if side.connecting is not None:
+            side.connecting.cancel()
+    elif ended.reason in IN_GOOD_ORDER:
+        with suppress(*GONE):
+            side.other.disconnect()
+    else:
         side.other.abort()
-    elif side.connecting is not None:
-        side.connecting.cancel()
 
 
 SIDES = ConnectionDispatch(receive=receive, disconnect=disconnect, closed=closed)
@@ -122,4 +129,5 @@ SIDES = ConnectionDispatch(receive=receive, disconnect=disconnect, closed=closed
 if __name__ == "__main__":
     host, port, *rest = sys.argv[1:]
     dispatch = ListenDispatch(accept=partial(accept, host, int(port)))
-    trio_wsk.run(dispatch, int(rest[0]) if rest else PORT, host="localhost")
+    our_port = int(rest[0]) if rest else PORT
+    trio_wsk.run(dispatch, our_port, host="localhost", idle_timeout=IDLE)

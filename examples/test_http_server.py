@@ -54,8 +54,11 @@ class Client:
 @pytest.fixture
 async def server(memory_server: MemoryHost) -> AsyncIterator[Server]:
     """Serve."""
-    transport = memory_server.transport(80)
-    async with trio_wsk.open_server(http_server.serve, transport=transport) as server:
+    async with trio_wsk.open_server(
+        http_server.serve,
+        transport=memory_server.transport(80),
+        idle_timeout=http_server.IDLE,
+    ) as server:
         yield server
 
 
