@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
+import struct
 import sys
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -102,3 +105,37 @@ def test_traffic_grows_by_what_has_passed() -> None:
             pass
         assert now is not None
         assert first[0] + 123 == now[0]
+
+
+SO_ATTACH_FILTER = 26  # socket(7); `socket` has no name for it
+NOTHING = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K: let nothing in
+
+
+@linux_only
+def test_what_is_sent_again_is_no_news() -> None:
+    """While a peer acknowledges nothing, nothing has passed, however often it is sent to."""
+    program = ctypes.create_string_buffer(NOTHING)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname(), PATIENCE) as peer,
+        listening.accept()[0] as connection,
+    ):
+        filter_of_one = struct.pack("HP", 1, ctypes.addressof(program))
+        peer.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_of_one)
+        before = traffic(connection)
+        assert before is not None
+        began = time.monotonic()
+        connection.sendall(b"nobody hears that")
+        while retransmits(connection) < 2:
+            time.sleep(0.01)
+        after = traffic(connection)
+        seconds = time.monotonic() - began
+
+        assert after is not None
+        assert before[0] == after[0]
+        assert after[1] >= seconds - 0.05  # it is told in ticks of the kernel's clock
+
+
+def retransmits(connection: socket.socket) -> int:
+    """How often what is unacknowledged was sent again (`tcpi_retransmits`)."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 3)[2]

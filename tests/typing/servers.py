@@ -138,7 +138,7 @@ async def passed_on() -> None:
     settings: ServerOptions = {"host": "::1", "max_connections": 10, "grace": 1.5}
     await serve_on(0, **settings)
     await serve_on(0, backlog=10, observers=[print], on_handler_error="raise")
-    await serve_events_on(0, max_connections=None, idle_timeout=60, grace=0)
+    await serve_events_on(0, max_connections=None, idle_timeout=60, max_lifetime=3600, grace=0)
     await listen_on(0, reuse_port=True)
 
     await serve_on(0, max_connection=10)  # type: ignore[call-arg]  # no such option

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from operator import methodcaller
 from typing import TYPE_CHECKING, Final, final
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -25,7 +26,7 @@ from trio_wsk._engine.deadlines import Deadlines
 from trio_wsk._vocabulary.more import More
 
 from .farewell import HEARD_SECONDS
-from .state import INTERRUPTED, OVER_IDLE
+from .state import INTERRUPTED, OVER_IDLE, RETIRED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,6 +54,9 @@ class Between:
     def __init__(self, call_at: Callable[[float, Callable[[], object]], object]) -> None:
         self.draining: Final = trio.Event()
         """Set when the server wants its connections to finish."""
+        self.has_lifetimes: bool = False
+        """Whether it wants some to finish before the others."""
+        self._own: WeakKeyDictionary[Wire, trio.Event] = WeakKeyDictionary()
         self._call_at = call_at
         self._waiting: set[Wire] = set()
         self._idle: dict[float, Deadlines[Wire]] = {}  # by how long they may be silent
@@ -60,8 +64,35 @@ class Between:
     def drain(self) -> None:
         """Want connections to finish: from now on nobody waits for a next request."""
         self.draining.set()
+        for own in self._own.values():
+            own.set()
         for connection in self._waiting:
             connection._interrupt()
+
+    def retire(self, connection: Wire) -> None:
+        """Want one connection to finish, as by a drain."""
+        connection._marks |= RETIRED
+        self.draining_of(connection).set()
+        if connection in self._waiting:
+            connection._interrupt()
+
+    def is_draining(self, connection: Wire) -> bool:
+        """Whether this connection is wanted to finish."""
+        return self.draining.is_set() or bool(connection._marks & RETIRED)
+
+    def draining_of(self, connection: Wire) -> trio.Event:
+        """Return what is set when this connection is wanted to finish.
+
+        It is the same for all, unless they have lifetimes.
+        """
+        if not self.has_lifetimes:
+            return self.draining
+        own = self._own.get(connection)
+        if own is None:
+            own = self._own[connection] = trio.Event()
+            if self.is_draining(connection):
+                own.set()
+        return own
 
     def is_waiting(self, connection: Wire) -> bool:
         """Whether somebody waits for this connection's next request."""
@@ -87,7 +118,7 @@ class Between:
         if connection._marks & OVER_IDLE:
             await trio.lowlevel.checkpoint()
             connection._marks |= INTERRUPTED  # what is here is given all the same
-        if not self.draining.is_set() or connection._marks & OVER_IDLE:
+        if not self.is_draining(connection) or connection._marks & OVER_IDLE:
             self._waiting.add(connection)
             try:
                 if idle == math.inf:
@@ -107,7 +138,7 @@ class Between:
             finally:
                 self._waiting.discard(connection)
                 connection._marks &= ~INTERRUPTED
-            if not self.draining.is_set() or connection._marks & OVER_IDLE:
+            if not self.is_draining(connection) or connection._marks & OVER_IDLE:
                 return More.IDLE  # noqa: ASYNC910 - it has waited for that
         return await self._receive_last(connection, receive, idle, is_heard=is_heard)
 

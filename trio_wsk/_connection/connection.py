@@ -134,10 +134,11 @@ class Connection(Known):
     def draining(self) -> trio.Event:
         """Set when the server drains: finish what you are doing, and end.
 
-        `more` ends by it where a handler waits for a next request, and cuts nothing short. Every
-        connection of one listening block shares this event.
+        So it is when the connection has had its ``max_lifetime``. `more` ends by it where a handler
+        waits for a next request, and cuts nothing short. Every connection of one listening block
+        shares this event, unless they have lifetimes.
         """
-        return self._block.between.draining
+        return self._block.between.draining_of(self)
 
     @property
     def socket(self) -> trio.socket.SocketType:

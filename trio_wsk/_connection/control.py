@@ -13,7 +13,7 @@ from trio_wsk._engine.pump import FAILED
 from trio_wsk._vocabulary.end_reason import EndReason
 from trio_wsk._vocabulary.errors import ConnectionBrokenError
 
-from .state import OVER_IDLE, SHAKING_HANDS
+from .state import OVER_IDLE, RESET_HERE, RETIRED, SHAKING_HANDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,8 +34,10 @@ __all__ = [
     "end_by_server",
     "give_dispatch",
     "hold_events",
+    "is_ended_by_server",
     "is_over_idle",
     "is_owned_by",
+    "is_retired",
     "may_send",
     "own",
     "part",
@@ -170,3 +172,13 @@ def end_by_server(connection: Connection) -> None:
 def is_over_idle(connection: Connection) -> bool:
     """Whether the connection was idle for too long, and is ended for that."""
     return bool(connection._marks & OVER_IDLE)
+
+
+def is_retired(connection: Turns) -> bool:
+    """Whether the connection was told that its lifetime is over."""
+    return bool(connection._marks & RETIRED)
+
+
+def is_ended_by_server(connection: Connection) -> bool:
+    """Whether it is the server that ends the connection, and neither side by itself."""
+    return bool(connection._marks & (OVER_IDLE | RESET_HERE))

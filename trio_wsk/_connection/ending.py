@@ -21,7 +21,16 @@ from trio_wsk._vocabulary.records import ConnectionEnded
 from trio_wsk._vocabulary.status import DISCONNECT, RECEIVE
 from trio_wsk._vocabulary.verdict import InspectId
 
-from .state import FIN_RECEIVED, HALF_CLOSED, LINGERING, LOST, OVER_IDLE, THE_BLOCKS, TOLD
+from .state import (
+    FIN_RECEIVED,
+    HALF_CLOSED,
+    LINGERING,
+    LOST,
+    OVER_IDLE,
+    RESET_HERE,
+    THE_BLOCKS,
+    TOLD,
+)
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -40,7 +49,13 @@ _RESET: Final = frozenset({errno.ECONNRESET, errno.EPIPE})
 """What a peer's reset looks like; EPIPE if it comes after its FIN, or while we send."""
 
 _OURS_ALONE: Final = frozenset(
-    {EndReason.SERVER_ENDED, EndReason.BLOCK_ENDED, EndReason.TIMED_OUT, EndReason.IDLE}
+    {
+        EndReason.SERVER_ENDED,
+        EndReason.BLOCK_ENDED,
+        EndReason.TIMED_OUT,
+        EndReason.IDLE,
+        EndReason.EXPIRED,
+    }
 )
 """What is so whatever else is known of the connection."""
 
@@ -119,7 +134,7 @@ class Ending(Turns):
             rare = self._rare_state()
             if rare.broken is None:
                 rare.broken = OSError(errno.ECONNABORTED, "this server has reset it")
-            self._marks |= LOST
+            self._marks |= LOST | RESET_HERE
             self._abort(reason)
 
     def _let_go(self, reason: EndReason, error: BaseException | None = None) -> Channel:

@@ -34,7 +34,9 @@ __all__ = [
     "PEER_ENDING",
     "POSTED",
     "REFUSED",
+    "RESET_HERE",
     "RESUMED",
+    "RETIRED",
     "SHAKING_HANDS",
     "THE_BLOCKS",
     "TOLD",
@@ -103,6 +105,10 @@ SHAKING_HANDS: Final = 2048
 """TLS is not there yet, and nobody has the connection before that."""
 OVER_IDLE: Final = 4096
 """Nothing has passed for too long: whoever waits to receive is to hear of an end."""
+RETIRED: Final = 8192
+"""Its lifetime is over: it is to finish, as by a drain."""
+RESET_HERE: Final = 16384
+"""The server has reset it, under whoever held it."""
 
 # Bits that no event and no edge has, and that leave small numbers small.
 THE_BLOCKS: Final = 1

@@ -182,7 +182,7 @@ class Stream(EventSide):
         received = await between.receive(
             self, self.receive_some, idle, is_heard=self._octets_in > 0
         )
-        if between.draining.is_set():
+        if between.is_draining(self):
             self._marks |= HAD_LAST_LOOK
         if isinstance(received, More):
             return received

@@ -73,7 +73,8 @@ class ListenDispatch:
     )
     """``drain(connection)``: the server wants to end; finish what this connection is doing.
 
-    Called once for each event-driven connection that is open when the server drains.
+    Called once for each event-driven connection that is open when the server drains, or when it
+    has had its ``max_lifetime``.
     """
 
     failed: Callable[[ListeningSocket, OSError], object] | None = attrs.field(

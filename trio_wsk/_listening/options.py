@@ -80,6 +80,7 @@ class EventServerOptions(ListeningOptions, total=False):
 
     max_connections: int | None
     idle_timeout: float
+    max_lifetime: float
     grace: float
     signals: Collection[int]
 
@@ -95,6 +96,7 @@ class ServerOptions(ListeningOptions, total=False):
     https_compatible: bool
     max_connections: int | None
     idle_timeout: float
+    max_lifetime: float
     grace: float
     on_handler_error: OnHandlerError
     signals: Collection[int]

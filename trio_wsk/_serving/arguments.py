@@ -69,6 +69,8 @@ class Settings:
     """How many may be open at once; infinity is no limit."""
     idle_timeout: float
     """Seconds that nothing may pass on a connection; infinity is no limit."""
+    max_lifetime: float
+    """Seconds that a connection may be open before it is told to finish; infinity is no limit."""
     grace: float
     """Seconds of a drain that is given no others."""
     signals: tuple[int, ...]
@@ -130,6 +132,7 @@ def settings_for_handler(
     https_compatible: bool = False,
     max_connections: int | None = None,
     idle_timeout: float = math.inf,
+    max_lifetime: float = math.inf,
     grace: float = DEFAULT_GRACE,
     on_handler_error: OnHandlerError = "report",
     signals: Collection[int] = (),
@@ -158,6 +161,7 @@ def settings_for_handler(
         on_handler_error=on_handler_error,
         max_connections=limit,
         idle_timeout=_checked_period("idle_timeout", idle_timeout),
+        max_lifetime=_checked_period("max_lifetime", max_lifetime),
         grace=checked_grace(grace),
         signals=checked_signals(signals),
         dispatch=_checked_conditional(dispatch),
@@ -170,6 +174,7 @@ def settings_for_events(
     *,
     max_connections: int | None = None,
     idle_timeout: float = math.inf,
+    max_lifetime: float = math.inf,
     grace: float = DEFAULT_GRACE,
     signals: Collection[int] = (),
     **listening: Unpack[ListeningOptions],
@@ -189,6 +194,7 @@ def settings_for_events(
     return Settings(
         max_connections=limit,
         idle_timeout=_checked_period("idle_timeout", idle_timeout),
+        max_lifetime=_checked_period("max_lifetime", max_lifetime),
         grace=checked_grace(grace),
         signals=checked_signals(signals),
         dispatch=dispatch,

@@ -14,6 +14,7 @@ import trio
 
 from trio_wsk._connection import control
 from trio_wsk._connection.idleness import IdleEnds
+from trio_wsk._connection.lifetimes import Lifetimes
 from trio_wsk._vocabulary.end_reason import EndReason
 
 if TYPE_CHECKING:
@@ -31,11 +32,21 @@ class ServedConnections:
       admitting: Where they come from, and where their permits go back to.
       gives_permits: Whether somebody waits for permits.
       idle_timeout: How long nothing may pass on a connection, in seconds.
+      max_lifetime: How long one may be open, in seconds, before it is told to finish.
+      grace: How much longer.
     """
 
     delivers = True
 
-    def __init__(self, admitting: Admitting, *, gives_permits: bool, idle_timeout: float) -> None:
+    def __init__(
+        self,
+        admitting: Admitting,
+        *,
+        gives_permits: bool,
+        idle_timeout: float,
+        max_lifetime: float,
+        grace: float,
+    ) -> None:
         self.open: int = 0
         """How many are open."""
         self.open_most: int = 0
@@ -44,6 +55,8 @@ class ServedConnections:
         """How many have ended."""
         self.ended_idle: int = 0
         """How many of these were ended because nothing had passed for too long."""
+        self.expired: int = 0
+        """How many of these had had their lifetime."""
         self.were_reset: int = 0
         """How many were open when all that were left were reset."""
         self.have_been_reset: bool = False
@@ -54,6 +67,11 @@ class ServedConnections:
         self._idle = (
             None if idle_timeout == math.inf else IdleEnds(self._block.call_at, idle_timeout)
         )
+        self._lifetimes = (
+            None
+            if max_lifetime == math.inf
+            else Lifetimes(self._block, max_lifetime, grace, self.tell)
+        )
         self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
         self._none_open: trio.Event | None = None
         self.view: Final = OpenConnections(self)
@@ -62,12 +80,12 @@ class ServedConnections:
     def opened(self, connection: Connection) -> None:
         """Take note: a handler is about to be given this connection."""
         self._handled.add(connection)
-        self._count_opened()
+        self._count_opened(connection)
 
     def opened_with_events(self, connection: Connection) -> None:
         """Take note: callbacks get this connection, which itself says when it ends."""
         control.own(connection, self)
-        self._count_opened()
+        self._count_opened(connection)
         self.begun(connection)
 
     def begun(self, connection: Connection) -> None:
@@ -75,10 +93,12 @@ class ServedConnections:
         if self._idle is not None:
             self._idle.watch(connection)
 
-    def _count_opened(self) -> None:
+    def _count_opened(self, connection: Connection) -> None:
         self.open += 1
         if self.open > self.open_most:  # noqa: PLR1730 - max() costs more, each time
             self.open_most = self.open
+        if self._lifetimes is not None:
+            self._lifetimes.begin(connection)
 
     def ended(self, connection: Connection) -> None:
         """Take note: this connection has ended; whoever waits for a permit gets its own."""
@@ -88,6 +108,9 @@ class ServedConnections:
         if self._idle is not None:
             self._idle.forget(connection)
             self.ended_idle += control.is_over_idle(connection)
+        if self._lifetimes is not None:
+            self._lifetimes.forget(connection)
+            self.expired += control.is_retired(connection)
         if not self.open and self._none_open is not None:
             self._none_open.set()
             self._none_open = None
@@ -125,11 +148,11 @@ class ServedConnections:
     def tell_drain(self) -> None:
         """Have every connection that is event-driven told that the server drains."""
         for connection in self._block.event_driven:
-            if control.is_owned_by(connection, self):
+            if control.is_owned_by(connection, self) and not control.is_retired(connection):
                 self.tell(connection)
 
     def tell(self, connection: Turns) -> None:
-        """Have one connection told that the server drains, after whatever it is being told now."""
+        """Have one connection's callback told of a drain, after whatever it is being told now."""
         callback = self._admitting.drain_callback
         if callback is not None:
             self._block.post(partial(control.tell_drain, connection, callback))

@@ -56,6 +56,8 @@ class ServerCore:
             self.admitting,
             gives_permits=settings.max_connections < math.inf,
             idle_timeout=settings.idle_timeout,
+            max_lifetime=settings.max_lifetime,
+            grace=settings.grace,
         )
         self.tls: Final = self._make_tls()
         self.handlers: Final = self._make_handlers()
@@ -120,6 +122,7 @@ class ServerCore:
             lingering=len(self.block.farewells or ()),
             served=connections.served,
             ended_idle=connections.ended_idle,
+            expired=connections.expired,
             handler_failures=0 if handlers is None else handlers.failures,
             peers_left=0 if handlers is None else handlers.peers_left,
             handshake_failures=MappingProxyType({} if tls is None else {**tls.handshake_failures}),

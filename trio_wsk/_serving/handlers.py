@@ -130,7 +130,7 @@ class Handlers(ReusedTasks["Connection"]):
                 control.end(
                     connection, EndReason.SERVER_ENDED if rest is not None else EndReason.ABORTED
                 )
-            is_ours = self._connections.have_been_reset or control.is_over_idle(connection)
+            is_ours = self._connections.have_been_reset or control.is_ended_by_server(connection)
             if rest is None and not is_ours:
                 self._peer_left(connection)
         try:

@@ -176,8 +176,12 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
         no crash. It is reset if the peer does not take what is being sent, and if it is still there
         when nothing has passed for as long again. The end comes up to a quarter of a second late;
         where the system can't tell when something has passed (Unix sockets), a second more.
+      max_lifetime: Seconds on Trio's clock, for which a connection may be open; by default there is
+        no limit. Then, or up to a tenth earlier, so that those who came together don't leave
+        together, it is told as by a drain, but alone: `Connection.more` ends, and
+        ``connection.draining`` is set. It is reset if it is still open ``grace`` later.
       grace: Seconds that a drain gives open connections, unless it says otherwise; 30 by
-        default.
+        default. ``max_lifetime`` gives as much.
       on_handler_error: A handler that crashes ends its own connection, with a reset, and
         is reported to the observers. With ``"raise"`` the server then ends with its
         exception, as a nursery would.
@@ -227,7 +231,8 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
       port: As for `serve`, and so are all options but those of handlers and of TLS. A permit of
         ``max_connections`` is given back when its connection has been closed. With
         ``idle_timeout``, a connection on which nothing passes is ended as by
-        `Connection.disconnect`, or reset if the peer does not take what is queued.
+        `Connection.disconnect`, or reset if the peer does not take what is queued. With
+        ``max_lifetime``, ``dispatch.drain`` is called for each that has had it.
 
     Returns when the server has been drained or aborted; cancelling it aborts.
 

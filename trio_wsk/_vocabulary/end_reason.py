@@ -28,6 +28,9 @@ class EndReason(enum.Enum):
     IDLE = "idle"
     """Nothing had passed for the server's ``idle_timeout``. It was ended in good order, or reset if
     the peer did not take what was sent, or if it was still there after another such time."""
+    EXPIRED = "expired"
+    """It had been told to finish, because the server's ``max_lifetime`` was over, and was still
+    open when ``grace`` was, too. It was reset."""
     SERVER_ENDED = "server-ended"
     """It was open when a drain's grace ran out, or the server was aborted. It was reset."""
     BLOCK_ENDED = "block-ended"

@@ -17,7 +17,8 @@ class More(enum.Enum):
     IDLE = "idle"
     """The peer has said nothing for too long."""
     DRAINING = "draining"
-    """The server drains, and what had come by then was all."""
+    """The server drains, or this connection has had its ``max_lifetime``; what had come by then was
+    all."""
 
     def __bool__(self) -> bool:
         return self is More.THERE

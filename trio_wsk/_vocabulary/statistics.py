@@ -102,6 +102,8 @@ class ServerStatistics:
     """Connections that were open, and have ended."""
     ended_idle: int
     """Of these, ended because nothing had passed for ``idle_timeout``."""
+    expired: int
+    """Of these, ended after their ``max_lifetime`` was over: by themselves, or reset."""
     handler_failures: int
     """Of these, ended because their handler crashed."""
     peers_left: int
