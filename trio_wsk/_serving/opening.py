@@ -172,7 +172,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
       idle_timeout: Seconds on Trio's clock, for which nothing may pass on a connection, either way;
         by default there is no limit. Then it is ended in good order, as far as the peer lets that
         be: a handler that waits to receive hears of an end as if the peer had finished, and may
-        still send; over TLS, `receive_some` raises `EndOfStreamError`, and letting that out is
+        still send; over TLS, ``receive_some`` raises `EndOfStreamError`, and letting that out is
         no crash. It is reset if the peer does not take what is being sent, and if it is still there
         when nothing has passed for as long again. The end comes up to a quarter of a second late;
         where the system can't tell when something has passed (Unix sockets), a second more.
