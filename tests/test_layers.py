@@ -50,6 +50,7 @@ PURE = {
 # `testing` plays the machine and its peers, and holds transports against their contract.
 CATCHES_OS_ERRORS = {
     "_connection/farewell.py",
+    "_connection/handshake.py",
     "_connection/wire.py",
     "_engine/choice.py",
     "_engine/epoll_readiness.py",

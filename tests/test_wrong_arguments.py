@@ -46,6 +46,7 @@ from trio_wsk import (
     SocketStreams,
     Status,
     Taken,
+    TLSInfo,
     Verdict,
     open_listening_socket,
     open_server,
@@ -221,12 +222,16 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
                 "idle_timeout",
                 "max_lifetime",
                 "grace",
+                "handshake_timeout",
+                "https_compatible",
                 "signals",
+                "ssl_context",
                 "task_status",
             )
         },
         "dispatch": Row((None, *NO_DISPATCH, ListenDispatch()), "ListenDispatch(accept=...)"),
     },
+    "TLSInfo.peer_certificate": {"binary": Row((None, 0, 1, "der"), "True or False")},
     "Server.drain": {"grace": Row(NO_SECONDS, "math.inf for as long as they take")},
     "ListenDispatch": {
         "accept": Row(NO_PLAIN_FUNCTIONS, "ListenDispatch(accept=...) takes a"),
@@ -457,6 +462,11 @@ async def _serve_events(**argument: Any) -> None:
     await serve_events(**{"dispatch": dispatch, "port": 0, **argument})
 
 
+async def _peer_certificate(**argument: Any) -> None:
+    nothing: Any = None
+    TLSInfo(nothing, None).peer_certificate(**argument)
+
+
 async def _drain(**argument: Any) -> None:
     async with open_server(wait, 0, host=HOST) as server:
         await server.drain(**argument)
@@ -573,6 +583,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "serve": _serve,
     "serve_events": _serve_events,
     "Server.drain": _drain,
+    "TLSInfo.peer_certificate": _peer_certificate,
     "ListenDispatch": _made(ListenDispatch),
     "ConnectionDispatch": _made(ConnectionDispatch),
     "Taken": _made(Taken),
@@ -813,10 +824,10 @@ def test_marked_callback_is_async() -> None:
         (serve, "ssl", "; did you mean 'ssl_context'?"),
         (serve, "limit", "; did you mean 'max_connections'?"),
         (open_server, "accept", ": it is a callback; write dispatch=ListenDispatch(accept=...)"),
-        (serve_events, "ssl", ": that needs a task for each connection; write serve(handler"),
+        (serve_events, "ssl", "; did you mean 'ssl_context'?"),
         (
             serve_events,
-            "ssl_context",
+            "on_handler_error",
             ": that needs a task for each connection; write serve(handler",
         ),
     ],
@@ -834,16 +845,11 @@ async def test_unknown_option_is_told_by_who_was_called(
     assert str(caught.value).startswith(says)
 
 
-@pytest.mark.parametrize(
-    "option",
-    [{"handshake_timeout": 5}, {"https_compatible": True}, {"on_handler_error": "raise"}],
-    ids=["timeout", "https", "error"],
-)
-def test_options_of_handlers_are_refused_where_there_is_none(option: dict[str, Any]) -> None:
-    """`open_server` with callbacks has no use for them, and says so."""
-    dispatch = ListenDispatch(accept=lambda _: Status.SUCCESS)
-    with pytest.raises(InvalidParameterError, match="are of handlers, and there is none"):
-        open_server(dispatch, 0, **option)
+def test_option_of_handlers_is_refused_where_there_is_none() -> None:
+    """`open_server` with callbacks has no use for ``on_handler_error``, and says so."""
+    dispatch: Any = ListenDispatch(accept=lambda _: Status.SUCCESS)
+    with pytest.raises(InvalidParameterError, match="is of handlers, and there is none"):
+        open_server(dispatch, 0, on_handler_error="raise")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ from ._vocabulary.verdict import (
     Verdict,
 )
 from .transports._probe import Finding, ProbeReport, probe
+from .transports._tls_info import TLSInfo
 
 __all__ = [
     "AbortReason",
@@ -109,6 +110,7 @@ __all__ = [
     "SocketClosedError",
     "SocketStreams",
     "Status",
+    "TLSInfo",
     "Taken",
     "Verdict",
     "WouldBlockError",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import ssl
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-import trio_wsk
 from tests.helpers.serving import Silent, client_of, echo, echo_events, send_back, tasks
 from tests.helpers.support import PATIENCE, fate_of, read_to_end, shown, until
 from trio_wsk import (
@@ -89,13 +87,6 @@ async def test_server_of_events_is_a_block_too() -> None:
         await client.aclose()
 
     assert (1, 0) == (server.statistics().served, server.statistics().open_connections)
-
-
-async def test_server_of_events_speaks_no_tls() -> None:
-    """TLS needs a task for each connection, so a ListenDispatch with it is refused."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with pytest.raises(trio_wsk.InvalidParameterError, match="needs a task"):
-        open_server(ListenDispatch(accept=echo_events), 0, ssl_context=context)  # type: ignore[call-overload]  # on purpose
 
 
 async def test_drain_takes_the_backlog_of_a_paused_server() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 from typing_extensions import assert_type
 
@@ -15,6 +17,7 @@ from trio_wsk import (
     PeerCredentials,
     Status,
     Taken,
+    TLSInfo,
 )
 
 
@@ -49,6 +52,14 @@ def looked_at(connection: Connection) -> None:
     assert_type(trio.SocketStream(connection.socket).socket, trio.socket.SocketType)
     assert_type(connection.closed, bool)
     assert_type(connection.peer_credentials, PeerCredentials | None)
+    tls = connection.tls
+    assert_type(tls, TLSInfo | None)
+    if tls is not None:
+        assert_type(tls.alpn, str | None)
+        assert_type(tls.server_name, str | None)
+        assert_type(tls.peer_certificate(), dict[str, Any] | None)
+        assert_type(tls.peer_certificate(binary=True), bytes | None)
+        assert_type(f"{tls.version} {tls.cipher}", str)
     assert_type(connection.opened_at, float)
     assert_type(connection.octets_received, int)
     assert_type(connection.octets_sent, int)

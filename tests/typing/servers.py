@@ -165,7 +165,7 @@ async def served() -> None:
 
 
 async def served_with_events() -> None:
-    """`serve_events` takes a dispatch table and has no TLS."""
+    """`serve_events` takes a dispatch table; TLS makes no other thing of it."""
 
     def accept(connection: Connection) -> ConnectionDispatch:
         return ConnectionDispatch()
@@ -178,7 +178,9 @@ async def served_with_events() -> None:
         await nursery.start(partial(trio_wsk.serve_events, dispatch, 0, reuse_port=True))
 
     await trio_wsk.serve_events(accept, 0)  # type: ignore[arg-type]  # a callback is no table
-    await trio_wsk.serve_events(dispatch, 0, ssl_context=TLS)  # type: ignore[call-arg]  # no TLS
+    await trio_wsk.serve_events(dispatch, 0, ssl_context=TLS, handshake_timeout=5)
+    async with trio_wsk.open_server(dispatch, 0, ssl_context=TLS) as server:
+        assert_type(server, Server)
 
 
 def counted(server: Server, report: DrainReport) -> None:

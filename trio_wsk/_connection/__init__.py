@@ -15,7 +15,8 @@ class is made of layers, each of which knows those below it; from the bottom up:
 What is noted of it stands in `state`. What other rooms may do with it, and its users may not, is in
 `control`. `block` keeps account of the connections with events, and `between` of handlers that wait
 for a next request; `farewell` lets channels linger after their end, `last_words` says a message to
-peers that are turned away, `faults` tells whose doing an error was. `connecting` opens connections.
+peers that are turned away, `faults` tells whose doing an error was. `connecting` opens connections,
+and `handshake` has one speak TLS.
 
 Never here: how a connection was let in, and by which listening socket.
 """

@@ -73,13 +73,28 @@ class Ending(Turns):
 
         A connection that is over is closed, which does either as well.
         """
-        if self._marks & FIN_RECEIVED and self._enabled:
+        is_over = self._marks & FIN_RECEIVED and self._enabled
+        if is_over and self._request.tls is None:
             self._close_in_turn()
         elif self._is_cut_short:
             self._abort(EndReason.ABORTED)
+        elif self._shut_down_sending():
+            if is_over:
+                self._close_in_turn()
+            else:
+                self._wait_for_peer()
         else:
-            self._shut_down_sending()
-            self._wait_for_peer()
+            self._rare_state().fin_wanted = True
+            self._hear_of_room()
+            if not self._marks & HALF_CLOSED:
+                self._block.taking.start(self)
+
+    @property
+    def _good_bye_waits(self) -> bool:
+        """Whether all has been sent but the good-bye of TLS, for which there was no room."""
+        rare = self._rare
+        is_due = rare is not None and rare.fin_wanted and not (self._unsent or self._sending)
+        return is_due and self._request.tls is not None and not self._fin_sent
 
     def _has_half_closed(self) -> None:
         """After FIN that leaves the rest to who has this connection: the block's has only that."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk._vocabulary.credentials import PeerCredentials
     from trio_wsk._vocabulary.verdict import InspectId
+    from trio_wsk.transports._tls_info import TLSInfo
 
 __all__ = ["Known"]
 
@@ -52,21 +53,33 @@ class Known(Stream):
         return None if self._channel is None else self._request.peer_credentials()
 
     @property
+    def tls(self) -> TLSInfo | None:
+        """What TLS has agreed on, in a server of events that speaks it; None without.
+
+        None in a handler, too: its ``trio.SSLStream`` knows that, not the connection below it.
+        """
+        return self._request.tls
+
+    @property
     def opened_at(self) -> float:
         """When it was handed over, in seconds on Trio's clock: ``trio.current_time()`` of then."""
         return self._opened
 
     @property
     def octets_received(self) -> int:
-        """How many octets were taken from the kernel so far, before any TLS.
+        """How many octets were taken from the kernel so far, before any TLS of a handler's stream.
 
+        Where the connection itself speaks TLS (`tls`), how many of its own, without TLS's.
         What goes through `socket` isn't counted, here and in `octets_sent`.
         """
         return self._octets_in
 
     @property
     def octets_sent(self) -> int:
-        """How many octets the kernel has taken so far, after any TLS; the peer may have fewer."""
+        """How many octets the kernel has taken so far; the peer may have fewer.
+
+        What counts is as for `octets_received`.
+        """
         return self._octets_out
 
     @property

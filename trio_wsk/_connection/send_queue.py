@@ -95,10 +95,18 @@ class SendQueue:
                 complete(first.irp, first.size)
         return ALL_SENT
 
-    def withdraw(self, irp: Irp[int]) -> bool:
-        """Take the data of an Irp back; False if some of it was sent, or it is not here."""
+    def withdraw(self, irp: Irp[int], *, has_begun: bool = False) -> bool:
+        """Take the data of an Irp back; False if some of it was sent, or it is not here.
+
+        Args:
+          irp: Whose data.
+          has_begun: Whether some of the first data in line has been sent, although it counts in
+            no part.
+        """
         for piece in self._line:
             if piece.irp is irp and len(piece.view) == piece.size:
+                if has_begun and piece is self._line[0]:
+                    return False
                 self._line.remove(piece)
                 self.octets -= piece.size
                 return True

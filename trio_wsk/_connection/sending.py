@@ -92,7 +92,8 @@ class Sending(Ending):
 
     def _withdraw(self, irp: Irp[int]) -> bool:
         rare = self._rare_state()
-        if rare.queue is None or not rare.queue.withdraw(irp):
+        has_begun = self._sending < ACTIVE and self._is_halfway
+        if rare.queue is None or not rare.queue.withdraw(irp, has_begun=has_begun):
             return False
         if not rare.queue.octets:
             if rare.sender is not None:
@@ -199,6 +200,22 @@ class Sending(Ending):
             if scope.cancelled_caught and self._unsent and not _takes(before, self._octets_out):
                 self._abort(EndReason.TIMED_OUT)
 
+    async def _wait_good_bye(self) -> None:  # noqa: ASYNC910 - `aclose` has another checkpoint
+        """Send FIN with TLS's good-bye before it; reset if the peer makes no room for that."""
+        with trio.move_on_after(TAKING_SECONDS), suppress(ConnectionBrokenError, SocketClosedError):
+            while self._channel is not None and not (self._sending or self._is_cut_short):
+                if self._shut_down_sending():
+                    break
+                await self._wait(WRITE)
+            return
+        self._abort(EndReason.TIMED_OUT)
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether this side has neither closed nor finished sending."""
+        is_finished = self._rare is not None and self._rare.fin_wanted
+        return self._channel is not None and not self._fin_sent and not is_finished
+
     # --- FIN after it ------------------------------------------------------------------
 
     def _half_close(self) -> None:
@@ -244,7 +261,8 @@ class Sending(Ending):
     def _bound_taking(self) -> None:
         """Have the peer take what is unsent before FIN, in good time."""
         rare = self._rare_state()
-        if self._unsent and rare.fin_wanted and not self._marks & HALF_CLOSED:
+        waits = self._unsent or self._good_bye_waits
+        if waits and rare.fin_wanted and not self._marks & HALF_CLOSED:
             rare.octets_then = self._octets_out
             if rare.sender is not None:
                 rare.sender.deadline = trio.current_time() + TAKING_SECONDS
@@ -253,7 +271,8 @@ class Sending(Ending):
 
     def _check_taking(self) -> None:
         """In the pump: see whether the peer has taken enough since, or all."""
-        if self._unsent and not _takes(self._rare_state().octets_then, self._octets_out):
+        takes = _takes(self._rare_state().octets_then, self._octets_out)
+        if self._good_bye_waits or (self._unsent and not takes):
             self._abort(EndReason.TIMED_OUT)
         else:
             self._bound_taking()

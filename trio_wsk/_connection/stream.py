@@ -260,7 +260,7 @@ class Stream(EventSide):
         try:
             while sent < view.nbytes:
                 if blocked:
-                    if sent:
+                    if sent or self._is_halfway:
                         self._sending = HALFWAY
                     await self._wait(WRITE)
                     waited = True
@@ -269,8 +269,9 @@ class Stream(EventSide):
                 blocked = taken == 0
                 sent += taken
         except BaseException:
-            if sent:
+            if sent or self._is_halfway:
                 self._rare_state().cut_at = self._octets_out
+                self._give_up()
             raise
         finally:
             self._sending = ACTIVE
@@ -335,7 +336,8 @@ class Stream(EventSide):
                     f"a send_all to {self.remote_address} was cut short, and FIN would say that"
                     " the part was all: the connection has been reset"
                 )
-            self._shut_down_sending()
+            while not self._shut_down_sending():
+                await self._wait(WRITE)
             self._has_half_closed()
         finally:
             self._sending = IDLE
@@ -362,8 +364,11 @@ class Stream(EventSide):
         """
         check_ending_caller(self._block.home, "connection.aclose")
         try:
-            if self._channel is not None and self._unsent:
-                await self._wait_taken()
+            if self._channel is not None:
+                if self._unsent:
+                    await self._wait_taken()
+                if self._request.tls is not None:
+                    await self._wait_good_bye()
         finally:
             self._part()
         await trio.lowlevel.checkpoint()
@@ -378,12 +383,6 @@ class Stream(EventSide):
         """
         check_ending_caller(self._block.home, "connection.close")
         self._part()
-
-    @property
-    def _may_send(self) -> bool:
-        """Whether this side has neither closed nor finished sending."""
-        is_finished = self._rare is not None and self._rare.fin_wanted
-        return self._channel is not None and not self._fin_sent and not is_finished
 
     def _part(self) -> None:
         """Close without waiting; a peer that has not finished is let do so in nobody's time."""
@@ -406,10 +405,9 @@ class Stream(EventSide):
 
     def _finish_sending(self) -> bool:
         try:
-            self._shut_down_sending()
+            return self._shut_down_sending()
         except (ConnectionBrokenError, SocketClosedError):
             return False
-        return True
 
 
 def _checked_size(max_bytes: int) -> int:

@@ -226,15 +226,20 @@ class Wire(trio.abc.HalfCloseableStream):
         self._octets_out += sent
         return sent
 
-    def _shut_down_sending(self) -> None:
+    def _shut_down_sending(self) -> bool:
+        """Send FIN, if it was not sent; False if something before it has no room now (TLS)."""
         if not self._fin_sent:
             channel = self._open_channel()
-            public = None if self._rare is None else self._rare.socket
             try:
-                (public or channel).shutdown(socket.SHUT_WR)
+                channel.shutdown(socket.SHUT_WR)
+            except BlockingIOError:
+                return False
             except OSError as error:
                 raise self._translated(error) from error
             self._marks |= FIN_SENT
+            if self._rare is not None and self._rare.socket is not None:
+                self._share_fin(self._rare.socket)
+        return True
 
     def _share_fin(self, public: trio.socket.SocketType) -> None:
         """Have the public socket know of FIN that was sent before there was one."""
@@ -255,6 +260,17 @@ class Wire(trio.abc.HalfCloseableStream):
     @property
     def _broken(self) -> OSError | None:
         return None if self._rare is None else self._rare.broken
+
+    @property
+    def _is_halfway(self) -> bool:
+        """Whether some of what `_send_now` has sent nothing of may have left all the same (TLS)."""
+        channel = self._channel
+        return channel is not None and self._request.is_halfway(channel)
+
+    def _give_up(self) -> None:
+        """What `_send_now` was given last is not gone on with."""
+        if self._channel is not None:
+            self._request.give_up(self._channel)
 
     @property
     def _is_cut_short(self) -> bool:

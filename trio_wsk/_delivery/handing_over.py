@@ -174,6 +174,11 @@ class Deliverer:
         else:
             self.event.indicate(connection)
 
+    def indicate_late(self, connection: Connection) -> None:
+        """In the pump: give a connection to the accept event that the server has kept until now."""
+        self._counters.to_event -= 1  # it was counted when the server took it
+        self.event.indicate(connection)
+
     # --- The event ---------------------------------------------------------------------
 
     def enable_event(self) -> None:

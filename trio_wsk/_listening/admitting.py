@@ -47,6 +47,10 @@ class Admitting:
         self._stages.handing_over.event.inherited = CONNECTION_EVENTS
         self._stages.handing_over.give_all_to(taker, permits)
 
+    def indicate(self, connection: Connection) -> None:
+        """In the pump: give the accept callback a connection that its taker has kept until now."""
+        self._stages.handing_over.indicate_late(connection)
+
     def return_permit(self) -> None:
         """A connection has ended, so another one may come."""
         self._stages.handing_over.add_permits(1)

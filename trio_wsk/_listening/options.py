@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 if TYPE_CHECKING:
     import os
     import socket
+    import ssl
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
     import trio
@@ -78,6 +79,9 @@ class ListeningOptions(TypedDict, total=False):
 class EventServerOptions(ListeningOptions, total=False):
     """The options of `serve_events`, and of `open_server` with a `ListenDispatch`."""
 
+    ssl_context: ssl.SSLContext | None
+    handshake_timeout: float
+    https_compatible: bool
     max_connections: int | None
     idle_timeout: float
     max_lifetime: float
@@ -114,10 +118,6 @@ _ELSEWHERE: Final = {"limit": "max_connections", "ssl": "ssl_context"}
 _ALIKE: Final = 0.7
 """From how much likeness on one name is taken for another: `timeout` is no `inspect_timeout`."""
 
-_FOR_HANDLERS: Final = frozenset(
-    {"ssl_context", "handshake_timeout", "https_compatible", "on_handler_error"}
-)
-
 
 def check_options(call: str, options: Collection[str]) -> None:
     """Refuse options that don't exist, in the name of who was called.
@@ -139,8 +139,8 @@ def check_options(call: str, options: Collection[str]) -> None:
 
 def _hint(call: str, name: str) -> str:
     ours = _ELSEWHERE.get(name, name)
-    if ours in _FOR_HANDLERS and call == "serve_events":
-        return f": that needs a task for each connection; write serve(handler, ..., {ours}=...)"
+    if name == "on_handler_error" and call == "serve_events":
+        return f": that needs a task for each connection; write serve(handler, ..., {name}=...)"
     if name in _CALLBACKS:
         return f": it is a callback; write dispatch=ListenDispatch({name}=...)"
     known = _EVENT_SERVER if call == "serve_events" else _SERVER

@@ -47,9 +47,6 @@ DEFAULT_GRACE: Final = 30.0
 DEFAULT_HANDSHAKE_TIMEOUT: Final = 30.0
 """Seconds for a TLS handshake: anyio's; hypercorn and asyncio give 60, Ranch 5."""
 
-_LEFT_OUT: Final = (DEFAULT_HANDSHAKE_TIMEOUT, False, "report")
-"""The options of handlers where they are left out."""
-
 
 @attrs.frozen(kw_only=True)
 class Settings:
@@ -58,7 +55,7 @@ class Settings:
     handler: Callable[[Any], Awaitable[object]] | None = None
     """What connections are given to; None if callbacks get them."""
     ssl_context: ssl.SSLContext | None = None
-    """What handlers' connections speak TLS with."""
+    """What connections speak TLS with."""
     handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT
     """Seconds for a handshake."""
     https_compatible: bool = False
@@ -105,22 +102,13 @@ def settings_for_either(
             f"{call} takes one ListenDispatch, in the place of the handler, not another"
             " one as dispatch="
         )
-    if ssl_context is not None:
+    if options.pop("on_handler_error", "report") != "report":
         raise InvalidParameterError(
-            f"ssl_context= needs a task for each connection: {call}(handler, ...)"
-            f" with an async handler, not with {handler!r}"
+            "on_handler_error= is of handlers, and there is none in a server of events; leave it"
+            " out"
         )
-    of_handlers = (
-        options.pop("handshake_timeout", DEFAULT_HANDSHAKE_TIMEOUT),
-        options.pop("https_compatible", False),
-        options.pop("on_handler_error", "report"),
-    )
-    if of_handlers != _LEFT_OUT:
-        raise InvalidParameterError(
-            "handshake_timeout=, https_compatible= and on_handler_error= are of handlers,"
-            " and there is none in a server of events; leave them out"
-        )
-    return settings_for_events(handler, **cast("EventServerOptions", options))
+    of_events = cast("EventServerOptions", {**options, "ssl_context": ssl_context})
+    return settings_for_events(handler, **of_events)
 
 
 def settings_for_handler(
@@ -154,9 +142,7 @@ def settings_for_handler(
     return Settings(
         handler=handler,
         ssl_context=ssl_context,
-        handshake_timeout=checked_seconds(
-            "handshake_timeout", handshake_timeout, endless="as long as it takes"
-        ),
+        handshake_timeout=_checked_handshake_timeout(handshake_timeout),
         https_compatible=https_compatible,
         on_handler_error=on_handler_error,
         max_connections=limit,
@@ -172,6 +158,9 @@ def settings_for_handler(
 def settings_for_events(
     dispatch: ListenDispatch,
     *,
+    ssl_context: ssl.SSLContext | None = None,
+    handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+    https_compatible: bool = False,
     max_connections: int | None = None,
     idle_timeout: float = math.inf,
     max_lifetime: float = math.inf,
@@ -190,8 +179,13 @@ def settings_for_events(
             "a server of events takes ListenDispatch(accept=...) with an accept callback,"
             f" not {dispatch!r}"
         )
+    _check_ssl_context(ssl_context)
+    check_flag("https_compatible", https_compatible)
     limit = _checked_limit(max_connections)
     return Settings(
+        ssl_context=ssl_context,
+        handshake_timeout=_checked_handshake_timeout(handshake_timeout),
+        https_compatible=https_compatible,
         max_connections=limit,
         idle_timeout=_checked_period("idle_timeout", idle_timeout),
         max_lifetime=_checked_period("max_lifetime", max_lifetime),
@@ -219,6 +213,10 @@ def _checked_period(name: str, seconds: object) -> float:
         f"{name} is a time in seconds, more than 0, or math.inf for no limit, not {seconds!r};"
         f" write {name}=60.0"
     )
+
+
+def _checked_handshake_timeout(seconds: object) -> float:
+    return checked_seconds("handshake_timeout", seconds, endless="as long as it takes")
 
 
 def _checked_limit(max_connections: int | None) -> float:

@@ -73,6 +73,7 @@ class ServedConnections:
             else Lifetimes(self._block, max_lifetime, grace, self.tell)
         )
         self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
+        self._shaking: set[Connection] = set()  # hands, before their callbacks get them
         self._none_open: trio.Event | None = None
         self.view: Final = OpenConnections(self)
         """What users see of it."""
@@ -86,6 +87,17 @@ class ServedConnections:
         """Take note: callbacks get this connection, which itself says when it ends."""
         control.own(connection, self)
         self._count_opened(connection)
+        self.begun(connection)
+
+    def opened_to_shake_hands(self, connection: Connection) -> None:
+        """Take note: this connection is to shake hands before callbacks get it."""
+        self._shaking.add(connection)
+        self._count_opened(connection)
+
+    def has_shaken_hands(self, connection: Connection) -> None:
+        """Take note: callbacks get this connection now."""
+        self._shaking.discard(connection)
+        control.own(connection, self)
         self.begun(connection)
 
     def begun(self, connection: Connection) -> None:
@@ -105,6 +117,7 @@ class ServedConnections:
         self.open -= 1
         self.served += 1
         self._handled.discard(connection)
+        self._shaking.discard(connection)
         if self._idle is not None:
             self._idle.forget(connection)
             self.ended_idle += control.is_over_idle(connection)
@@ -119,14 +132,15 @@ class ServedConnections:
 
     def __contains__(self, connection: object) -> bool:
         """Whether this connection is one of them, and open."""
-        if connection in self._block.event_driven:
-            return control.is_owned_by(connection, self)
-        return connection in self._handled
+        if connection in self._handled or connection in self._shaking:
+            return True
+        return connection in self._block.event_driven and control.is_owned_by(connection, self)
 
     def listed(self) -> list[Connection]:
         """Return those that are open, in no order."""
         with_events = cast("set[Connection]", self._block.event_driven)
-        return [*self._handled, *(each for each in with_events if control.is_owned_by(each, self))]
+        ours = (each for each in with_events if control.is_owned_by(each, self))
+        return [*self._handled, *self._shaking, *ours]
 
     async def wait_none_open(self) -> None:  # noqa: ASYNC910 - a drain has other checkpoints
         """Wait until no connection is open."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_wsk._connection import control
 from trio_wsk._connection.farewell import Farewells
 from trio_wsk._listening.admitting import Admitting
 from trio_wsk._vocabulary import records
@@ -19,9 +20,12 @@ from trio_wsk._vocabulary.statistics import ServerStatistics
 
 from .connections import ServedConnections
 from .handlers import Handlers, name_of
+from .handshakes import Handshakes
 from .tls import HandlerOverTLS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trio_wsk._connection.block import Block
     from trio_wsk._connection.connection import Connection
     from trio_wsk._listening.listening import ListeningSocket
@@ -61,6 +65,7 @@ class ServerCore:
         )
         self.tls: Final = self._make_tls()
         self.handlers: Final = self._make_handlers()
+        self.handshakes: Final = self._make_handshakes()
 
     def _make_tls(self) -> HandlerOverTLS | None:
         settings = self.settings
@@ -89,6 +94,19 @@ class ServerCore:
             raises=settings.on_handler_error == "raise",
         )
 
+    def _make_handshakes(self) -> Handshakes | None:
+        settings = self.settings
+        if settings.handler is not None or settings.ssl_context is None:
+            return None
+        return Handshakes(
+            settings.ssl_context,
+            handshake_timeout=settings.handshake_timeout,
+            https_compatible=settings.https_compatible,
+            block=self.block,
+            owner=self.connections,
+            shaken=self._has_shaken_hands,
+        )
+
     def start(self) -> None:
         """Have connections taken from now on."""
         self.block.is_served = True
@@ -106,14 +124,25 @@ class ServerCore:
 
     def take(self, connection: Connection) -> bool:
         """In a server of events: take note of a connection, and leave it to the accept callback."""
+        if self.handshakes is not None:
+            self.connections.opened_to_shake_hands(connection)
+            self.handshakes.begin(connection)
+            return True
         self.connections.opened_with_events(connection)
         if self.is_draining:
             self.connections.tell(connection)
         return False
 
+    def _has_shaken_hands(self, connection: Connection) -> None:
+        """In a server of events over TLS: give the accept callback a connection."""
+        self.connections.has_shaken_hands(connection)
+        if self.is_draining or control.is_retired(connection):
+            self.connections.tell(connection)
+        self.admitting.indicate(connection)
+
     def statistics(self) -> ServerStatistics:
         """Return what was counted, and what is true now."""
-        connections, handlers, tls = self.connections, self.handlers, self.tls
+        connections, handlers = self.connections, self.handlers
         listening = self.listening.statistics()
         return ServerStatistics(
             listening=listening,
@@ -125,9 +154,14 @@ class ServerCore:
             expired=connections.expired,
             handler_failures=0 if handlers is None else handlers.failures,
             peers_left=0 if handlers is None else handlers.peers_left,
-            handshake_failures=MappingProxyType({} if tls is None else {**tls.handshake_failures}),
+            handshake_failures=MappingProxyType({**self._handshake_failures()}),
             callback_failures=sum(listening.callback_failures.values()),
         )
+
+    def _handshake_failures(self) -> Mapping[str, int]:
+        if self.tls is not None:
+            return self.tls.handshake_failures
+        return {} if self.handshakes is None else self.handshakes.failures
 
     def abort(self) -> None:
         """End at once: nobody listens, handlers are cancelled, connections are reset."""

@@ -91,8 +91,8 @@ def open_server(
 
     Args:
       handler: An async function, as for `serve`; or a `ListenDispatch`, as for
-        `serve_events`, which has no use for what belongs to handlers: ``dispatch``,
-        ``ssl_context``, ``handshake_timeout``, ``https_compatible`` and ``on_handler_error``.
+        `serve_events`, which has no use for what belongs to handlers: ``dispatch`` and
+        ``on_handler_error``.
       port: As for `open_listening_socket`.
       ssl_context: As for `serve`.
       **options: As for `serve`.
@@ -228,11 +228,17 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
     Args:
       dispatch: The callbacks. ``accept`` is needed; ``drain`` is called for each connection
         when the server drains.
-      port: As for `serve`, and so are all options but those of handlers and of TLS. A permit of
-        ``max_connections`` is given back when its connection has been closed. With
-        ``idle_timeout``, a connection on which nothing passes is ended as by
+      port: As for `serve`, and so are all options but those of handlers: ``dispatch`` and
+        ``on_handler_error``. A permit of ``max_connections`` is given back when its connection has
+        been closed. With ``idle_timeout``, a connection on which nothing passes is ended as by
         `Connection.disconnect`, or reset if the peer does not take what is queued. With
         ``max_lifetime``, ``dispatch.drain`` is called for each that has had it.
+      ssl_context: Speak TLS, as with `serve`. A connection is accepted when it has shaken hands,
+        and is the same as without: `Connection.tls` has what was agreed on, ``disconnect`` says
+        good-bye before FIN, and an end without a good-bye is an abortive one. There is no task for
+        a handshake: one step of one is done in each turn.
+      handshake_timeout: As for `serve`.
+      https_compatible: As for `serve`.
 
     Returns when the server has been drained or aborted; cancelling it aborts.
 

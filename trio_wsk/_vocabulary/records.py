@@ -84,9 +84,9 @@ class ConnectionEnded(Record):
     opened: float
     """When it was handed over, in seconds on Trio's clock."""
     octets_received: int
-    """Octets taken from the kernel, before any TLS."""
+    """Octets received: `trio_wsk.Connection.octets_received`."""
     octets_sent: int
-    """Octets that the kernel took, after any TLS; the peer may have got fewer."""
+    """Octets that the kernel took; the peer may have got fewer."""
     reason: EndReason
     """How it ended."""
     error: BaseException | None
@@ -246,7 +246,7 @@ class PeerLeft(Record):
 
 @attrs.frozen(kw_only=True)
 class HandshakeFailed(Record):
-    """A TLS handshake did not succeed; no handler was started."""
+    """A TLS handshake did not succeed; no handler was started, and nobody called."""
 
     remote_address: Address
     """The peer."""

@@ -14,8 +14,9 @@ against `trio_wsk.testing.check_transport`.
 """
 
 # For the rooms above, the contract: others import from `_contract`, and take `_choosing`, which
-# makes a transport of what a user has given, `_syn`, `_probe` and `_tcp_info`. Transports of other
-# rooms have `_accept_errors` and `_heartbeat` in common with ours.
+# makes a transport of what a user has given, `_syn`, `_probe`, `_tcp_info`, and what has a
+# connection speak TLS: `_tls_request`, `_tls_channel` and `_tls_info`. Transports of other rooms
+# have `_accept_errors` and `_heartbeat` in common with ours.
 #
 # Never here: inspectors, who gets a connection, and what a connection is.
 

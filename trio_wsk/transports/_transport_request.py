@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trio_wsk._vocabulary.credentials import PeerCredentials
 
     from ._syn import Syn
+    from ._tls_info import TLSInfo
 
     Octets = bytes | bytearray | memoryview
 
@@ -62,7 +63,11 @@ class Channel(Protocol):
         """Take some of ``data``; return how many octets."""
 
     def shutdown(self, how: int, /) -> None:
-        """``SHUT_WR``: send FIN after what was taken."""
+        """``SHUT_WR``: send FIN after what was taken.
+
+        Raises `BlockingIOError` if something has to go before FIN and has no room: a good-bye
+        of TLS. Then it is called again when there is.
+        """
 
     def close(self) -> None:
         """Give the channel up. Never raises, never blocks."""
@@ -130,6 +135,11 @@ class TransportRequest(ABC):
         follows a short one waits at once; else it asks first, which is right for any channel.
         """
         return False
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """What was agreed on in its TLS handshake; None without, or before that is over."""
+        return None
 
     @property
     def inspect_point(self) -> InspectPoint:
@@ -273,6 +283,16 @@ class TransportRequest(ABC):
           if none has, the connection was there. Or None, where the system can't tell.
         """
         return None
+
+    def is_halfway(self, channel: Channel) -> bool:  # noqa: ARG002 - others can be
+        """Whether some of what ``send`` was given last may have left, though none counts as taken.
+
+        So it is with TLS, which sends whole records. The next ``send`` is given the same octets.
+        """
+        return False
+
+    def give_up(self, channel: Channel) -> None:  # noqa: B027 - nothing is ever halfway
+        """Say that the next ``send`` is given others, although it `is_halfway`."""
 
     def ideal_send_backlog(self, channel: Channel) -> int:  # noqa: ARG002 - others can tell
         """How many octets should be outstanding on this channel to keep its path busy."""

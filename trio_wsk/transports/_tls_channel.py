@@ -1,0 +1,390 @@
+"""TLS over a channel, as a channel: the octets of one connection, encrypted on their way.
+
+Whoever has it reads and writes plain octets, by the contract of every channel. Three things need
+care:
+
+* A read that gets less than it asked for says that nothing is left, and after `BlockingIOError` an
+  edge follows. Here octets may be left in three places: in the kernel, received and not decrypted,
+  and decrypted. So a read goes on until the channel below has no more, in this very call. Where it
+  stops before, because it has done enough for one turn, or because an end is behind what it
+  returns, nobody else would say so: it has itself looked at again (``again``).
+* What `TLSChannel.send` has taken, the kernel has. A record is encrypted once, and goes out in
+  parts perhaps, so the octets in it count as taken when the last part has left. Until then the same
+  octets have to be given again, as SSL_write(3) wants it, or the send has been given up.
+* Reading makes TLS write: tickets, answers to a KeyUpdate, alerts. That goes with the next octets
+  in either direction. A peer that makes us answer and does not read the answers is cut off.
+
+TLS itself is the standard library's `ssl.SSLObject`; its errors become `OSError` here.
+
+Source: RFC 8446, sections 4.6 and 6.1; SSL_read(3), SSL_write(3), SSL_shutdown(3).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final
+
+from trio_wsk._protocols.answers import ClientHelloError, MoreNeeded, NotTLSError
+from trio_wsk._protocols.client_hello import parse_client_hello
+from trio_wsk._protocols.tls_records import LIMIT
+
+from ._tls_info import TLSInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._transport_request import Channel
+
+    Octets = bytes | bytearray | memoryview
+
+__all__ = ["TLSChannel"]
+
+RECORD: Final = 1 << 14
+"""How many plain octets are encrypted at once: a record's most."""
+
+_PULLED: Final = RECORD + 1024
+"""How much is received at once: a record with what it may have around it (RFC 5246, 6.2.3)."""
+
+_IN_VAIN: Final = 2
+"""How often a read receives without getting a plain octet: a whole record needs two at most. A peer
+that sends nothing but KeyUpdates, each with its new keys, has done 5 ms of work then."""
+
+_RECORDS: Final = 64
+"""How many records one read decrypts at most: a peer may put each octet into one of its own."""
+
+_OWED_MOST: Final = 1 << 16
+"""How much may wait to be sent that nobody has asked for but the peer, in octets."""
+
+_DISCARDED: Final = 16
+"""How often it is read before a connection is closed that never came to speak TLS."""
+
+_PEEK: Final = int(socket.MSG_PEEK)
+
+
+class TLSChannel:
+    """A channel that speaks TLS over another one, as a server.
+
+    Args:
+      inner: What it goes over.
+      context: A server's, with a certificate.
+      https_compatible: Whether the end of what is below is an end, and there is no good-bye.
+      again: Has the channel's edge to read told soon, as if it had come.
+    """
+
+    def __init__(
+        self,
+        inner: Channel,
+        context: ssl.SSLContext,
+        *,
+        https_compatible: bool,
+        again: Callable[[], object],
+    ) -> None:
+        self.inner: Channel = inner
+        """What it goes over."""
+        self.info: TLSInfo | None = None
+        """What was agreed on, once the handshake is over."""
+        self._https_compatible = https_compatible
+        self._again = again
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._hello = bytearray()
+        self._ahead = b""  # decrypted, and not read yet
+        self._owed = memoryview(b"")  # encrypted, and not sent yet
+        self._promised = 0  # plain octets in it, which count as taken when all of it has left
+        self._has_ended = False  # the peer has, in good order
+        self._has_said_good_bye = False
+        self._read_failure: OSError | None = None  # there is nothing more to be read
+        self._send_failure: OSError | None = None  # which nobody has heard of
+
+    # --- The handshake -----------------------------------------------------------------
+
+    def shake_hands(self) -> bool:
+        """Do one step of the handshake: as much as one message of the peer makes us do.
+
+        Returns:
+          Whether it is over. If not, there is more to do at once.
+
+        Raises:
+          BlockingIOError: the peer is to speak, or to read if `owes`; an edge says when.
+          ssl.SSLError: there is no agreement, or this is no TLS.
+          EOFError: the peer has finished in the middle of it.
+          OSError: the connection is broken.
+        """
+        if self.info is None:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                self._pay()  # with the alert that says why
+                raise
+            else:
+                self.info = TLSInfo(self._tls, _server_name_in(self._hello))
+                self._hello.clear()
+        if not self._flush():
+            raise _would_block()
+        if self.info is None:
+            data = self._receive()
+            if not data:
+                raise EOFError
+            if len(self._hello) <= LIMIT:
+                self._hello += data
+        return self.info is not None
+
+    # --- Receiving ---------------------------------------------------------------------
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Return up to ``bufsize`` plain octets; ``b""`` after the peer's close_notify.
+
+        ``MSG_PEEK`` is the one flag that means something here.
+        """
+        data = self._read(bufsize)
+        if flags & _PEEK:
+            self._ahead = data + self._ahead
+        return data
+
+    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0, /) -> int:
+        """Receive into ``buffer``; return how many octets, 0 after the peer's close_notify."""
+        with memoryview(buffer).cast("B") as view:
+            data = self.recv(nbytes or view.nbytes, flags)
+            view[: len(data)] = data
+        return len(data)
+
+    def _read(self, size: int) -> bytes:
+        """Read what is there, up to a size, and send what that makes TLS say."""
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        if len(data) == size:
+            return data
+        read = [data] if data else []
+        try:
+            try:
+                if self._read_failure is not None:
+                    raise _fresh(self._read_failure)
+                self._decrypt_into(read, size - len(data))
+            finally:
+                self._pay()
+        except BlockingIOError:
+            if not read:
+                raise
+        except OSError as error:
+            self._read_failure = _fresh(error)
+            if not read:
+                raise
+            self._again()
+        return read[0] if len(read) == 1 else b"".join(read)
+
+    def _decrypt_into(self, read: list[bytes], left: int) -> None:
+        """Decrypt until there is no more, also below, or it is enough.
+
+        Raises:
+          BlockingIOError: there is no more, also below.
+        """
+        records = in_vain = 0
+        is_short = False
+        while left and not self._has_ended:
+            if self._incoming.pending or self._tls.pending():
+                data = self._decrypt(left)
+                if data:
+                    read.append(data)
+                    left -= len(data)
+                    records, in_vain = records + 1, 0
+                    if records == _RECORDS:
+                        self._again()
+                        return
+            elif is_short and read:
+                return
+            elif in_vain == _IN_VAIN:
+                self._again()
+                raise _would_block()
+            else:
+                in_vain += 1
+                is_short = self._pull()
+        if self._has_ended and read:
+            self._again()
+
+    def _decrypt(self, size: int) -> bytes:
+        """Decrypt one record, or return nothing: it is not complete, or the peer has ended."""
+        try:
+            data = self._tls.read(size)
+        except ssl.SSLWantReadError:
+            return b""
+        except ssl.SSLZeroReturnError:
+            data = b""
+        except ssl.SSLError as error:
+            self._pay()  # with the alert that says why
+            raise _in_our_words(error) from error
+        if not data:
+            self._has_ended = True
+        return data
+
+    def _pull(self) -> bool:
+        """Receive for TLS to decrypt; return whether that was all."""
+        data = self._receive()
+        if not data:
+            if self._send_failure is not None:  # which is why, and the system has told it once
+                raise _fresh(self._send_failure)
+            if not self._https_compatible:
+                raise OSError(errno.EPROTO, "the peer has ended without TLS's good-bye")
+            self._has_ended = True
+        return len(data) < _PULLED
+
+    def _receive(self) -> bytes:
+        data = self.inner.recv(_PULLED)
+        self._incoming.write(data)
+        return data
+
+    # --- Sending -----------------------------------------------------------------------
+
+    @property
+    def owes(self) -> bool:
+        """Whether something waits for room to be sent."""
+        return bool(self._owed or self._outgoing.pending)
+
+    @property
+    def is_halfway(self) -> bool:
+        """Whether what was given to `send` last is encrypted, and counts as taken in no part."""
+        return self._promised > 0
+
+    def give_up(self) -> None:
+        """What `send` was given last, and has taken in no part, will not be given again."""
+        self._promised = 0
+
+    def send(self, data: Octets, flags: int = 0, /) -> int:
+        """Encrypt and send some of ``data``; return how many octets have left."""
+        if self._send_failure is not None:
+            raise _fresh(self._send_failure)
+        if not self._flush(flags):
+            raise _would_block()
+        taken, self._promised = self._promised, 0
+        with memoryview(data) as view:
+            while taken < len(view):
+                with view[taken : taken + RECORD] as piece:
+                    encrypted = self._encrypt(piece)
+                if not self._flush(flags):
+                    self._promised = encrypted
+                    break
+                taken += encrypted
+            if not taken and view:
+                raise _would_block()
+        return taken
+
+    def _encrypt(self, piece: memoryview) -> int:
+        try:
+            return self._tls.write(piece)
+        except ssl.SSLError as error:  # also a handshake in the middle (TLS 1.2), which is refused
+            raise _in_our_words(error) from error
+
+    def _flush(self, flags: int = 0) -> bool:
+        """Send what is encrypted; return whether all of it has left."""
+        while self.owes:
+            if not self._owed:
+                self._owed = memoryview(self._outgoing.read())
+            try:
+                sent = self.inner.send(self._owed, flags)
+            except BlockingIOError:
+                return False
+            self._owed = self._owed[sent:]
+        return True
+
+    def _pay(self) -> None:
+        """Send what TLS has to say by itself, if it goes.
+
+        What goes wrong with that is told to who sends next, and to who has read all there is.
+        """
+        try:
+            if self._flush():
+                return
+        except OSError as error:
+            self._owed = memoryview(b"")
+            self._outgoing.read()
+            self._send_failure = _fresh(error)
+        if len(self._owed) + self._outgoing.pending > _OWED_MOST:
+            raise OSError(errno.EPROTO, "the peer has TLS answer, and does not read the answers")
+
+    # --- The end -----------------------------------------------------------------------
+
+    def shutdown(self, how: int, /) -> None:
+        """``SHUT_WR``: send close_notify, and then FIN.
+
+        A peer that has said good-bye itself may have gone since, and need not hear ours.
+
+        Raises:
+          BlockingIOError: the good-bye has no room yet. Call it again at the next edge.
+        """
+        try:
+            if how != socket.SHUT_RD:
+                self._say_good_bye()
+                if not self._flush():
+                    raise _would_block()
+            self.inner.shutdown(how)
+        except BlockingIOError:
+            raise
+        except OSError:
+            if not self._has_ended:
+                raise
+
+    def _say_good_bye(self) -> None:
+        if self._has_said_good_bye or self.info is None or self._https_compatible:
+            return
+        self._has_said_good_bye = True
+        # OpenSSL looks for the peer's as well, and must find no data: it would not end then.
+        while (self._incoming.pending or self._tls.pending()) and not self._has_ended:
+            self._ahead += self._decrypt(_PULLED)
+        try:
+            self._tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # the peer has not said good-bye, as a rule
+        except ssl.SSLError as error:
+            raise _in_our_words(error) from error
+
+    def close(self) -> None:
+        """Say good-bye if that goes at once, and give the channel up. Never raises."""
+        try:
+            if self.info is None:
+                self._discard()
+            elif not self.is_halfway:
+                self._say_good_bye()
+                self._flush()
+        except OSError:
+            pass
+        self.inner.close()
+
+    def _discard(self) -> None:
+        """Throw away what has come: an alert must not be lost by a reset, for unread input."""
+        for _ in range(_DISCARDED):
+            if not self.inner.recv(_PULLED):
+                break
+
+    def fileno(self) -> int:
+        """Return the descriptor of what it goes over."""
+        return self.inner.fileno()
+
+
+def _server_name_in(received: bytearray) -> str | None:
+    """Return the name that a client has asked for with its ClientHello, if it can be one.
+
+    The library tells it only through a callback of the context, which is the user's alone.
+    """
+    try:
+        hello = parse_client_hello(received)
+    except (ClientHelloError, NotTLSError):
+        return None
+    return None if isinstance(hello, MoreNeeded) else hello.server_name
+
+
+def _fresh(error: OSError) -> OSError:
+    """Return the same error without its traceback, which would hold whoever it has passed."""
+    return OSError(*error.args)
+
+
+def _would_block() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def _in_our_words(error: ssl.SSLError) -> OSError:
+    """Say an error of TLS as one of the connection: its numbers are no errnos."""
+    return OSError(errno.EPROTO, f"TLS: {error.reason or error}")

@@ -1,0 +1,78 @@
+"""What TLS has agreed on, and who the peer says it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, final, overload
+
+from trio_wsk._vocabulary.arguments import check_flag
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["TLSInfo"]
+
+
+@final
+class TLSInfo:
+    """What was agreed on in a TLS handshake; also when the connection is closed."""
+
+    __slots__ = ("_server_name", "_tls")
+
+    def __init__(self, tls: ssl.SSLObject, server_name: str | None) -> None:
+        """Made when the handshake is over, never by you."""
+        self._tls = tls
+        self._server_name = server_name
+
+    def __repr__(self) -> str:
+        return f"<TLSInfo {self.version} {self.cipher} alpn={self.alpn!r} for {self.server_name!r}>"
+
+    @property
+    def version(self) -> str:
+        """The protocol's version: ``"TLSv1.3"`` (`ssl.SSLSocket.version`)."""
+        version = self._tls.version()
+        assert version is not None
+        return version
+
+    @property
+    def cipher(self) -> str:
+        """The name of the cipher suite (the first that `ssl.SSLSocket.cipher` returns)."""
+        cipher = self._tls.cipher()
+        assert cipher is not None
+        return cipher[0]
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that was agreed on (`ssl.SSLSocket.selected_alpn_protocol`).
+
+        None without ALPN, or if nothing was agreed on; see `ssl.SSLContext.set_alpn_protocols`.
+        """
+        return self._tls.selected_alpn_protocol()
+
+    @property
+    def server_name(self) -> str | None:
+        """The name that the client has asked for (SNI, RFC 6066), in lower case.
+
+        An international one is in its ASCII form (IDNA). None if it has asked for none, or for what
+        is no name of a host.
+        """
+        return self._server_name
+
+    @overload
+    def peer_certificate(self, *, binary: Literal[False] = False) -> dict[str, Any] | None: ...
+
+    @overload
+    def peer_certificate(self, *, binary: Literal[True]) -> bytes | None: ...
+
+    def peer_certificate(self, *, binary: bool = False) -> dict[str, Any] | bytes | None:
+        """Return the client's certificate (`ssl.SSLSocket.getpeercert`); None if it has sent none.
+
+        A client sends one if it is asked to, by ``context.verify_mode``.
+
+        Args:
+          binary: Return it as DER-encoded octets.
+
+        Raises:
+          InvalidParameterError: ``binary`` is neither True nor False. (Yours.)
+        """
+        check_flag("binary", binary)
+        return self._tls.getpeercert(binary)
