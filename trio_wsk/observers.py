@@ -13,17 +13,16 @@ Source: the "telemetry as contract" of Ranch and Thousand Island; RFC 5424 has t
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from ._vocabulary import records
 from ._vocabulary.arguments import check_plain_function, checked_count, checked_seconds
 from ._vocabulary.errors import InvalidParameterError
+from ._vocabulary.record_lines import line_of
 from ._vocabulary.records import (
     AcceptBackoffEnded,
     AcceptBackoffStarted,
@@ -234,7 +233,7 @@ class LoggingObserver:
 
     def __call__(self, record: Record) -> None:
         """Write the record as one line, if its kind has not just been written."""
-        level, text, error = _line(record)
+        level, text, error = line_of(record)
         kind = (type(record), type(error))
         last = self._last.get(kind)
         # Another Trio run has another clock: there the time may be before the last line's.
@@ -257,7 +256,7 @@ class ConsoleObserver:
     def __call__(self, record: Record) -> None:
         """Write the record as one line."""
         if sys.stderr is not None:
-            print(_line(record)[1], file=sys.stderr, flush=True)  # noqa: T201 - as it says
+            print(line_of(record)[1], file=sys.stderr, flush=True)  # noqa: T201 - as it says
 
 
 def _checked_logger(logger: logging.Logger) -> logging.Logger:
@@ -266,84 +265,6 @@ def _checked_logger(logger: logging.Logger) -> logging.Logger:
             f"logger is a logger, such as logging.getLogger('mail'), not {logger!r}"
         )
     return logger
-
-
-_BACKOFF_POLICIES: Final = {
-    "backoff": "peers wait in the backlog until it works again",
-    "shed": "peers are reset until it works again",
-}
-
-Line = tuple[int, str, "BaseException | None"]
-"""How a record reads: level, text, and the exception whose traceback belongs to it."""
-
-
-@singledispatch
-def _line(record: Record) -> Line:
-    return logging.INFO, str(record), None
-
-
-@_line.register(records.AcceptBackoffStarted)
-def _(record: records.AcceptBackoffStarted) -> Line:
-    policy = _BACKOFF_POLICIES[record.policy]
-    return logging.WARNING, f"accepting failed with {record.errno_name}; {policy}", None
-
-
-@_line.register(records.AcceptBackoffEnded)
-def _(record: records.AcceptBackoffEnded) -> Line:
-    failures = f"failures: {record.attempts} in {record.seconds:.1f} s"
-    shed = f", peers reset: {record.shed}" if record.shed else ""
-    return logging.WARNING, f"accepting works again ({failures}{shed})", None
-
-
-@_line.register(records.HandlerFailed)
-def _(record: records.HandlerFailed) -> Line:
-    text = f"the handler of {record.remote_address} failed; its connection was reset"
-    return logging.ERROR, text, record.error
-
-
-@_line.register(records.CallbackFailed)
-def _(record: records.CallbackFailed) -> Line:
-    whose = f" of {record.remote_address}" if record.remote_address is not None else ""
-    return logging.ERROR, f"the {record.callback} callback{whose} failed", record.error
-
-
-@_line.register(records.InspectorStraggles)
-def _(record: records.InspectorStraggles) -> Line:
-    text = (
-        f"the inspector of {record.remote_address} goes on {record.seconds:.1f} s after it was"
-        " cancelled; leaving the block waits for it"
-    )
-    return logging.WARNING, text, None
-
-
-@_line.register(records.CloseStyleUnavailable)
-def _(record: records.CloseStyleUnavailable) -> Line:
-    text = f"{record.remote_address} was reset: {record.close} can't be had here"
-    return logging.WARNING, text, None
-
-
-@_line.register(records.ListenerFailed)
-def _(record: records.ListenerFailed) -> Line:
-    # Its traceback is ours alone; the error itself comes out of the block as well.
-    return logging.ERROR, f"the listening socket failed and is closed: {record.error}", None
-
-
-@_line.register(records.ServerStarted)
-def _(record: records.ServerStarted) -> Line:
-    where = ", ".join(str(address) for address in record.local_addresses)
-    return logging.INFO, f"listening on {where}", None
-
-
-@_line.register(records.DrainStarted)
-def _(record: records.DrainStarted) -> Line:
-    grace = "as long as they take" if math.isinf(record.grace) else f"{record.grace:g} s"
-    text = f"draining: open connections ({record.open_connections}) are given {grace} to finish"
-    return logging.INFO, text, None
-
-
-@_line.register(records.DrainFinished)
-def _(record: records.DrainFinished) -> Line:
-    return logging.INFO, f"drained: {record.finished} finished, {record.reset} reset", None
 
 
 # ------------------------------------------------------------------------------ access log
