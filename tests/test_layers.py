@@ -56,6 +56,7 @@ CATCHES_OS_ERRORS = {
     "_engine/epoll_readiness.py",
     "_serving/server_context.py",
     "_serving/tls.py",
+    "inspectors/_networks_file.py",
     "testing",
     "transports",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import re
 import signal
 import socket
@@ -48,6 +49,7 @@ from trio_wsk import (
     Taken,
     TLSInfo,
     Verdict,
+    inspectors,
     open_listening_socket,
     open_server,
     run,
@@ -208,6 +210,103 @@ TRANSPORT: Mapping[str, Row] = {
     name: LISTENING[name] for name in ("port", "host", "backlog", "socket_options", "path", "mode")
 }
 
+RULE: Mapping[str, Row] = {
+    "name": Row((None, "", 7, b"x"), "name is a text to count by"),
+    "reason": Row((None, 7, b"busy", "Two Words", "x" * 100), "short slug"),
+    "close": Row((None, True, "421 busy", b"", 7), "before FIN"),
+}
+NETWORKS: tuple[Any, ...] = (None, 7, "10.0.0.0/8", b"::/0", ["nonsense"], ["10.0.0.1/8"], [7])
+SOURCES: Mapping[str, Row] = {
+    "ipv4_prefix": Row((None, 33, *NO_COUNTS), "is a number of bits, 0 to 32"),
+    "ipv6_prefix": Row((None, 129, *NO_COUNTS), "is a number of bits, 0 to 128"),
+}
+TABLE: Mapping[str, Row] = {
+    **SOURCES,
+    "exempt": Row(NETWORKS, "exempt"),
+    "most_sources": Row((None, 0, *NO_COUNTS), "most_sources is a count, 1 or more"),
+    "when_full": Row((None, True, "evict"), "'reject' or 'pass'"),
+}
+RATE: Mapping[str, Row] = {
+    "count": Row((None, 0, math.inf, *NO_NUMBERS), "count is a number, more than 0"),
+    "per": Row((None, 0, math.inf, *NO_NUMBERS), "per is a time in seconds, more than 0"),
+    "burst": Row((0, *NO_COUNTS), "burst is a count, 1 or more"),
+}
+PENALIZED: Row = Row((None, 7, "192.0.2.1", "192.0.2.1:80"), "a connection, a request or an Addr")
+RULES: Mapping[str, Mapping[str, Row]] = {
+    "Rules": {
+        "default": Row((True, 1, "no", wait), "default is an InspectAction"),
+        "name": RULE["name"],
+    },
+    "when": {
+        "condition": Row(NO_PLAIN_FUNCTIONS, "when takes a"),
+        "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "when takes"),
+    },
+    "unless": {
+        "condition": Row(NO_PLAIN_FUNCTIONS, "unless takes a"),
+        "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "unless takes"),
+    },
+    "dry_run": {"rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "dry_run takes")},
+    "cached": {
+        "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "cached takes"),
+        "ttl": Row((None, math.inf, *NO_SECONDS), "ttl is a time in seconds"),
+        "most": Row((None, 0, *NO_COUNTS), "most is a count, 1 or more"),
+        **SOURCES,
+    },
+    "needs": {"need": Row((None, "octets", True), "needs takes a member of Need")},
+    "deny": {"networks": Row(NETWORKS, "deny"), **RULE},
+    "allow_only": {"networks": Row(NETWORKS, "allow_only"), **RULE},
+    "from_networks": {"networks": Row(NETWORKS, "from_networks")},
+    "NetworksFile": {
+        "path": Row((None, [], object()), "", TypeError),
+        "observers": Row((7, print, [7]), "observers"),
+    },
+    "NetworksFile.watch": {"every": Row((None, math.inf, *NO_SECONDS), "every is a time")},
+    "ConnectionLimit": {"most": Row((None, *NO_COUNTS), "most is a count, 0 or more"), **RULE},
+    "SourceLimit": {
+        "most": Row((None, *NO_COUNTS), "most is a count, 0 or more"),
+        **TABLE,
+        **RULE,
+    },
+    "SourceLimit.open_from": {"address": Row((None, 7, "192.0.2.1"), "is no Address")},
+    "RateLimit": {**RATE, **RULE},
+    "SourceRateLimit": {**RATE, **TABLE, **RULE},
+    "Penalties": {
+        "threshold": Row((None, math.inf, *NO_SECONDS), "threshold is a time in seconds"),
+        "most_seconds": Row((None, math.inf, *NO_SECONDS, 15.0), "most_seconds is"),
+        **TABLE,
+        **RULE,
+    },
+    "Penalties.add": {
+        "who": PENALIZED,
+        "seconds": Row((None, math.inf, *NO_SECONDS), "seconds is a time in seconds"),
+        "reason": Row((None, "", 7, b"busy", "Two Words"), "short slug"),
+    },
+    "Penalties.remaining": {"who": PENALIZED},
+    "Penalties.forgive": {"who": PENALIZED},
+    "Penalties.observer": {
+        name: Row((None, math.inf, *NO_SECONDS), f"{name} is a time in seconds")
+        for name in ("rejected", "timed_out", "handshake_failed")
+    },
+}
+RULES_CALLED: Mapping[str, Mapping[str, Any]] = {
+    "Rules": {},
+    "when": {"condition": work, "rule": work},
+    "unless": {"condition": work, "rule": work},
+    "dry_run": {},
+    "cached": {"rule": work, "ttl": 1.0},
+    "needs": {},
+    "deny": {"networks": []},
+    "allow_only": {"networks": []},
+    "from_networks": {},
+    "NetworksFile": {"path": os.devnull},
+    "ConnectionLimit": {"most": 1},
+    "SourceLimit": {"most": 1},
+    "RateLimit": {"count": 1},
+    "SourceRateLimit": {"count": 1},
+    "Penalties": {},
+}
+"""What else each of these is called with."""
+
 WRONG: Mapping[str, Mapping[str, Row]] = {
     "open_listening_socket": LISTENING,
     "open_server": {name: row for name, row in SERVER.items() if name != "task_status"},
@@ -329,6 +428,7 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
     "Address.unix": {"path": Row((None, 7, []), "str, bytes or os.PathLike", TypeError)},
     "Address.parse": {"text": Row((None, 7, b"::1", []), "read from text", TypeError)},
     "AddressSet": {"networks": Row((None, 7, "::/0", b"::/0", print), "in a list", TypeError)},
+    **RULES,
     "SocketStreams": {"listening": Row((None, 7, work), "server.listening")},
     "PortableTransport.tcp": {
         **{name: TRANSPORT[name] for name in ("port", "host", "backlog", "socket_options")},
@@ -406,6 +506,7 @@ NO_ROW: Mapping[str, str] = {
     "Record": "is made by us",
     "Finding": "is made by us",
     "DrainReport": "is made by us",
+    "RuleStatistics": "is made by us",
     "ListeningStatistics": "is made by us",
     "ServerStatistics": "is made by us",
     "PeerCredentials": "is made by us",
@@ -418,6 +519,7 @@ NO_ROW: Mapping[str, str] = {
     "Irp": "is made by us",
     "Watch": "is made by us",
     "TransportCheck": "is made by us",
+    "HasAddresses": "is implemented by others and called by us",
     "Observer": "is implemented by others and called by us",
     "Channel": "is implemented by others and called by us",
     "Readiness": "is implemented by others and called by us",
@@ -622,6 +724,15 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Address.unix": _made(Address.unix),
     "Address.parse": _made(Address.parse),
     "AddressSet": _made(AddressSet),
+    **{name: _made(getattr(inspectors, name), **more) for name, more in RULES_CALLED.items()},
+    "NetworksFile.watch": inspectors.NetworksFile(os.devnull).watch,
+    "SourceLimit.open_from": _made(inspectors.SourceLimit(1).open_from),
+    "Penalties.add": _made(
+        inspectors.Penalties().add, who=Address.tcp("::1", 1), seconds=1, reason="bad"
+    ),
+    "Penalties.remaining": _made(inspectors.Penalties().remaining),
+    "Penalties.forgive": _made(inspectors.Penalties().forgive),
+    "Penalties.observer": _made(inspectors.Penalties().observer),
     "SocketStreams": _made(SocketStreams),
     "PortableTransport.tcp": _made(PortableTransport.tcp, port=0),
     "PortableTransport.unix": _made(PortableTransport.unix, path="/nowhere/socket"),

@@ -7,7 +7,7 @@ inspected before that; all of it lives inside a nursery. Start with `serve`;
 
 from __future__ import annotations
 
-from . import observers, transports
+from . import inspectors, observers, transports
 from ._connection.connecting import connect
 from ._connection.connection import Connection
 from ._connection.dispatch import ConnectionDispatch, Taken
@@ -116,6 +116,7 @@ __all__ = [
     "WouldBlockError",
     "WskError",
     "connect",
+    "inspectors",
     "observers",
     "open_listening_socket",
     "open_server",
@@ -127,6 +128,6 @@ __all__ = [
 ]
 
 # So that tracebacks and documentation name the place to import them from.
-for _name in sorted({*__all__} - {"observers", "transports"}):
+for _name in sorted({*__all__} - {"inspectors", "observers", "transports"}):
     globals()[_name].__module__ = __name__
 del _name

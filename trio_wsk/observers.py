@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from ._vocabulary import records
 from ._vocabulary.arguments import check_plain_function, checked_count, checked_seconds
@@ -38,17 +38,17 @@ from ._vocabulary.records import (
     HandshakeFailed,
     InspectorStraggles,
     ListenerFailed,
+    NetworksRead,
+    NetworksUnreadable,
     PeerLeft,
     Record,
     RequestAborted,
     RequestApproved,
     RequestPended,
     RequestRejected,
+    RuleWouldReject,
     ServerStarted,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "AcceptBackoffEnded",
@@ -67,6 +67,8 @@ __all__ = [
     "InspectorStraggles",
     "ListenerFailed",
     "LoggingObserver",
+    "NetworksRead",
+    "NetworksUnreadable",
     "Observer",
     "PeerLeft",
     "Record",
@@ -74,6 +76,7 @@ __all__ = [
     "RequestApproved",
     "RequestPended",
     "RequestRejected",
+    "RuleWouldReject",
     "ServerStarted",
 ]
 
@@ -216,6 +219,8 @@ class LoggingObserver:
             records.HandlerFailed,
             records.InspectorStraggles,
             records.ListenerFailed,
+            records.NetworksRead,
+            records.NetworksUnreadable,
             *NEWS,
         }
     )
@@ -246,6 +251,23 @@ class LoggingObserver:
         if held_back:
             text += f" (and {held_back} more of this kind since the last such line)"
         _write(self.logger, level, "%s", text, error)
+
+
+def checked_observers(observers: Iterable[Observer]) -> list[Observer]:
+    """Return the observers, with one for the log if there is none.
+
+    Raises:
+      InvalidParameterError: there can't be several in it. (The caller's.)
+    """
+    given: object = observers
+    if not isinstance(given, Iterable):
+        raise InvalidParameterError(
+            f"observers takes several, so write observers=[...], not observers={observers!r}"
+        )
+    checked = list(observers)
+    if not any(isinstance(observer, LoggingObserver) for observer in checked):
+        checked.append(LoggingObserver())
+    return checked
 
 
 class ConsoleObserver:

@@ -87,7 +87,7 @@ def test_landing_page_shows_the_same_programs() -> None:
     ("words", "page"),
     [
         ("idle timeout", "how-to/limits.md"),
-        ("rate limit", "how-to/limits.md"),
+        ("rate limit", "how-to/admission-rules.md"),
         ("graceful shutdown", "how-to/drain-on-signals.md"),
         ("access log", "how-to/observe.md"),
     ],

@@ -54,6 +54,7 @@ def programs() -> dict[str, str]:
 
 ECHOES = [
     "README.md",
+    "docs/how-to/admission-rules.md",
     "docs/how-to/drain-on-signals.md",
     "docs/how-to/inspect-connections.md",
     "docs/how-to/limits.md",

@@ -33,17 +33,23 @@ class Carried:
       remote_address: The peer, for reports.
     """
 
-    __slots__ = ("_block", "_callbacks", "_is_over", "_owner", "facts", "remote_address")
+    __slots__ = ("_block", "_callbacks", "_facts", "_is_over", "_owner", "remote_address")
 
     def __init__(self, block: Block, remote_address: Address) -> None:
         self.remote_address = remote_address
         """See `Concern`."""
-        self.facts = Facts()
-        """What was found out about the peer."""
+        self._facts: Facts | None = None
         self._block = block
         self._callbacks: list[Callable[[], object]] = []
         self._is_over = False
         self._owner: weakref.ref[Connection] | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What was found out about the peer."""
+        if self._facts is None:
+            self._facts = Facts()
+        return self._facts
 
     def at_end(self, callback: Callable[[], object]) -> None:
         """Have something called when the request has ended, or its connection; at once if so."""
@@ -72,16 +78,15 @@ class Carried:
     def _call_all(self) -> None:
         """Have the pump call what is to be called; without one, there is no better place."""
         callbacks, self._callbacks = self._callbacks, []
-        calls = [partial(self._call, each) for each in callbacks]
         if self._block.ended:
-            do_all(calls)
-        else:
-            for call in calls:
-                self._block.post(call)
+            self._call_each(callbacks)
+        elif callbacks:
+            self._block.post(partial(self._call_each, callbacks))
 
-    def _call(self, callback: Callable[[], object]) -> None:
+    def _call_each(self, callbacks: list[Callable[[], object]]) -> None:
         context = self._block.context.copy()
-        self._block.call("at_end", self, context, _run, callback)
+        call = self._block.call
+        do_all([partial(call, "at_end", self, context, _run, each) for each in callbacks])
 
     def _callback_failed(self, error: BaseException) -> None:
         """Take no note: nothing is left that could be ended for it."""

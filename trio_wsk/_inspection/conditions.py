@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from trio_wsk._vocabulary.arguments import check_function, checked_count, is_time
+from trio_wsk._vocabulary.arguments import check_function, checked_count, is_time, shown
 from trio_wsk._vocabulary.errors import InvalidParameterError
+from trio_wsk._vocabulary.need import Need
 from trio_wsk._vocabulary.verdict import InspectPoint, Overflow
 from trio_wsk.transports._contract import PeerEnd
 
@@ -83,6 +84,7 @@ def conditions_of(
         _check_nothing_to_ask(abort, inspect_point)
         return None
     check_function("inspect", inspect)
+    _check_need(inspect, inspect_point)
     return Conditions(
         inspect=inspect,
         abort=abort,
@@ -102,6 +104,21 @@ def _checked_timeout(inspect_point: InspectPoint, inspect_timeout: float | None)
             f" let peers hold every place in max_pending, not {inspect_timeout!r}"
         )
     return inspect_timeout
+
+
+def _check_need(inspect: object, inspect_point: InspectPoint) -> None:
+    """Refuse an inspector that says that it looks at what is not there."""
+    need = getattr(inspect, "needs", None)
+    if need is Need.OCTETS and inspect_point is InspectPoint.BEFORE_HANDSHAKE:
+        raise InvalidParameterError(
+            f"the inspector {shown(inspect)} needs first octets, and before the handshake there are"
+            " none: inspect after it (InspectPoint.AFTER_HANDSHAKE)"
+        )
+    if need is Need.SYN and inspect_point is InspectPoint.AFTER_HANDSHAKE:
+        raise InvalidParameterError(
+            f"the inspector {shown(inspect)} needs the SYN, which is not known after the handshake:"
+            " inspect before it (InspectPoint.BEFORE_HANDSHAKE)"
+        )
 
 
 def _check_nothing_to_ask(

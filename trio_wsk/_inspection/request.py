@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_wsk.transports._contract import TransportRequest
     from trio_wsk.transports._syn import Syn
 
-    Arguments = TypeVarTuple("Arguments")
+    Ts = TypeVarTuple("Ts")
 
 __all__ = ["PEEK_LIMIT", "ConnectionRequest"]
 
@@ -152,9 +152,7 @@ class ConnectionRequest:
         """
         return self._carries().facts
 
-    def at_end(
-        self, callback: Callable[[Unpack[Arguments]], object], *args: Unpack[Arguments]
-    ) -> None:
+    def at_end(self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> None:
         """Have ``callback(*args)`` called once, however this request or its connection ends.
 
         So a rule gives back what it has taken: a place, a permit, an entry in a table. It is

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from trio_wsk._connection.dispatch import ConnectionDispatch
 from trio_wsk._intake.intake import NO_DESCRIPTORS_POLICIES
 from trio_wsk._vocabulary.errors import InvalidParameterError
-from trio_wsk.observers import LoggingObserver
 
 from .dispatch import ListenDispatch
 
@@ -17,13 +15,11 @@ if TYPE_CHECKING:
 
     from trio_wsk._inspection.request import ConnectionRequest
     from trio_wsk._intake.intake import NoDescriptorsPolicy
-    from trio_wsk.observers import Observer
 
 __all__ = [
     "check_connection_dispatch",
     "checked_dispatch",
     "checked_inspector",
-    "checked_observers",
     "checked_policy",
 ]
 
@@ -53,19 +49,6 @@ def checked_policy(policy: NoDescriptorsPolicy) -> NoDescriptorsPolicy:
             f"on_no_descriptors is one of {NO_DESCRIPTORS_POLICIES}, not {policy!r}"
         )
     return policy
-
-
-def checked_observers(observers: Iterable[Observer]) -> list[Observer]:
-    """Return the observers, with one for the log if there is none."""
-    given: object = observers
-    if not isinstance(given, Iterable):
-        raise InvalidParameterError(
-            f"observers takes several, so write observers=[...], not observers={observers!r}"
-        )
-    checked = list(observers)
-    if not any(isinstance(observer, LoggingObserver) for observer in checked):
-        checked.append(LoggingObserver())
-    return checked
 
 
 def check_connection_dispatch(call: str, dispatch: object) -> None:

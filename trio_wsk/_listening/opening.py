@@ -14,9 +14,10 @@ from trio_wsk._inspection.conditions import DEFAULT_MAX_PENDING, conditions_of
 from trio_wsk._vocabulary.arguments import checked_count
 from trio_wsk._vocabulary.errors import ForcedClosedError
 from trio_wsk._vocabulary.verdict import InspectPoint
+from trio_wsk.observers import checked_observers
 from trio_wsk.transports._choosing import transport_at
 
-from .arguments import checked_dispatch, checked_inspector, checked_observers, checked_policy
+from .arguments import checked_dispatch, checked_inspector, checked_policy
 from .listening import ListeningSocket
 from .stages import Plan
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, final, overload
+from typing import TYPE_CHECKING, TypeVar, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     T = TypeVar("T")
-    D = TypeVar("D")
 
 __all__ = ["Facts"]
 
@@ -47,11 +46,7 @@ class Facts:
         """
         return self._by_type[kind]  # type: ignore[return-value]  # that is how it was added
 
-    @overload
-    def get(self, kind: type[T]) -> T | None: ...
-    @overload
-    def get(self, kind: type[T], default: D) -> T | D: ...
-    def get(self, kind: type[T], default: D | None = None) -> T | D | None:
+    def get(self, kind: type[T], default: T | None = None) -> T | None:
         """Return the value of this type, or the default if there is none."""
         return self._by_type.get(kind, default)  # type: ignore[return-value]  # as above
 

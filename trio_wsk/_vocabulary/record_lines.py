@@ -91,3 +91,14 @@ def _(record: records.DrainStarted) -> Line:
 @line_of.register(records.DrainFinished)
 def _(record: records.DrainFinished) -> Line:
     return logging.INFO, f"drained: {record.finished} finished, {record.reset} reset", None
+
+
+@line_of.register(records.NetworksRead)
+def _(record: records.NetworksRead) -> Line:
+    return logging.INFO, f"{record.path} was read: {record.networks} networks", None
+
+
+@line_of.register(records.NetworksUnreadable)
+def _(record: records.NetworksUnreadable) -> Line:
+    text = f"{record.path} can't be used, so what it said before still holds: {record.error}"
+    return logging.WARNING, text, None

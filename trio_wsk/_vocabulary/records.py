@@ -33,12 +33,15 @@ __all__ = [
     "HandshakeFailed",
     "InspectorStraggles",
     "ListenerFailed",
+    "NetworksRead",
+    "NetworksUnreadable",
     "PeerLeft",
     "Record",
     "RequestAborted",
     "RequestApproved",
     "RequestPended",
     "RequestRejected",
+    "RuleWouldReject",
     "ServerStarted",
 ]
 
@@ -282,3 +285,37 @@ class DrainFinished(Record):
     """How many ended by themselves."""
     reset: int
     """How many were still open when the grace ran out."""
+
+
+@attrs.frozen(kw_only=True)
+class RuleWouldReject(Record):
+    """A rule in a dry run has had an objection, which has changed nothing."""
+
+    inspect_id: InspectId
+    """Which request."""
+    remote_address: Address
+    """The peer."""
+    rule: str
+    """What the rule is counted by."""
+    reason: str
+    """The slug that a rejection would have had."""
+
+
+@attrs.frozen(kw_only=True)
+class NetworksRead(Record):
+    """A file of networks has changed, and was read."""
+
+    path: str
+    """Its path."""
+    networks: int
+    """How many are in it, the fewest that say it."""
+
+
+@attrs.frozen(kw_only=True)
+class NetworksUnreadable(Record):
+    """A file of networks could not be read, or is broken: what it said before is still so."""
+
+    path: str
+    """Its path."""
+    error: Exception
+    """Why."""

@@ -1,0 +1,122 @@
+"""`cached`: one look-up for all that come from one source in a while."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from tests.helpers.inspecting import PEND, REJECT
+from tests.helpers.ruling import IN, UNDECIDED, gate
+from tests.inspectors.test_rules import Asked, way
+from trio_wsk import ConnectionRequest, Verdict
+from trio_wsk.inspectors import Rules, cached
+
+__all__ = ["way"]
+
+NO = Verdict(REJECT, "no")
+A, B = "192.0.2.7", "192.0.2.8"
+
+
+@pytest.mark.parametrize(("answer", "fate"), [(None, IN), (NO, "no")])
+async def test_answer_is_kept_for_a_while(
+    answer: Any, fate: str, way: Any, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Within its time a source gets the same answer, and the rule is not asked."""
+    rule = Asked(answer)
+    async with gate(Rules(cached(way(rule), ttl=10))) as at:
+        assert [fate] * 3 == await at.come_all(A, A, A)
+        assert 1 == rule.count
+
+        await trio.sleep(9)
+
+        assert [fate, fate] == await at.come_all(A, B)
+        assert 2 == rule.count
+
+        await trio.sleep(1)
+
+        assert [fate] == await at.come_all(A)
+        assert 3 == rule.count
+
+
+async def test_those_who_come_meanwhile_wait_for_one_answer() -> None:
+    """While it is being asked about a source, no second look-up is made for it."""
+    asked: list[ConnectionRequest] = []
+    answer = trio.Event()
+
+    async def look_up(request: ConnectionRequest) -> Verdict:
+        asked.append(request)
+        await answer.wait()
+        return NO
+
+    async with gate(Rules(cached(look_up, ttl=10))) as at:
+        visitors = [await at.come(host) for host in (A, A, B, A)]
+
+        assert 2 == len(asked)
+        assert {UNDECIDED} == {each.fate for each in visitors}
+
+        answer.set()
+        await at.look()
+
+        assert ["no"] * 4 == [each.fate for each in visitors]
+        assert 2 == len(asked)
+
+
+async def test_next_one_asks_if_the_first_has_left() -> None:
+    """A look-up ends with the request that it was made for; those who wait get an answer still."""
+    asked: list[ConnectionRequest] = []
+    answer = trio.Event()
+
+    async def look_up(request: ConnectionRequest) -> Verdict:
+        asked.append(request)
+        await answer.wait()
+        return NO
+
+    async with gate(Rules(cached(look_up, ttl=10))) as at:
+        visitors = [await at.come(A) for _ in range(3)]
+        await visitors[0].leave()
+
+        assert 2 == len(asked)
+
+        answer.set()
+        await at.look()
+
+        assert ["no", "no"] == [each.fate for each in visitors[1:]]
+        assert 2 == len(asked)
+
+
+async def test_what_is_no_answer_is_not_kept(way: Any) -> None:
+    """PEND and errors are asked again."""
+    pending = Asked(PEND)
+    async with gate(Rules(cached(way(pending), ttl=10))) as at:
+        assert [UNDECIDED] * 2 == await at.come_all(A, A)
+        assert 2 == pending.count
+
+    nonsense = Asked("nonsense")
+    async with gate(Rules(cached(way(nonsense), ttl=10))) as at:
+        assert ["inspector-failed"] * 2 == await at.come_all(A, A)
+        assert 2 == nonsense.count
+
+
+async def test_so_many_answers_are_kept() -> None:
+    """Beyond that the one goes that was asked about first."""
+    rule = Asked(None)
+    async with gate(Rules(cached(rule, ttl=10, most=2))) as at:
+        await at.come_all(*("192.0.2." + last for last in "123"))
+        await at.come_all(*("192.0.2." + last for last in "32"))
+
+        assert 3 == rule.count
+
+        await at.come("192.0.2.1")
+
+        assert 4 == rule.count
+
+
+async def test_prefix_says_who_is_one_source() -> None:
+    """Whole networks may share an answer."""
+    rule = Asked(None)
+    async with gate(Rules(cached(rule, ttl=10, ipv4_prefix=24))) as at:
+        await at.come_all(A, B, "198.51.100.7")
+
+        assert 2 == rule.count

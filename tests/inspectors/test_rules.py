@@ -1,0 +1,266 @@
+"""`Rules`: rules are asked in order, and the first answer ends it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from tests.helpers.inspecting import ACCEPT, PEND, REJECT
+from tests.helpers.ruling import IN, UNDECIDED, gate
+from trio_wsk import (
+    CloseStyle,
+    ConnectionRequest,
+    InspectAction,
+    InspectPoint,
+    InvalidParameterError,
+    Verdict,
+)
+from trio_wsk.inspectors import Need, Rules, RuleStatistics, deny, needs
+from trio_wsk.observers import CallbackFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_wsk.inspectors import Answer, Rule
+
+NO = Verdict(REJECT, "no")
+NEVER = Verdict(REJECT, "never")
+
+
+class Asked:
+    """A rule that notes that it was asked, and answers always the same."""
+
+    def __init__(self, answer: Any = None, name: str = "asked") -> None:
+        self.name = name
+        self.count = 0
+        self._answer = answer
+
+    def __call__(self, _: ConnectionRequest) -> Any:
+        """Answer."""
+        self.count += 1
+        return self._answer
+
+
+def later(rule: Callable[[ConnectionRequest], Any]) -> Rule:
+    """Make an async rule of a plain one."""
+
+    async def ask_later(request: ConnectionRequest) -> Answer:
+        await trio.lowlevel.checkpoint()
+        answer: Answer = rule(request)
+        return answer
+
+    return ask_later
+
+
+@pytest.fixture(params=["plain", "async"])
+def way(request: pytest.FixtureRequest) -> Callable[[Any], Rule]:
+    """How a rule answers."""
+    ways: dict[str, Callable[[Any], Rule]] = {"plain": lambda rule: rule, "async": later}
+    return ways[request.param]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected", "asked"),
+    [
+        ([], IN, []),
+        ([None, None], IN, [1, 1]),
+        ([None, NO, NEVER], "no", [1, 1, 0]),
+        ([ACCEPT, NO], IN, [1, 0]),
+        ([NO, ACCEPT], "no", [1, 0]),
+        ([REJECT], "rejected", [1]),
+        ([Verdict(ACCEPT), NO], IN, [1, 0]),
+        ([None, PEND, NO], UNDECIDED, [1, 1, 0]),
+    ],
+)
+async def test_first_answer_ends_it(
+    answers: list[Any], expected: str, asked: list[int], way: Callable[[Any], Rule]
+) -> None:
+    """Rules are asked in order until one answers; if none does, the request is let in."""
+    rules = [Asked(answer) for answer in answers]
+    async with gate(Rules(*map(way, rules))) as at:
+        assert expected == (await at.come()).fate
+        assert asked == [rule.count for rule in rules]
+
+
+async def test_plain_and_async_rules_stand_side_by_side() -> None:
+    """Each is asked once, in order, whatever kind the ones before it are."""
+    order: list[str] = []
+
+    def note(what: str) -> Callable[[ConnectionRequest], None]:
+        return lambda _: order.append(what)
+
+    rules = Rules(note("1"), later(note("2")), note("3"), later(note("4")), note("5"))
+    async with gate(rules) as at:
+        assert IN == (await at.come()).fate
+        assert ["1", "2", "3", "4", "5"] == order
+
+
+async def test_plain_rules_need_no_task() -> None:
+    """Rules that are plain answer at once, like a plain inspector."""
+    answers: list[Any] = []
+    rules = Rules(Asked(), Asked(NO))
+
+    def inspect(request: ConnectionRequest) -> Any:
+        answers.append(rules(request))
+        return answers[-1]
+
+    async with gate(inspect) as at:
+        await at.come()
+
+        assert [NO] == answers
+
+
+async def test_default_is_answered_where_nobody_objects(way: Callable[[Any], Rule]) -> None:
+    """What is answered then can be chosen: a closed door with exceptions."""
+    async with gate(Rules(way(Asked()), default=Verdict(REJECT, "not-listed"))) as at:
+        assert "not-listed" == (await at.come()).fate
+
+
+async def test_rules_stand_among_rules(way: Callable[[Any], Rule]) -> None:
+    """With None as its default, a set of rules has no objection by itself."""
+    shared = Rules(way(deny(["192.0.2.8"])), default=None, name="shared")
+    async with gate(Rules(shared, way(deny(["192.0.2.9"], reason="other")))) as at:
+        assert [IN, "denied", "other"] == await at.come_all("192.0.2.7", "192.0.2.8", "192.0.2.9")
+
+
+async def test_pended_request_is_decided_by_who_completes_it() -> None:
+    """PEND of a rule is the inspector's: who completes it decides about the request."""
+    async with gate(Rules(Asked(PEND), Asked(NO))) as at:
+        first, second = await at.come(), await at.come()
+        ids = list(at.listening.pending_inspections)
+        at.listening.inspect_complete(ids[0], ACCEPT)
+        at.listening.inspect_complete(ids[1], Verdict(REJECT, "in-the-end"))
+        await at.look()
+
+        assert [IN, "in-the-end"] == [first.fate, second.fate]
+
+
+@pytest.mark.parametrize("nonsense", [True, 1, "no", object])
+async def test_nonsense_turns_away_and_names_the_rule(
+    nonsense: object, way: Callable[[Any], Rule]
+) -> None:
+    """A rule that answers nonsense fails, like an inspector, and the report names it."""
+    rules = Rules(way(Asked(nonsense)))
+    async with gate(rules) as at:
+        assert "inspector-failed" == (await at.come()).fate
+
+        (failed,) = [each for each in at.records if isinstance(each, CallbackFailed)]
+        assert "the rule " in str(failed.error)
+        assert 1 == next(iter(rules.statistics().values())).failed
+
+
+async def test_rule_that_raises_turns_away(way: Callable[[Any], Rule]) -> None:
+    """What a rule raises is a failure of the inspector, and the rules after it are not asked."""
+    after = Asked()
+
+    def broken(_: ConnectionRequest) -> None:
+        raise ValueError("broken")
+
+    rules = Rules(way(broken), after)
+    async with gate(rules) as at:
+        assert "inspector-failed" == (await at.come()).fate
+        assert 0 == after.count
+        assert 1 == next(iter(rules.statistics().values())).failed
+
+
+# --- Counts -----------------------------------------------------------------------------------
+
+
+async def test_answers_are_counted_by_rule_and_reason() -> None:
+    """Each answer that ends it is counted, under the name of its rule."""
+    rules = Rules(
+        deny(["192.0.2.1"], name="list"),
+        deny(["192.0.2.2"], reason="other", name="list"),
+        lambda request: PEND if str(request.remote_address.host) == "192.0.2.3" else None,
+        Asked(REJECT, "last"),
+    )
+    async with gate(rules) as at:
+        await at.come_all(*(f"192.0.2.{number}" for number in (1, 2, 2, 3, 4)))
+
+        counted = rules.statistics()
+        assert ["list", "list-2", *counted][-2:] == list(counted)[-2:]
+        assert {"denied": 1} == counted["list"].rejected
+        assert {"other": 2} == counted["list-2"].rejected
+        assert {"rejected": 1} == counted["last"].rejected
+        assert [0, 0, 1, 0] == [each.pended for each in counted.values()]
+        assert 0 == counted["last"].accepted
+
+
+async def test_reasons_that_are_counted_are_bounded() -> None:
+    """A rule that takes its reasons from peers does not fill the memory."""
+    numbers = iter(range(100))
+    rules = Rules(lambda _: Verdict(REJECT, f"reason-{next(numbers)}"))
+    async with gate(rules) as at:
+        for _ in range(70):
+            await at.come()
+
+        (counted,) = rules.statistics().values()
+        assert 65 == len(counted.rejected)
+        assert 6 == counted.rejected["other"]
+
+
+def test_statistics_are_frozen() -> None:
+    """What was counted can't be changed by who looks at it."""
+    counted = Rules(Asked()).statistics()
+
+    with pytest.raises(TypeError):
+        counted["asked"] = counted["asked"]  # type: ignore[index]  # as it says
+    with pytest.raises(TypeError):
+        counted["asked"].rejected["x"] = 1  # type: ignore[index]  # as it says
+    assert (
+        RuleStatistics(accepted=0, pended=0, rejected={}, failed=0, would_reject={})
+        == counted["asked"]
+    )
+
+
+# --- What rules say of themselves -------------------------------------------------------------
+
+
+@needs(Need.OCTETS)
+async def looks_at_octets(request: ConnectionRequest) -> InspectAction | None:
+    """Look at the first octet."""
+    return None if await request.peek(1) == b"x" else REJECT
+
+
+async def test_octets_are_not_to_be_had_before_the_handshake() -> None:
+    """Rules of which one needs octets are refused where there are none, when opening."""
+    rules = Rules(Asked(), looks_at_octets)
+
+    assert Need.OCTETS is rules.needs
+    with pytest.raises(InvalidParameterError, match="needs first octets"):
+        async with gate(rules, InspectPoint.BEFORE_HANDSHAKE):
+            raise AssertionError("it was opened")
+
+
+async def test_syn_is_not_to_be_had_after_the_handshake() -> None:
+    """So is one that needs the SYN, where that is over."""
+    rule = needs(Need.SYN)(lambda request: None if request.syn is not None else REJECT)
+    with pytest.raises(InvalidParameterError, match="needs the SYN"):
+        async with gate(Rules(rule)):
+            raise AssertionError("it was opened")
+    async with gate(Rules(rule), InspectPoint.BEFORE_HANDSHAKE) as at:
+        assert IN == (await at.come()).fate
+
+
+async def test_close_styles_are_checked_when_opening() -> None:
+    """A rule that turns peers away with a message is refused where there can be none."""
+    rules = Rules(deny(["192.0.2.1"], close=b"go away"))
+
+    assert {CloseStyle.MESSAGE} == rules.close_styles
+    with pytest.raises(InvalidParameterError, match="turns peers away with"):
+        async with gate(rules, InspectPoint.BEFORE_HANDSHAKE):
+            raise AssertionError("it was opened")
+
+
+@pytest.mark.parametrize("point", list(InspectPoint), ids=lambda point: point.value)
+async def test_rules_work_at_both_points(point: InspectPoint) -> None:
+    """Rules about addresses are asked before the handshake as after it."""
+    async with gate(Rules(deny(["192.0.2.8"])), point) as at:
+        assert [IN, "denied"] == await at.come_all("192.0.2.7", "192.0.2.8")
+
+
+def test_rules_name_themselves() -> None:
+    """Who prints rules sees which they are."""
+    assert "Rules(deny, looks_at_octets)" == repr(Rules(deny([]), looks_at_octets))

@@ -1,0 +1,33 @@
+"""What the rooms above may do with a request, and its users may not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_wsk._vocabulary.records import Record
+
+    from .request import ConnectionRequest
+
+__all__ = ["give_back", "report", "tell"]
+
+
+def give_back(request: ConnectionRequest, callback: Callable[[], object]) -> None:
+    """Do as `ConnectionRequest.at_end` does, for callbacks of ours: each check takes its time."""
+    request._carries().at_end(callback)
+
+
+def tell(request: ConnectionRequest, kind: type[Record], **fields: object) -> None:
+    """Make a record about a request, if anybody observes its kind."""
+    block = request._inspector.block
+    if kind in block.observers.wanting:
+        block.tell(
+            kind, inspect_id=request.inspect_id, remote_address=request.remote_address, **fields
+        )
+
+
+def report(request: ConnectionRequest, error: Exception) -> None:
+    """Report an error of an inspector that changes nothing."""
+    request._inspector.block.report_callback("inspect", request, error)

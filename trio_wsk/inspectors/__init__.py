@@ -1,0 +1,59 @@
+"""Rules of who is let in, and `Rules`, the inspector that is made of them.
+
+A rule is asked about a `~trio_wsk.ConnectionRequest` and answers None, which is no objection, an
+`~trio_wsk.InspectAction`, or a `~trio_wsk.Verdict`. So every inspector is a rule, and so is any
+function of yours, plain or async::
+
+    import trio_wsk
+    from trio_wsk.inspectors import Rules, SourceLimit, deny
+
+    rules = Rules(deny(["203.0.113.0/24"]), SourceLimit(20))
+    trio_wsk.run(handler, 8000, inspect=rules)
+
+What lives here knows requests as their users know them, and a clock; never a listening socket, a
+transport, or who gets a connection.
+"""
+
+from __future__ import annotations
+
+from trio_wsk._vocabulary.need import Need
+
+from ._cached import cached
+from ._composing import any_of, dry_run, unless, when
+from ._limits import ConnectionLimit, SourceLimit
+from ._networks import allow_only, deny, from_networks
+from ._networks_file import NetworksFile
+from ._penalties import Penalties
+from ._rates import RateLimit, SourceRateLimit
+from ._rule import Answer, Rule, RuleStatistics, needs
+from ._rules import Rules
+from ._sources import HasAddresses, Networks
+
+__all__ = [
+    "Answer",
+    "ConnectionLimit",
+    "HasAddresses",
+    "Need",
+    "Networks",
+    "NetworksFile",
+    "Penalties",
+    "RateLimit",
+    "Rule",
+    "RuleStatistics",
+    "Rules",
+    "SourceLimit",
+    "SourceRateLimit",
+    "allow_only",
+    "any_of",
+    "cached",
+    "deny",
+    "dry_run",
+    "from_networks",
+    "needs",
+    "unless",
+    "when",
+]
+
+for _name in sorted({*__all__} - {"Answer", "Networks", "Rule"}):
+    globals()[_name].__module__ = __name__
+del _name

@@ -1,0 +1,209 @@
+"""What a rule is, what it may say of itself, and how its answers are counted.
+
+Whatever can be called with a request is a rule. What it says of itself are attributes, and it may
+have none of them:
+
+* ``name``: what it is counted by; without one, that of its function or class.
+* ``needs``: what it looks at, a `Need`.
+* ``close_styles``: in which ways it turns peers away, so that opening a listening socket fails
+  where one of them can't be had.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+
+import attrs
+
+from trio_wsk._vocabulary.arguments import check_function, shown
+from trio_wsk._vocabulary.errors import InvalidParameterError
+from trio_wsk._vocabulary.need import Need
+from trio_wsk._vocabulary.statistics import REASONS
+from trio_wsk._vocabulary.verdict import InspectAction, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trio_wsk._inspection.request import ConnectionRequest
+
+    T = TypeVar("T", bound=Callable[..., object])
+
+__all__ = [
+    "Answer",
+    "Counts",
+    "Rule",
+    "RuleStatistics",
+    "check_rule",
+    "checked_answer",
+    "checked_name",
+    "close_styles_of",
+    "is_answer",
+    "name_of",
+    "need_of",
+    "needs",
+    "would_reject_of",
+]
+
+Answer: TypeAlias = InspectAction | Verdict | None
+"""What a rule answers: None is no objection."""
+
+Rule: TypeAlias = Callable[["ConnectionRequest"], Answer | Awaitable[Answer]]
+"""What is asked about a request, plain or async."""
+
+_ORDER: Final = (Need.ADDRESSES, Need.SYN, Need.OCTETS)
+
+
+def needs(need: Need) -> Callable[[T], T]:
+    r"""Make a decorator that says of a rule of yours what it looks at.
+
+    ::
+
+        @needs(Need.OCTETS)
+        async def speaks_tls(request):
+            return None if await request.peek(1) == b"\x16" else InspectAction.REJECT
+
+    Raises:
+      InvalidParameterError: it is no `Need`. (Yours.)
+    """
+    if not isinstance(need, Need):
+        raise InvalidParameterError(f"needs takes a member of Need, not {need!r}")
+
+    def mark(rule: T) -> T:
+        rule.needs = need  # type: ignore[attr-defined]  # functions take any attribute
+        return rule
+
+    return mark
+
+
+def check_rule(name: str, rule: object) -> None:
+    """Refuse what is no rule.
+
+    Raises:
+      InvalidParameterError: it is none. (The caller's.)
+    """
+    if isinstance(rule, (InspectAction, Verdict)):
+        raise InvalidParameterError(
+            f"{name} takes rules, which are functions of a request, and {rule!r} is an answer;"
+            f" write lambda request: {rule}"
+        )
+    check_function(name, rule)
+
+
+def checked_name(name: object) -> str:
+    """Return what a rule is to be counted by.
+
+    Raises:
+      InvalidParameterError: it is no text. (The caller's.)
+    """
+    if not isinstance(name, str) or not name:
+        raise InvalidParameterError(f"name is a text to count by, such as 'guests', not {name!r}")
+    return name
+
+
+def name_of(rule: object) -> str:
+    """Return what a rule is counted by."""
+    name = getattr(rule, "name", None)
+    if isinstance(name, str) and name:
+        return name
+    while isinstance(rule, functools.partial):
+        rule = rule.func
+    return str(getattr(rule, "__qualname__", type(rule).__name__))
+
+
+def need_of(*rules: object) -> Need:
+    """Return what these rules look at, together."""
+    stated = [getattr(rule, "needs", Need.ADDRESSES) for rule in rules]
+    return max(stated, key=_ORDER.index, default=Need.ADDRESSES)
+
+
+def close_styles_of(*rules: object) -> frozenset[Any]:
+    """Return in which ways these rules turn peers away, as far as they say."""
+    return frozenset().union(*(getattr(rule, "close_styles", ()) for rule in rules))
+
+
+def would_reject_of(rule: object) -> Mapping[str, int]:
+    """Return what a rule has counted in a dry run; nothing if it is in none."""
+    counted: Mapping[str, int] = getattr(rule, "would_reject", {})
+    return counted
+
+
+def is_answer(answer: object) -> bool:
+    """Whether this is an answer, and nothing to be awaited."""
+    return answer is None or isinstance(answer, (InspectAction, Verdict))
+
+
+def checked_answer(rule: object, answer: object) -> Answer:
+    """Return what a rule has answered.
+
+    Raises:
+      TypeError: it is no answer. (The rule's author's.)
+    """
+    if answer is None or isinstance(answer, (InspectAction, Verdict)):
+        return answer
+    raise TypeError(
+        f"the rule {name_of(rule)} answered {shown(answer)}: return None where it has no objection,"
+        " InspectAction.ACCEPT, REJECT or PEND, or Verdict(InspectAction.REJECT, 'over-quota')"
+    )
+
+
+@attrs.frozen(kw_only=True)
+class RuleStatistics:
+    """What one rule has answered, other than that it has no objection."""
+
+    accepted: int
+    """How often it let a request in, whatever comes after it."""
+    pended: int
+    """How often it was to be decided later."""
+    rejected: Mapping[str, int]
+    """How often it turned one away, by reason; ``rejected`` where it gave none."""
+    failed: int
+    """How often it raised, or answered nonsense."""
+    would_reject: Mapping[str, int]
+    """In a `dry_run`: how often it would have turned one away, by reason."""
+
+
+@final
+class Counts:
+    """The running counts of one rule."""
+
+    __slots__ = ("accepted", "failed", "pended", "rejected")
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.pended = 0
+        self.failed = 0
+        self.rejected: Counter[str] = Counter()
+
+    def note(self, answer: InspectAction | Verdict) -> None:
+        """Count an answer."""
+        action, reason = (
+            (answer.action, answer.reason) if isinstance(answer, Verdict) else (answer, "")
+        )
+        if action is InspectAction.REJECT:
+            self.count_rejected(reason)
+        elif action is InspectAction.ACCEPT:
+            self.accepted += 1
+        else:
+            self.pended += 1
+
+    def picture(self, would_reject: Mapping[str, int]) -> RuleStatistics:
+        """Freeze the counts."""
+        return RuleStatistics(
+            accepted=self.accepted,
+            pended=self.pended,
+            rejected=MappingProxyType(dict(self.rejected)),
+            failed=self.failed,
+            would_reject=MappingProxyType(dict(would_reject)),
+        )
+
+    def count_rejected(self, reason: str) -> str:
+        """Count a rejection; return what it was counted as."""
+        reason = reason or "rejected"
+        if reason not in self.rejected and len(self.rejected) >= REASONS:
+            reason = "other"
+        self.rejected[reason] += 1
+        return reason
