@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import select
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -20,15 +23,17 @@ from trio_wsk import (
     EventMask,
     ListenDispatch,
     SocketClosedError,
+    Status,
     Taken,
     open_listening_socket,
+    open_server,
 )
 from trio_wsk._connection.ending import ABORTIVE, GRACEFUL
 from trio_wsk._connection.farewell import SILENT_SECONDS
 from trio_wsk._connection.wire import RECEIVE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trio.testing import MockClock
 
@@ -377,3 +382,93 @@ async def test_callback_may_end_its_connection_in_any_way() -> None:
             assert fate == await fate_of(client)
 
             await recorder.called(b"one")
+
+
+# --- A drain ---------------------------------------------------------------------------
+
+
+async def test_drain_callback_that_raises_resets() -> None:
+    """What a drain callback raises is reported, and resets its connection: it can't finish."""
+
+    def fail(connection: Connection) -> None:
+        raise ValueError("on purpose")
+
+    failures = Failures()
+    async with draining(fail, observers=[failures]) as (connection, client):
+        assert "reset" == await fate_of(client)
+        assert connection.closed
+        assert ["drain"] == [each.callback for each in failures.seen]
+
+
+async def test_peer_that_goes_meanwhile_is_no_failure_of_the_drain_callback() -> None:
+    """A drain callback that answers a peer who has gone has not failed: the reset is told."""
+    failures = Failures()
+    recorder = Recorder()
+
+    def answer(connection: Connection) -> None:
+        reset(clients[0])
+        await_event(descriptor_of(connection), select.POLLERR)
+        connection.send_nowait(b"bye")
+        raise AssertionError("the peer has gone")  # pragma: no cover - it is there
+
+    clients: list[trio.SocketStream] = []
+    async with draining(answer, recorder.dispatch, clients=clients, observers=[failures]) as (
+        connection,
+        _,
+    ):
+        await recorder.called(ABORTIVE)
+
+        assert connection.closed
+        assert [] == failures.seen
+
+
+async def test_drain_is_no_business_of_a_connection_without_events() -> None:
+    """One that only has something to send is not told: it has nobody who would finish it."""
+    told: list[Connection] = []
+    async with draining(told.append, Status.SUCCESS, before=clog) as (connection, _):
+        await wait_all_tasks_blocked()
+
+        assert [] == told
+        assert not connection.closed
+
+
+@asynccontextmanager
+async def draining(
+    drain: Callable[[Connection], object],
+    dispatch: ConnectionDispatch | Status | None = None,
+    *,
+    before: Callable[[Connection], Awaitable[object]] | None = None,
+    clients: list[trio.SocketStream] | None = None,
+    **options: Any,
+) -> AsyncIterator[tuple[Connection, trio.SocketStream]]:
+    """Have a server with one connection drain, for ever.
+
+    Args:
+      drain: The callback.
+      dispatch: What the connection was taken with; by default a callback that receives.
+      before: What is done to the connection before.
+      clients: Where its client can be found by the callback.
+      options: Of `open_server`.
+    """
+    taken: list[Connection] = []
+
+    def accept(connection: Connection) -> ConnectionDispatch | Status:
+        taken.append(connection)
+        return ConnectionDispatch(receive=lambda *_: None) if dispatch is None else dispatch
+
+    async with (
+        open_server(
+            ListenDispatch(accept=accept, drain=drain), 0, host="127.0.0.1", **options
+        ) as server,
+        await connect(server.local_addresses[0]) as client,
+        trio.open_nursery() as nursery,
+    ):
+        await until(lambda: server.statistics().open_connections)
+        if clients is not None:
+            clients.append(client)
+        if before is not None:
+            await before(taken[0])
+        nursery.start_soon(partial(server.drain, grace=math.inf))
+        await server.listening.draining.wait()
+        yield taken[0], client
+        server.abort()

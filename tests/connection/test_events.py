@@ -104,6 +104,21 @@ async def test_resuming_inside_the_callback_counts() -> None:
         await recorder.called(b"123", b"23", b"3", b"4")
 
 
+async def test_resuming_inside_the_callback_counts_once() -> None:
+    """What is refused again, without being resumed, waits until it is resumed."""
+
+    def refuse(connection: Connection, data: bytes) -> Taken:
+        connection.resume_receive()
+        return Taken(0)
+
+    recorder = Recorder(refuse, Taken(0))
+    async with open_event_pair(recorder.dispatch) as (connection, client):
+        await client.send_all(b"one")
+        await recorder.called(b"one", b"one")
+        connection.resume_receive()
+        await recorder.called(b"one", b"one", b"one")
+
+
 async def test_resuming_what_was_not_refused_does_nothing() -> None:
     """`resume_receive` is harmless at any time, also on a connection without events."""
     recorder = Recorder()

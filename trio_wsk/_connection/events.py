@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -55,9 +56,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["CONNECTION_EVENTS", "EventSide"]
-
-GONE: Final = 0x008 | 0x010
-"""Among the edges: EPOLLERR and EPOLLHUP. A reset comes with both, a FIN with neither."""
 
 READS_PER_TURN: Final = 4
 """How often one connection is read before the others have their turn."""
@@ -147,14 +145,12 @@ class EventSide(Sending):
 
     def _tell_drain(self, callback: Callable[..., object]) -> None:
         """In the pump: tell this connection that the server drains, if it has events."""
-        if self._channel is None or not self._enabled:
+        if not self._enabled:
             return
-        try:
+        with suppress(ConnectionBrokenError):  # of which it is told in the turn that is due now
             answer = self._block.call("drain", self, self._own_context(), callback, self)
             if answer is FAILED:
                 self.abort()
-        except ConnectionBrokenError:
-            self._tell_reset()
 
     # --- Turns -------------------------------------------------------------------------
 
@@ -171,26 +167,27 @@ class EventSide(Sending):
                 self._flush()
                 self._tell_backlog()
             if due & (READ | ENDED) and self._channel is not None:
-                left = self._indicate(due)  # which makes more due by itself, and by callbacks
-                self._due |= left
+                self._indicate(due)
         except ConnectionBrokenError:
             self._tell_reset()
         except SocketClosedError:
             self._close()  # through the public socket
 
-    def _indicate(self, due: int) -> int:
-        """Indicate what has come; return what stays due because nobody wants it now."""
+    def _indicate(self, due: int) -> None:
+        """Indicate what has come; it stays due if nobody wants it now."""
         for _ in range(READS_PER_TURN):
             if self._receiving:
-                return READ
+                self._due |= READ
+                return
             rare = self._rare
             is_refused = rare is not None and rare.flow == REFUSED
             if is_refused or not (self._enabled & RECEIVE or self._lingering):
+                self._due |= READ
                 self._look_for_end(due)
-                return READ
+                return
             came_back = rare is not None and bool(rare.held)
             if self._marks & FIN_RECEIVED and not came_back:
-                self._check_not_reset(due & GONE)
+                self._check_not_reset(due)
                 data: bytes | None = b""
             else:
                 data = self._receive_now(RECEIVE_SIZE)
@@ -199,16 +196,15 @@ class EventSide(Sending):
             elif data is not None:
                 self._tell_fin()
             if self._channel is None:
-                return 0
+                return
             # After a short read nothing is left; if something has come since, its edge is still
             # to come. The peer's end has no edge of its own, nor has what is behind a mark.
             in_doubt = came_back or self._marks & (PEER_ENDING | IN_DOUBT)
             if not data or not (in_doubt or len(data) == RECEIVE_SIZE):
                 if not (self._marks & TOLD and self._block.readiness.edge_triggered):
                     self._hear_of_input()
-                return 0
+                return
         self._schedule(READ)
-        return 0
 
     def _tell_data(self, data: bytes) -> None:
         """Indicate data, if that is enabled; or it is thrown away."""
@@ -271,7 +267,7 @@ class EventSide(Sending):
 
     def _look_for_end(self, due: int) -> None:
         """Nobody reads: see whether the peer has ended all the same."""
-        self._check_not_reset(due & ENDED)
+        self._check_not_reset(due)
         if not self._enabled:
             return
         found: bytes | None = b""
@@ -292,9 +288,9 @@ class EventSide(Sending):
             elif not self._has(DISCONNECT):
                 self._close_if_over()
 
-    def _check_not_reset(self, edges: int) -> None:
-        """If these edges can come with a reset, see whether there was one."""
-        if edges and self._request.was_reset():
+    def _check_not_reset(self, due: int) -> None:
+        """If an end is due, see whether it is a reset."""
+        if due & ENDED and self._request.was_reset():
             raise self._translated(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     def _end_unreceived(self) -> None:
@@ -319,7 +315,6 @@ class EventSide(Sending):
             if self._call("disconnect", dispatch.disconnect, GRACEFUL) is FAILED:
                 self.abort()
         else:
-            self._marks |= END_TOLD
             self._disconnect(b"")
         self._close_if_over()
 
