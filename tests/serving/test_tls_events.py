@@ -536,6 +536,26 @@ async def test_disconnect_says_good_bye_and_hears_the_rest() -> None:
         assert EndReason.FINISHED is site.ends[0].reason
 
 
+@pytest.mark.parametrize(("end", "is_whole"), [("disconnect", True), ("send_eof_nowait", False)])
+async def test_answer_to_a_good_bye_may_be_left_out(end: str, *, is_whole: bool) -> None:
+    """
+    Many clients answer it with FIN alone. Who has ended does not wait for more (RFC 5246, 7.2.1);
+    who has only finished sending wants all that the peer has to say.
+    """
+    site = Site()
+    async with site.open():
+        client = await site.client(OLD)
+        getattr(site.connections[0], end)()
+
+        assert b"" == await client.receive_some()
+
+        await client.transport_stream.aclose()
+        await until(lambda: site.ends)
+
+        assert (EndReason.FINISHED if is_whole else EndReason.BROKEN) is site.ends[0].reason
+        assert [("disconnect", not is_whole)] == site.told
+
+
 @pytest.mark.parametrize("end", ["disconnect", "aclose", "send_eof"])
 @pytest.mark.parametrize("spare", [0, 1, 1000, 16384])
 async def test_good_bye_is_never_lost_where_the_kernel_is_full(end: str, spare: int) -> None:

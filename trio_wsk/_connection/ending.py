@@ -105,6 +105,8 @@ class Ending(Turns):
         """After our FIN: wait for the peer's, throwing away what it sends, and not for ever."""
         if self._enabled and not self._marks & (LINGERING | HALF_CLOSED):
             self._marks |= LINGERING
+            if self._channel is not None:
+                self._request.waive_good_bye(self._channel)
             self._block.lingering.start(self)
             self._block.lingering_in_all.start(self)
             self._schedule(READ)

@@ -87,6 +87,7 @@ class TLSChannel:
         self.info: TLSInfo | None = None
         """What was agreed on, once the handshake is over."""
         self._https_compatible = https_compatible
+        self._needs_good_bye = not https_compatible
         self._again = again
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -227,7 +228,7 @@ class TLSChannel:
         if not data:
             if self._send_failure is not None:  # which is why, and the system has told it once
                 raise _fresh(self._send_failure)
-            if not self._https_compatible:
+            if self._needs_good_bye:
                 raise OSError(errno.EPROTO, "the peer has ended without TLS's good-bye")
             self._has_ended = True
         return len(data) < _PULLED
@@ -326,6 +327,10 @@ class TLSChannel:
         except OSError:
             if not self._has_ended:
                 raise
+
+    def waive_good_bye(self) -> None:
+        """Take the end of what is below for the peer's end from now on."""
+        self._needs_good_bye = False
 
     def _say_good_bye(self) -> None:
         if self._has_said_good_bye or self.info is None or self._https_compatible:

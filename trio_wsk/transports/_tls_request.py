@@ -105,6 +105,10 @@ class TLSRequest(TransportRequest):
         """Reset the connection, without a good-bye."""
         self._inner.abort(cast("TLSChannel", channel).inner)
 
+    def waive_good_bye(self, channel: Channel) -> None:
+        """Tell the channel."""
+        cast("TLSChannel", channel).waive_good_bye()
+
     def traffic(self, channel: Channel) -> tuple[int, float] | None:
         """Ask the inner one: what passes there is this connection's."""
         return self._inner.traffic(cast("TLSChannel", channel).inner)

@@ -294,6 +294,12 @@ class TransportRequest(ABC):
     def give_up(self, channel: Channel) -> None:  # noqa: B027 - nothing is ever halfway
         """Say that the next ``send`` is given others, although it `is_halfway`."""
 
+    def waive_good_bye(self, channel: Channel) -> None:  # noqa: B027 - there is none below TLS
+        """Take the peer's FIN for its end from now on, with a good-bye of TLS before it or without.
+
+        We have said ours, and nobody has to wait for the answer (RFC 5246, 7.2.1).
+        """
+
     def ideal_send_backlog(self, channel: Channel) -> int:  # noqa: ARG002 - others can tell
         """How many octets should be outstanding on this channel to keep its path busy."""
         return IDEAL_SEND_BACKLOG
