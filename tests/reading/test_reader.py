@@ -237,6 +237,44 @@ async def test_each_call_is_a_checkpoint(read: Callable[[Reader], Awaitable[obje
             pass
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loop", ["lines", "batches"])
+async def test_loop_is_a_checkpoint_on_every_stream(kind: str, loop: str) -> None:
+    """A line that is there already, one that is waited for, and the end: each is a checkpoint."""
+    async with open_streams(kind) as (stream, peer):
+        lines = getattr(Reader(stream), loop)()
+        for send in (peer.send_all, peer.send_all, lambda _: finish(peer)):
+            await send(b"line\n")
+            with assert_checkpoints():
+                try:
+                    await anext(lines)
+                except StopAsyncIteration:
+                    pass
+        async with open_streams(kind) as (another, later), trio.open_nursery() as nursery:
+            lines = getattr(Reader(another), loop)()
+            with assert_checkpoints():
+                nursery.start_soon(later.send_all, b"line\n")
+                await anext(lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_loop_goes_on_with_what_the_body_has_left(kind: str) -> None:
+    """What comes by itself, with others, in parts, and after a read of the body: all is given."""
+    async with open_streams(kind) as (stream, peer):
+        reader = Reader(stream)
+        lines = reader.lines()
+        await peer.send_all(b"one\n")
+        assert b"one" == await anext(lines)
+        await peer.send_all(b"two\r\nthr")
+        assert b"two" == await anext(lines)
+        await peer.send_all(b"ee\n4four\n")
+        assert b"three" == await anext(lines)
+        assert b"4" == await reader.read_exactly(1)
+        assert b"four" == await anext(lines)
+        assert b"" == reader.unread
+        assert reader.ended is None
+
+
 async def test_loop_lets_others_run() -> None:
     """A loop over a thousand lines that came at once, with nothing in it, does not keep the run."""
     turns = 0

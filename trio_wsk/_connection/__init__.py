@@ -9,6 +9,7 @@ class is made of layers, each of which knows those below it; from the bottom up:
 * `sending`: what is sent without waiting, from a `send_queue`.
 * `events`: which events are enabled, and what is indicated.
 * `stream`: the awaited calls.
+* `next_request`: the wait between two requests.
 * `known`: what is known of it.
 * `connection`: what it is to its users.
 

@@ -103,6 +103,8 @@ class Between:
     ) -> Octets | More:
         """Receive the first octets of the next request, or say why there is none.
 
+        `NextRequest._receive_next` does the same in fewer steps where nothing is between.
+
         Call it once while the server drains, and not again: this is the last look.
 
         Args:

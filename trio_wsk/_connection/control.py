@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_wsk._engine.irp import Irp
+    from trio_wsk._vocabulary.more import More
 
     from .between import Between
     from .block import Block
@@ -42,6 +43,7 @@ __all__ = [
     "own",
     "part",
     "post_completion",
+    "receive_next",
     "shake_hands",
     "start_events",
     "start_without_events",
@@ -129,6 +131,11 @@ def shake_hands(connection: Connection, *, is_over: bool = False) -> None:
 def between(connection: Connection) -> Between:
     """Return who waits for a next request in the connection's block."""
     return connection._block.between
+
+
+def receive_next(connection: Connection, idle: float) -> Awaitable[bytes | bytearray | More]:
+    """Receive the first octets of the next request, or say why there is none."""
+    return connection._receive_next(idle)
 
 
 # --- Its end ---------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from trio_wsk._vocabulary.connection_state import ConnectionState
 
+from .next_request import NextRequest
 from .state import FIN_RECEIVED, SHAKING_HANDS
-from .stream import Stream
 
 if TYPE_CHECKING:
     from trio_wsk._vocabulary.addresses import Address
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Known"]
 
 
-class Known(Stream):
+class Known(NextRequest):
     """A connection as what one knows of it."""
 
     __slots__ = ()

@@ -7,7 +7,6 @@ did not have to wait. A cancelled call has therefore taken no byte.
 
 from __future__ import annotations
 
-import math
 from threading import get_ident
 from typing import Final
 
@@ -15,7 +14,7 @@ import trio
 
 from trio_wsk._engine.callers import check_caller, check_ending_caller
 from trio_wsk._engine.readiness import READ, WRITE
-from trio_wsk._vocabulary.arguments import checked_seconds, whole_number
+from trio_wsk._vocabulary.arguments import whole_number
 from trio_wsk._vocabulary.end_reason import EndReason
 from trio_wsk._vocabulary.errors import (
     ConnectionBrokenError,
@@ -24,12 +23,11 @@ from trio_wsk._vocabulary.errors import (
     SocketBusyError,
     SocketClosedError,
 )
-from trio_wsk._vocabulary.more import More
 
 from .between import Interrupted
 from .events import EventSide
 from .farewell import FINISHED
-from .state import ACTIVE, FIN_SENT, HAD_LAST_LOOK, HALFWAY, IDLE, INTERRUPTED, OVER_IDLE, WAITING
+from .state import ACTIVE, FIN_SENT, HALFWAY, IDLE, INTERRUPTED, OVER_IDLE, WAITING
 from .wire import RECEIVE_SIZE
 
 Octets = bytes | bytearray | memoryview
@@ -151,44 +149,6 @@ class Stream(EventSide):
                 self._task_received()
         return count  # noqa: ASYNC910 - as in `receive_some`
 
-    async def more(self, *, idle: float = math.inf) -> More:
-        """Wait for the next request, and learn whether there will be one.
-
-        ``while await connection.more(idle=60): ...`` is the loop of a handler that drains well.
-        Nothing is taken: what has come is there for the next receive. The wait ends when
-        the peer has finished, when it has said nothing for ``idle`` seconds, and when the server
-        drains; no answer is cut short, since nothing is covered but the waiting.
-
-        What has come when a drain begins is still a request, and from a connection that was never
-        heard of one is waited for for a second. After that only what is here already is given.
-
-        For lines and the like, and over TLS, it is `Reader.more`, or a loop over `Reader.lines`.
-
-        Args:
-          idle: Seconds on Trio's clock; 0 looks, and does not wait.
-
-        Returns:
-          `More.THERE`, which is true, or else why there is none.
-
-        Raises, checkpoint: as for `receive_some`. If cancelled, nothing was received.
-        """
-        checked_seconds("idle", idle, endless="as long as it takes")
-        check_caller(self._block.home, "connection.more")
-        if self._marks & HAD_LAST_LOOK or (self._rare is not None and self._rare.held):
-            await trio.lowlevel.checkpoint()
-            is_there = self._rare is not None and self._rare.held
-            return More.THERE if is_there else More.DRAINING
-        between = self._block.between
-        received = await between.receive(
-            self, self.receive_some, idle, is_heard=self._octets_in > 0
-        )
-        if between.is_draining(self):
-            self._marks |= HAD_LAST_LOOK
-        if isinstance(received, More):
-            return received
-        self._rare_state().held = bytes(received)
-        return More.THERE
-
     def _stop_receiving(self) -> None:
         """Nothing is here, and nothing more is waited for: say so, if an end of file would not do.
 
@@ -234,8 +194,8 @@ class Stream(EventSide):
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._channel is None or self._rare is not None or self._marks & FIN_SENT:
                 self._open_for_sending()  # or why not
-            if self._unsent:
-                await self._wait_turn()
+                if self._unsent:
+                    await self._wait_turn()
             self._sending = ACTIVE
             sent = self._send_now(data)
             if sent == len(data):

@@ -214,9 +214,9 @@ class Wire(trio.abc.HalfCloseableStream):
         channel = self._channel
         if channel is None or self._rare is not None or self._marks & FIN_SENT:
             channel = self._open_for_sending()  # or why not
-        broken = self._broken if self._rare is not None else None
-        if broken is not None:
-            raise self._translated(broken)
+            broken = self._broken
+            if broken is not None:
+                raise self._translated(broken)
         try:
             sent = channel.send(data, flags)
         except BlockingIOError:
@@ -309,6 +309,8 @@ class Wire(trio.abc.HalfCloseableStream):
     def _wait(self, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Have the current task woken when there is something to try; see `Readiness.wait`."""
         watch = self._watch or self._watched()
+        if watch.interest & edge and self._rare is None and not passed:
+            return watch.park(edge)  # as nearly always: it is told of this edge already
         home = watch.home or task_readiness()
         public = None if self._rare is None else self._rare.socket
         if public is not None:

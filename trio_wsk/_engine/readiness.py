@@ -51,6 +51,8 @@ import trio
 
 from trio_wsk._vocabulary.errors import SocketBusyError
 
+from .woken import WOKEN
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
@@ -156,7 +158,7 @@ class Watch:
     def look_again(self) -> None:
         """Have the task that waits to read look again, though nothing has come."""
         if self.reader is not None:
-            trio.lowlevel.reschedule(self.reader)
+            trio.lowlevel.reschedule(self.reader, WOKEN)
             self.reader = None
         elif self.direct:
             trio.lowlevel.notify_closing(self.fd)
@@ -225,6 +227,12 @@ class Watch:
 
     def on_edges(self, edges: int) -> None:
         """Wake who waits for these edges; what nobody waits for goes to the sink."""
+        if edges == READ and self.reader is not None:  # as nearly always, and as below
+            self.empty = False
+            self.news = True
+            trio.lowlevel.reschedule(self.reader, WOKEN)
+            self.reader = None
+            return
         if edges & _DOUBTFUL:
             self.in_doubt = True
             if edges & ENDED:
@@ -234,11 +242,11 @@ class Watch:
             self.empty = False
             self.news = True
             if self.reader is not None:
-                trio.lowlevel.reschedule(self.reader)
+                trio.lowlevel.reschedule(self.reader, WOKEN)
                 self.reader = None
                 edges &= ~READ
         if edges & WRITE and self.writer is not None:
-            trio.lowlevel.reschedule(self.writer)
+            trio.lowlevel.reschedule(self.writer, WOKEN)
             self.writer = None
             edges &= ~WRITE
         if edges and self.sink is not None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SMALL", "Buffer"]
 
+_CR: Final = ord("\r")
+
 SMALL: Final = 4096
 """Pieces of that size are left as they came: what each weighs by itself is a hundredth of it."""
 
@@ -156,6 +158,27 @@ class Buffer:
             self._pieces.clear()
             self._start = 0
         return data
+
+    def take_line(self, most: int) -> bytes | None:
+        """Take a line that lies in the first piece, without LF or CR LF, its end.
+
+        None if there is no such line, or it has more than so many octets, or was looked for in
+        vain before: `find` knows.
+        """
+        piece = self._pieces[0]
+        start = self._start
+        end = piece.find(b"\n", start) + 1
+        gone = end - start
+        if end == 0 or gone > most or self._searched:
+            return None
+        self.size -= gone
+        self.taken += gone
+        if end < len(piece):
+            self._start = end
+        else:
+            self._start = 0
+            del self._pieces[0]
+        return piece[start : end - (2 if gone > 1 and piece[end - 2] == _CR else 1)]
 
     def _drop_pieces(self, start: int) -> None:
         """Take out what is all taken, that many octets from the beginning of the first piece."""

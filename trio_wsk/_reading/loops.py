@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 import trio
+from trio.lowlevel import current_task
 
+from trio_wsk._connection import control
 from trio_wsk._vocabulary.errors import ReadLimitError
+from trio_wsk._vocabulary.more import More
 
 if TYPE_CHECKING:
-    from .portions import Portion
+    from .portions import Ended
     from .reader import Reader
 
 __all__ = ["NO_TURN", "Batches", "Lines"]
+
+GivenT = TypeVar("GivenT")
 
 NO_TURN: Final = -1
 """No count of turns, `_turns`."""
 
 
-class Loop:
+class Loop(Generic[GivenT]):
     """What the loops over a reader share: how they get a line.
 
     Trio's contract asks for a checkpoint in each iteration of a loop. Each line is a cancel point;
@@ -29,59 +34,88 @@ class Loop:
 
     __slots__ = ("_idle", "_portion", "_reader")
 
-    def __init__(self, reader: Reader, portion: Portion, idle: float) -> None:
+    def __init__(self, reader: Reader, portion: Ended, idle: float) -> None:
         self._reader = reader
         self._portion = portion
         self._idle = idle
 
-    async def _next(self) -> bytes:
+    def __aiter__(self) -> Loop[GivenT]:
+        """Return the loop itself."""
+        return self
+
+    async def __anext__(self) -> GivenT:
+        """Wait for the next line, and give it. One coroutine, since it is kept while it waits."""
         reader = self._reader
-        line: bytes | None = None
-        turns = _turns()
+        buffer = reader._buffer
         draining = reader._draining
-        if (
-            reader._is_reading
-            or not reader._buffer.size
-            or (draining is not None and draining.is_set())
-        ):
-            if not await reader.more(idle=self._idle):
+        direct = reader._direct
+        line: bytes | None = None
+        if reader._is_reading or (draining is not None and draining.is_set()):
+            line = await self._waited_for()
+        elif buffer.size:
+            if reader._turns != NO_TURN and reader._turns != _turns():
+                await trio.lowlevel.checkpoint_if_cancelled()
+                line = self._portion.take(buffer)
+        elif draining is None or direct is None or reader._has_ended:
+            line = await self._waited_for()
+        else:  # the same in fewer steps, for where most lines come from
+            reader._is_reading = True
+            try:
+                received = await control.receive_next(direct, self._idle)
+            finally:
+                reader._is_reading = False
+            if type(received) is bytes and not draining.is_set():
+                line = self._portion.whole(received)
+                if line is not None:
+                    buffer.taken += len(received)
+                    reader._ended = None
+                    return self._given(line)  # noqa: ASYNC910 - received
+            if reader._take_in(received) is not More.THERE:
                 raise StopAsyncIteration
-            line = self._portion.take(reader._buffer)
-        elif reader._turns not in {NO_TURN, turns}:
-            reader._turns = turns
-            await trio.lowlevel.checkpoint_if_cancelled()
-            line = self._portion.take(reader._buffer)
+            line = self._portion.take(buffer)
         if line is None:
             line = await reader._read_all(self._portion)
-        reader._turns = _turns()
-        return line  # noqa: ASYNC910 - the body has, or what was awaited
+        given = self._given(line)
+        # Only a line that is there already can be given without a wait.
+        reader._turns = _turns() if buffer.size else NO_TURN
+        return given  # noqa: ASYNC910 - the body has, or what was awaited
+
+    async def _waited_for(self) -> bytes | None:
+        """Wait for the next line; None if it has only begun."""
+        if await self._reader._wait(self._idle) is not More.THERE:
+            raise StopAsyncIteration
+        return self._portion.take(self._reader._buffer)
+
+    @abstractmethod
+    def _given(self, line: bytes) -> GivenT:
+        """Make what the loop gives of the next line."""
 
 
-class Lines(Loop):
+@final
+class Lines(Loop[bytes]):
     """The lines of a reader, one after the other."""
 
     __slots__ = ()
 
-    def __aiter__(self) -> Lines:
-        """Return the loop itself."""
-        return self
-
-    __anext__ = Loop._next  # which spares a coroutine
+    def _given(self, line: bytes) -> bytes:
+        return line
 
 
-class Batches(Loop):
+@final
+class Batches(Loop["list[bytes]"]):
     """The lines of a reader, all that are there at once."""
 
     __slots__ = ()
 
-    def __aiter__(self) -> Batches:
-        return self
-
-    async def __anext__(self) -> list[bytes]:
-        lines = [await self._next()]
-        with suppress(ReadLimitError):  # of the one after them, which raises it when it is first
-            while (line := self._portion.take(self._reader._buffer)) is not None:
-                lines.append(line)
+    def _given(self, line: bytes) -> list[bytes]:
+        lines = [line]
+        buffer = self._reader._buffer
+        take = self._portion.take
+        try:
+            while buffer.size and (further := take(buffer)) is not None:
+                lines.append(further)
+        except ReadLimitError:
+            pass  # of the one after them, which raises it when it is first
         return lines
 
 
@@ -91,5 +125,5 @@ def _turns() -> int:
     Trio shows it nowhere in public. If it has another name one day this is `NO_TURN`, and each line
     lets others run by itself.
     """
-    turns: int = getattr(trio.lowlevel.current_task(), "_schedule_points", NO_TURN)
+    turns: int = getattr(current_task(), "_schedule_points", NO_TURN)
     return turns

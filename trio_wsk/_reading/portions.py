@@ -18,7 +18,7 @@ from trio_wsk._vocabulary.errors import ReadLimitError
 if TYPE_CHECKING:
     from .buffer import Buffer
 
-__all__ = ["Exactly", "Line", "Portion", "Some", "Until"]
+__all__ = ["Ended", "Exactly", "Line", "Portion", "Some", "Until"]
 
 _CR = ord("\r")
 
@@ -37,6 +37,17 @@ class Portion(Protocol):
         """Name it, for errors."""
 
 
+class Ended(Portion, Protocol):
+    """What ends with something: a loop goes from one to the next."""
+
+    def whole(self, piece: bytes) -> bytes | None:
+        """Return what `take` would of a buffer with these octets alone, if nothing is left there.
+
+        So what has come by itself, as most requests do, is given without a buffer. None if it is
+        not that.
+        """
+
+
 @attrs.frozen
 class Line:
     """A line that LF ends, or CR LF; it is returned without either."""
@@ -49,6 +60,9 @@ class Line:
 
     def take(self, buffer: Buffer) -> bytes | None:
         """Take one line; see `Portion.take`."""
+        line = buffer.take_line(self.limit) if buffer.size else None
+        if line is not None:
+            return line  # as nearly always
         length = buffer.find(b"\n")
         if length < 0:
             # An LF that comes yet would be behind one octet too many, even after a CR.
@@ -62,6 +76,13 @@ class Line:
         if length > self.limit:
             raise _too_long(self, self.limit)
         return buffer.take(length, end)
+
+    def whole(self, piece: bytes) -> bytes | None:
+        """Return the line that these octets are, if they are one; see `Ended.whole`."""
+        length = piece.find(b"\n")
+        if length > self.limit or length + 1 != len(piece):
+            return None
+        return piece[:-2] if length and piece[-2] == _CR else piece[:-1]
 
 
 @attrs.frozen
@@ -82,6 +103,13 @@ class Until:
         if (length if length >= 0 else buffer.size - len(self.delimiter) + 1) > self.limit:
             raise _too_long(self, self.limit)
         return buffer.take(length, len(self.delimiter)) if length >= 0 else None
+
+    def whole(self, piece: bytes) -> bytes | None:
+        """Return these octets without the delimiter, if that ends them; see `Ended.whole`."""
+        length = piece.find(self.delimiter)
+        if length > self.limit or length + len(self.delimiter) != len(piece):
+            return None
+        return piece[:length] if length >= 0 else None
 
 
 @attrs.frozen

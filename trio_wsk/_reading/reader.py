@@ -28,7 +28,7 @@ from trio_wsk._vocabulary.more import More
 
 from .buffer import Buffer
 from .loops import NO_TURN, Batches, Lines
-from .portions import Exactly, Line, Portion, Some, Until
+from .portions import Ended, Exactly, Line, Portion, Some, Until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -67,6 +67,7 @@ class Reader:
     __slots__ = (
         "_buffer",
         "_connection",
+        "_direct",
         "_draining",
         "_ended",
         "_has_ended",
@@ -86,6 +87,7 @@ class Reader:
         self._stream = stream
         connection = _connection_below(stream)
         self._connection = connection
+        self._direct = connection if connection is stream else None  # nothing is between
         self._draining = None if connection is None else connection.draining
         self._ended: More | None = None
         self._last: int | None = None  # how many octets had come in all when the server drained
@@ -194,15 +196,7 @@ class Reader:
 
         Raises, checkpoint: as for `read_some`. If cancelled, nothing is lost.
         """
-        _checked_idle(idle)
-        if self._is_reading:
-            await trio.lowlevel.checkpoint()
-            raise _busy()
-        self._is_reading = True
-        try:
-            return await self._wait(idle)
-        finally:
-            self._is_reading = False
+        return await self._wait(_checked_idle(idle))
 
     @property
     def ended(self) -> More | None:
@@ -260,7 +254,7 @@ class Reader:
     def _line_of(self, max_octets: int | None) -> Line:
         return self._line if max_octets is None else Line(_checked_limit(max_octets))
 
-    def _line_or_until(self, delimiter: bytes | None, max_octets: int | None) -> Portion:
+    def _line_or_until(self, delimiter: bytes | None, max_octets: int | None) -> Ended:
         if delimiter is None:
             return self._line_of(max_octets)
         return self._until(delimiter, max_octets)
@@ -320,28 +314,49 @@ class Reader:
 
     async def _wait(self, idle: float) -> More:
         """Wait for the next request, unless it is there already; see `more`."""
-        buffer = self._buffer
-        why = More.FINISHED if self._has_ended else More.DRAINING
-        is_draining = self._draining is not None and self._draining.is_set()
-        if self._last is None and not self._has_ended and (not buffer.size or is_draining):
-            received = await self._receive_next(idle)
-            if isinstance(received, More):
-                why = received
-                self._has_ended = why is More.FINISHED
-            else:
-                buffer.add(bytes(received))
-            if self._draining is not None and self._draining.is_set():
-                self._last = buffer.taken + buffer.size
-        else:
+        if self._is_reading:
             await trio.lowlevel.checkpoint()
+            raise _busy()
+        is_known = self._has_ended or self._last is not None
+        if is_known or (self._buffer.size and not self._is_draining):
+            await trio.lowlevel.checkpoint()
+            return self._there_or(More.FINISHED if self._has_ended else More.DRAINING)
+        self._is_reading = True
+        try:
+            received = await self._receive_next(idle)
+        finally:
+            self._is_reading = False
+        return self._take_in(received)
+
+    def _take_in(self, received: bytes | bytearray | More) -> More:
+        """Take note of what has come, or why nothing has; say whether there is a next request."""
+        why = More.DRAINING
+        if isinstance(received, More):
+            why = received
+            self._has_ended = why is More.FINISHED
+        else:
+            self._buffer.add(bytes(received))
+        if self._is_draining:
+            self._last = self._buffer.taken + self._buffer.size
+        return self._there_or(why)
+
+    def _there_or(self, why: More) -> More:
+        """Say that there is a next request, or else why there is none."""
+        buffer = self._buffer
         if buffer.size and (self._last is None or buffer.taken < self._last):
             why = More.THERE
         self._ended = None if why else why
         return why
 
+    @property
+    def _is_draining(self) -> bool:
+        return self._draining is not None and self._draining.is_set()
+
     def _receive_next(self, idle: float) -> Awaitable[bytes | bytearray | More]:
         """Receive what comes next, if it does in time, and not while the server drains."""
         connection, stream, buffer = self._connection, self._stream, self._buffer
+        if self._direct is not None:
+            return control.receive_next(self._direct, idle)
         if connection is None:
             return receive_in_time(stream.receive_some, idle)
         is_heard = bool(buffer.size or buffer.taken)
