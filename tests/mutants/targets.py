@@ -27,6 +27,21 @@ TARGETS: Final = (
     Target("_inspection/table.py", ("inspection/test_table.py",), most=60),
     Target("_inspection/conditions.py", ("inspection/test_conditions.py",)),
     Target("_vocabulary/verdict.py", ("vocabulary/test_verdict.py",)),
+    Target("_protocols/crc32c.py", ("protocols/test_crc32c.py",)),
+    Target("_protocols/ja4.py", ("protocols/test_ja4.py",)),
+    Target("_protocols/server_name.py", ("protocols/test_server_name.py",)),
+    Target("_protocols/tls_records.py", ("protocols/test_tls_records.py",)),
+    Target("_protocols/proxy_v1.py", ("protocols/test_proxy_v1.py",), most=60),
+    Target(
+        "_protocols/proxy_tlvs.py",
+        ("protocols/test_proxy_tlvs.py", "protocols/test_proxy_header.py"),
+        most=60,
+    ),
+    Target(
+        "_protocols/proxy_v2.py",
+        ("protocols/test_proxy_v2.py", "protocols/test_proxy_tlvs.py"),
+        most=60,
+    ),
     Target("_engine/deadlines.py", ("engine/test_deadlines.py",)),
     Target("transports/linux/_alarms.py", ("transports/linux/test_alarms.py",)),
     Target("transports/linux/_syn_table.py", ("transports/linux/test_syn_table.py",), most=60),
@@ -58,6 +73,7 @@ TARGETS: Final = (
 )
 
 _ALARMS: Final = "transports/linux/_alarms.py Alarms."
+_BOTH_OR_NONE: Final = "Who calls it has both addresses or none."
 _MORE_OFTEN: Final = "Only how often it is cleaned up differs, which costs time, and no more stays."
 
 SAME: Final[dict[str, str]] = {
@@ -66,6 +82,16 @@ SAME: Final[dict[str, str]] = {
     ),
     "_intake/backoff.py Backoff.failed: return wait * (1 + JITTER * (2 * chance - 1))"
     " -> return wait * (1 - JITTER * (2 * chance - 1))": "Chance is as good the other way round.",
+    "_protocols/crc32c.py module: _TABLE: Final = tuple(map(_entry, range(256)))"
+    " -> _TABLE: Final = tuple(map(_entry, range(256000)))": "An octet finds its entry as before.",
+    '_protocols/ja4.py _first_and_last: text = alpn.decode("latin-1") if ends <= _ALPHANUMERIC'
+    ' else alpn.hex() -> text = alpn.decode("latin-1") if ends < _ALPHANUMERIC else alpn.hex()': (
+        "Two octets are never all letters and digits that there are."
+    ),
+    "_protocols/proxy_v1.py write_v1: if source is None or destination is None:"
+    " -> if source is None and destination is None:": _BOTH_OR_NONE,
+    "_protocols/proxy_v2.py write_v2: if source is not None and destination is not None:"
+    " -> if source is not None or destination is not None:": _BOTH_OR_NONE,
     f"{_ALARMS}__init__: self._numbers = count(1) -> self._numbers = count(2)": (
         "A number is one that no other alarm has, and not 0."
     ),

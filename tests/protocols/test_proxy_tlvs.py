@@ -25,7 +25,7 @@ from tests.helpers.proxy_headers import (
 from trio_wsk import Address, InvalidParameterError
 from trio_wsk._protocols.answers import ProxyHeaderError
 from trio_wsk._protocols.proxy_header import ProxyHeader, parse_proxy_header
-from trio_wsk._protocols.proxy_tlvs import ProxyClient, ProxySsl, ProxyTlv
+from trio_wsk._protocols.proxy_tlvs import ProxyClient, ProxySsl, ProxyTlv, TlvKind
 
 HOSTS = ipv4("192.0.2.1", "198.51.100.2")
 HERE = Address.tcp("192.0.2.1", 1)
@@ -52,6 +52,14 @@ def refused(*tlvs: bytes) -> str:
     with pytest.raises(ProxyHeaderError) as caught:
         read(*tlvs)
     return caught.value.reason
+
+
+def test_types_have_the_numbers_of_the_specification() -> None:
+    """They are those of its section 2.2."""
+    outer = [0x01, 0x02, 0x03, 0x04, 0x05, 0x20]
+    inner = [0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28]
+
+    assert list(TlvKind) == [*outer, *inner, 0x30]
 
 
 def test_nothing_is_said_by_default() -> None:
@@ -149,6 +157,11 @@ def test_what_is_not_in_its_form_is_refused(name: str) -> None:
 def test_longest_unique_id_is_read() -> None:
     """128 octets are the most."""
     assert read(tlv(UNIQUE_ID, bytes(128))).unique_id == bytes(128)
+
+
+def test_longest_value_is_made() -> None:
+    """The length can say 65535."""
+    assert len(bytes(ProxyTlv(NOOP, bytes(0xFFFF)))) == 3 + 0xFFFF
 
 
 # --- The checksum -------------------------------------------------------------------------------

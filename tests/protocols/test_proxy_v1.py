@@ -73,7 +73,7 @@ def test_unknown_has_no_addresses(rest: str) -> None:
     """What follows UNKNOWN is ignored up to the end of the line."""
     found = read(b"PROXY UNKNOWN" + rest.encode("latin-1") + b"\r\n")
 
-    assert found.transport is ProxyTransport.UNSPEC
+    assert (found.version, found.transport) == (1, ProxyTransport.UNSPEC)
     assert (found.source, found.destination) == (None, None)
 
 
@@ -151,7 +151,10 @@ def test_what_is_no_header_is_refused(octets: bytes) -> None:
     assert refused(octets) == "no-proxy-header"
 
 
-@pytest.mark.parametrize("octets", [TCP4, TCP6, b"PROXY UNKNOWN\r\n", *LONGEST])
+SHORT_PORTS = line("TCP4", "255.255.255.255", "255.255.255.255", "0", "0")
+
+
+@pytest.mark.parametrize("octets", [TCP4, TCP6, b"PROXY UNKNOWN\r\n", SHORT_PORTS, *LONGEST])
 def test_each_prefix_needs_more(octets: bytes) -> None:
     """
     What has come so far of a line is never an error; more is asked for, and never more than there
@@ -162,6 +165,13 @@ def test_each_prefix_needs_more(octets: bytes) -> None:
 
         assert isinstance(found, MoreNeeded)
         assert there < found.at_least <= len(octets)
+
+
+def test_line_that_has_ended_needs_nothing_but_its_end() -> None:
+    """Behind a CR comes LF, however much is missing before: then the line is wrong."""
+    octets = b"PROXY TCP4 192.0.2.1 198.51.100.2\r"
+
+    assert parse_proxy_header(octets) == MoreNeeded(len(octets) + 1)
 
 
 @given(lines())

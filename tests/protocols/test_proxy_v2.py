@@ -97,6 +97,13 @@ def test_each_prefix_needs_more(written: Written, data: st.DataObject) -> None:
     assert there < found.at_least <= len(written.octets)
 
 
+def test_every_prefix_needs_more() -> None:
+    """The fixed part is asked for first, then as much as that says."""
+    asked = [parse_proxy_header(FULL[:there]) for there in range(8, len(FULL))]
+
+    assert asked == [*[MoreNeeded(16)] * 8, *[MoreNeeded(len(FULL))] * (len(FULL) - 16)]
+
+
 def test_header_takes_three_looks() -> None:
     """The first octets, the fixed part with the length, and all of it."""
     looks = [parse_proxy_header(FULL[:there]) for there in (0, 8, 16)]
@@ -301,6 +308,13 @@ def test_unix_header_says_what_it_was_made_of(source: bytes, destination: bytes)
 
     assert read(bytes(sent)) == sent
     assert (sent.source, sent.destination) == (Address.unix(source), Address.unix(destination))
+
+
+def test_longest_path_is_written() -> None:
+    """108 octets fit, without a NUL behind them."""
+    longest = Address.unix("/" + "a" * 107)
+
+    assert ProxyHeader.v2(longest, longest).source == longest
 
 
 def test_header_is_the_one_of_the_specification() -> None:

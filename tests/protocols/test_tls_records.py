@@ -57,6 +57,24 @@ def test_message_may_end_before_its_record_does() -> None:
     whole = in_records(message(BODY) + b"more")
 
     assert handshake_message(whole[:-4]) == BODY
+    assert handshake_message(whole) == BODY
+
+
+def test_longest_record_is_read() -> None:
+    """A record may have 16384 octets, although no ClientHello fills it."""
+    assert handshake_message(record(message(BODY).ljust(1 << 14, b"x"))) == BODY
+
+
+def test_every_prefix_needs_more() -> None:
+    """
+    The header of a record is asked for first, then the header of the message, then as much as that
+    says.
+    """
+    whole = record(message(BODY))
+    asked = [handshake_message(whole[:there]) for there in range(len(whole))]
+
+    at_least = [RECORD_OCTETS] * 5 + [RECORD_OCTETS + 4] * 4 + [len(whole)] * len(BODY)
+    assert asked == list(map(MoreNeeded, at_least))
 
 
 @given(CUTS, st.data())
@@ -169,6 +187,15 @@ def test_too_long_message_is_refused(records: int, there: int) -> None:
     known_at = LIMIT // 2 if records > 50 else 0  # the last record has to be counted first
     with pytest.raises(ClientHelloError) as caught:
         handshake_message(whole[: max(there, known_at)])
+
+    assert "client-hello-too-long" == caught.value.reason
+
+
+def test_length_of_a_message_has_three_octets() -> None:
+    """A length that seems short without its first octet is as long as it is."""
+    content = message(BODY)
+    with pytest.raises(ClientHelloError) as caught:
+        handshake_message(record(content[:1] + b"\1" + content[2:]))
 
     assert "client-hello-too-long" == caught.value.reason
 
