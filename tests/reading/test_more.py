@@ -177,6 +177,49 @@ async def test_what_has_come_when_a_drain_begins_is_answered(kind: str, readines
     assert [More.DRAINING] == waiter.ends
 
 
+@pytest.mark.parametrize("layer", ["plain", "TLS"])
+@pytest.mark.parametrize("size", [1, 10_000, 60_000])
+@pytest.mark.parametrize("count", [1, 3])
+async def test_all_that_has_come_when_a_drain_begins_is_answered(
+    size: int, count: int, layer: str, readiness: str
+) -> None:
+    """
+    Requests that had come are answered if they are several, or long: also over TLS, where each is
+    in a record of its own, or in several of them.
+    """
+    if size * count > 98304:
+        count = 1  # as much as one receive takes
+
+    async def _echo_lines(stream: Any) -> None:
+        async for line in Reader(stream, max_octets=1 << 20).lines(idle=3600):
+            await stream.send_all(line + b"\n")
+
+    context = server_context() if layer == "TLS" else None
+    with trio.fail_after(PATIENCE):
+        async with open_server(_echo_lines, 0, host=HOST, ssl_context=context) as server:
+            client = await connect(server.local_addresses[0])
+            stream: Any = client
+            if context is not None:
+                stream = trio.SSLStream(client, client_context(), server_hostname="server.test")
+            await stream.send_all(b"?\n")
+            assert b"?\n" == await stream.receive_some()
+            await wait_all_tasks_blocked()
+            lines = [bytes([65 + each]) * size + b"\n" for each in range(count)]
+            sent = b"".join(lines)
+            if context is None:
+                assert len(sent) == await client.socket.send(sent)
+            else:
+                client.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 1 << 20)
+                for line in lines:
+                    stream._ssl_object.write(line)  # noqa: SLF001 - nobody has a turn meanwhile
+                encrypted = stream._outgoing.read()  # noqa: SLF001 - as above
+                assert len(encrypted) == await client.socket.send(encrypted)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.drain)
+                assert sent == await read_to_good_end(stream)
+            await client.aclose()
+
+
 async def test_first_request_of_who_has_just_come_is_waited_for(kind: str, readiness: str) -> None:
     """
     A client that was taken from the queue by a drain is given a moment for its first request, and

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Between", "Interrupted", "receive_in_time"]
 
 
+LAST_OCTETS: Final = 98304
+"""How much a last look takes, in octets, but for the rest of a TLS record: as one receive does."""
+
+
 class Interrupted(Exception):  # noqa: N818 - no error, but a way out
     """Ends a receive, as a cancellation would: it has taken nothing."""
 
@@ -149,12 +153,15 @@ class Between:
     ) -> Octets | More:
         """Take the last look at a connection of a server that drains."""
         await trio.lowlevel.checkpoint()
-        with trio.move_on_after(min(idle or math.inf, HEARD_SECONDS)) as scope:
-            # What is to be seen may be a part of what `receive` wants: of a TLS record. And TLS may
-            # have received what can't be seen from here: it gives that at once, or not at all.
-            if not connection._look_ahead() and (is_heard or not idle):
-                _cancel_soon(scope)
-            return await receive() or More.FINISHED
+        before = connection._octets_in
+        there = await _receive_what_is_there(connection, receive)
+        if there is not None:
+            return there or More.FINISHED
+        # What came may be a part of what `receive` wants: of a TLS record.
+        may_come = connection._octets_in > before or not is_heard
+        if may_come and idle:
+            with trio.move_on_after(min(idle, HEARD_SECONDS)):
+                return await receive() or More.FINISHED
         return More.DRAINING
 
     def _deadlines(self, idle: float) -> Deadlines[Wire]:
@@ -176,6 +183,32 @@ async def receive_in_time(receive: Receive, idle: float) -> Octets | More:
             _cancel_soon(scope)
         return await receive() or More.FINISHED
     return More.IDLE
+
+
+async def _receive_what_is_there(  # noqa: ASYNC910 - our caller has another checkpoint
+    connection: Wire, receive: Receive
+) -> Octets | None:
+    """Receive all that is here already, up to a limit; None if nothing is.
+
+    Over TLS that takes several receives: each gives a record at most.
+    """
+    received = bytearray()
+    connection._look_twice()
+    connection._marks |= INTERRUPTED  # for as long as something is here, it says nothing
+    try:
+        while len(received) < LAST_OCTETS:
+            octets = await receive()
+            if not octets:
+                return received
+            received += octets
+    except Interrupted:
+        return received or None
+    except trio.BrokenResourceError:
+        if not received:
+            raise  # else the next receive will
+    finally:
+        connection._marks &= ~INTERRUPTED
+    return received
 
 
 def _cancel_soon(scope: trio.CancelScope) -> None:

@@ -141,12 +141,16 @@ class Wire(trio.abc.HalfCloseableStream):
 
     def _look_ahead(self) -> bool:
         """Have what is there now held for who receives next; whether that is something, or FIN."""
-        if self._watch is not None:
-            self._watch.empty = False  # an edge may be on its way
+        self._look_twice()
         data = self._receive_now(RECEIVE_SIZE)
         if data:
             self._rare_state().held = data
         return data is not None
+
+    def _look_twice(self) -> None:
+        """Have the next receive look, whatever is known: an edge may be on its way."""
+        if self._watch is not None:
+            self._watch.empty = False
 
     def _interrupt(self) -> None:
         """End the receive of who waits for a next request."""
