@@ -18,10 +18,11 @@ from .benchmarks._contenders import BY_NAME, CONTENDERS, Language
 from .benchmarks._estimate import estimate
 from .benchmarks._load import CpuClock, read_result
 from .benchmarks._machine import Machine, kernel_name, processor_name
+from .benchmarks._measure import check_needs
 from .benchmarks._modes import CPU, MODES, RATE, Mode, Procedure
 from .benchmarks._outcome import Outcome, Reading, Sample
 from .benchmarks._pages import MAIN, SECOND, parts, write
-from .benchmarks._processes import BenchmarkError
+from .benchmarks._processes import Bench, BenchmarkError, Cores, NotHereError, Programs
 from .benchmarks._report import Spread, ratio, rows, table
 from .benchmarks._store import Run, from_json, to_json
 from .benchmarks.contenders._lag import summary as lag_summary
@@ -222,6 +223,25 @@ def test_mode_can_be_run(mode: Mode) -> None:
     assert mode.baseline in mode.contenders
     if mode.procedure is not Procedure.PENDED:
         assert all(f'{{.name = "{load}"' in LOAD for load in loads)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: str(mode.name))
+def test_what_a_mode_needs_is_said(mode: Mode) -> None:
+    """A mode with TLS says what to install, where the load generator speaks none."""
+    programs = Programs(FOLDER / "load", speaks_tls=False, servers={})
+    bench = Bench(programs, Cores.choose(), print)
+    if mode.has_tls:
+        with pytest.raises(NotHereError, match="libssl-dev"):
+            check_needs(bench, attrs.evolve(mode, connections=1))
+    else:
+        check_needs(bench, attrs.evolve(mode, connections=1, busy=0))
+
+
+def test_lines_end_with_the_message() -> None:
+    """What is sent in the modes of lines is whole lines: as many as their description says."""
+    rows = dict(re.findall(r'\{\.name = "(lines\d+)", \.size = (\d+), \.line = 64,', LOAD))
+
+    assert {"lines1": "64", "lines16": str(16 * 64)} == rows
 
 
 def test_contenders_are_files() -> None:

@@ -169,6 +169,31 @@ CLAIMS: Final = (
     ),
     Claim("64 B on one: rate, against trio.serve_tcp", "pingpong-one", RATE, _serve(1), _events(1)),
     Claim("64 KiB: CPU, against trio.serve_tcp", "bulk", CPU, _serve(1.25), _events(2)),
+    *(
+        Claim(
+            f"{what} at once: CPU, against {BY_NAME[against].title}",
+            mode,
+            CPU,
+            Side("wsk_lines", 1, against=against),
+            Side("wsk_batches", 1, against=against),
+        )
+        for mode, what in (("lines1", "1 line"), ("lines16", "16 lines"))
+        for against in ("asyncio_streams", "anyio_asyncio", "anyio_trio", STREAMS)
+    ),
+    Claim(
+        "64 B over TLS: CPU, against asyncio",
+        "tls",
+        CPU,
+        _serve(1, None, "asyncio_streams"),
+        _events(1, None, "asyncio_protocol"),
+    ),
+    Claim(
+        "64 B over TLS: CPU, against uvloop",
+        "tls",
+        CPU,
+        _serve(None, None, STREAMS),
+        _events(None, None, PROTOCOL),
+    ),
     Claim("burst: sooner than trio.serve_tcp", "burst", ALL, _serve(2.5, 4), _events(6)),
     Claim("burst: CPU, against trio.serve_tcp", "burst", CPU, _serve(), _events()),
     Claim("busy: accepts, against trio.serve_tcp", "busy", RATE, _serve(10), _events(25)),

@@ -92,6 +92,16 @@ CONTENDERS: Final = (
         for program, title in (("wsk_serve", "serve"), ("wsk_events", "serve_events"))
         for form in ("sync", "async")
     ),
+    *(
+        Contender(
+            f"wsk_{form}",
+            is_ours=True,
+            program="wsk_lines",
+            arguments=(form,),
+            title=f"serve, Reader.{form}",
+        )
+        for form in ("lines", "batches")
+    ),
     Contender("plain", is_ours=True, program="wsk_inspected", title="not inspected"),
     *_inspected(),
     *(

@@ -45,7 +45,7 @@ def measure_mode(
     """
     outcome = Outcome(mode, contenders)
     try:
-        take_descriptors(mode.connections + mode.busy)
+        check_needs(bench, mode)
     except NotHereError as exc:
         outcome.left_out.update({contender.name: str(exc) for contender in contenders})
         return outcome
@@ -59,6 +59,17 @@ def measure_mode(
             bench.say(f"{mode.name}: round {number + 1} of {rounds}")
             _measure_round(outcome, measures, number, mode.seconds or seconds)
     return outcome
+
+
+def check_needs(bench: Bench, mode: Mode) -> None:
+    """Take what a mode needs.
+
+    Raises:
+      NotHereError: it can't be had on this machine.
+    """
+    take_descriptors(mode.connections + mode.busy)
+    if mode.has_tls and not bench.programs.speaks_tls:
+        raise NotHereError("the load generator needs OpenSSL for it; on Debian: libssl-dev")
 
 
 def _measure_round(

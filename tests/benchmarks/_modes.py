@@ -90,6 +90,8 @@ class Mode:
     """Where a round takes long and says the same each time."""
     tells: bool = False
     """Whether the servers measure something themselves, from being told to until asked."""
+    has_tls: bool = False
+    """Whether clients speak TLS."""
     is_apart: bool = False
     """Whether each server, with its client, has a network of its own."""
 
@@ -121,6 +123,17 @@ INSPECTED: Final = tuple(
     for form in ("sync", "async")
     for verdict in ("accept", "reject")
 )
+
+BY_LINE: Final = (
+    "trio_serve_tcp",
+    "anyio_trio",
+    "anyio_asyncio",
+    "asyncio_streams",
+    "uvloop_streams",
+    "wsk_lines",
+    "wsk_batches",
+)
+"""Who reads by the line: with what its library has for that, or by hand where that is nothing."""
 
 # Most numbers of connections are those of the tables the project's targets were taken from.
 MODES: Final = (
@@ -189,6 +202,46 @@ MODES: Final = (
         contenders=ALL_PEERS,
         compared=(CPU, RATE),
         shown=(P50, P99),
+    ),
+    Mode(
+        "lines1",
+        "a line of 64 B back and forth on 100 open connections",
+        task="lines",
+        load="lines1",
+        connections=100,
+        unit="round trips",
+        contenders=BY_LINE,
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "lines16",
+        "16 lines of 64 B, sent at once, back and forth on 100 open connections",
+        task="lines",
+        load="lines16",
+        connections=100,
+        unit="round trips of 16 lines",
+        contenders=BY_LINE,
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+    ),
+    Mode(
+        "tls",
+        "64 B back and forth on 100 open connections, over TLS",
+        task="tls",
+        load="tls",
+        connections=100,
+        unit="round trips",
+        contenders=(
+            "trio_serve_tcp",
+            "asyncio_streams",
+            "asyncio_protocol",
+            *UVLOOP,
+            *OURS,
+        ),
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+        has_tls=True,
     ),
     Mode(
         "burst",

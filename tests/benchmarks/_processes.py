@@ -87,6 +87,8 @@ class Programs:
 
     load: Path
     """The load generator."""
+    speaks_tls: bool
+    """Whether it was compiled with OpenSSL."""
     servers: dict[str, Path]
     """The contenders written in C, by name."""
 
@@ -213,9 +215,16 @@ def compile_programs(directory: Path) -> Programs:
             "the load generator is written in C, and there is no `cc` on the PATH; "
             "on Debian: apt install gcc libc6-dev"
         )
-    load = _compile(HERE / "load.c", directory)
+    source = HERE / "load.c"
+    speaks_tls = True
+    try:
+        load = _compile(source, directory, "-DTLS", "-lssl", "-lcrypto")
+    except BenchmarkError:  # perhaps only OpenSSL's headers are missing
+        speaks_tls = False
+        load = _compile(source, directory)
     return Programs(
         load,
+        speaks_tls,
         {
             c.name: _compile(HERE / "contenders" / f"{c.name}.c", directory)
             for c in CONTENDERS
@@ -224,10 +233,10 @@ def compile_programs(directory: Path) -> Programs:
     )
 
 
-def _compile(source: Path, directory: Path) -> Path:
+def _compile(source: Path, directory: Path, *options: str) -> Path:
     program = directory / source.stem
     # -O2 as distributions build servers; nothing for this very machine.
-    command = ["cc", "-O2", "-o", str(program), str(source)]
+    command = ["cc", "-O2", "-o", str(program), str(source), *options]
     try:
         subprocess.run(  # noqa: S603 - our own source
             command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS

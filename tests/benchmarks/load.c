@@ -31,6 +31,9 @@
  *   - close() takes the descriptor out of the epoll;
  *   - closing is a reset (SO_LINGER 0), so that nothing rests in TIME_WAIT.
  *
+ * With TLS (where it was compiled with -DTLS, and OpenSSL) a lasting connection is opened with
+ * its handshake, and nothing is verified: what an exchange costs the server is the same.
+ *
  * In some modes a client says nothing: it connects, and waits for the server to end
  * the connection, in one certain way.  Any other end is an error.  Where the server
  * may look at resets, it then closes without one.
@@ -39,6 +42,9 @@
  */
 
 #define _GNU_SOURCE
+#ifdef TLS
+#include <openssl/ssl.h>
+#endif
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -83,6 +89,8 @@ enum {
 struct mode {
     const char *name;
     size_t size;       /* octets sent, and echoed, in one exchange */
+    size_t line;       /* if not 0: octets of each line in it, the last of which is LF */
+    bool tls;
     bool lasting;      /* connections stay open; an exchange is a round trip */
     bool once;         /* each slot runs one exchange, then keeps its connection */
     uint64_t delay_ns; /* between connecting and sending */
@@ -97,6 +105,11 @@ static const struct mode MODES[] = {
     {.name = "burst", .size = 1, .once = true},
     {.name = "pingpong", .size = 64, .lasting = true},
     {.name = "bulk", .size = MESSAGE_MAX, .lasting = true},
+    {.name = "lines1", .size = 64, .line = 64, .lasting = true},
+    {.name = "lines16", .size = 1024, .line = 64, .lasting = true},
+#ifdef TLS
+    {.name = "tls", .size = 64, .tls = true, .lasting = true},
+#endif
     {.name = "ended", .is_ended = true, .end = 0},
     {.name = "closed", .is_ended = true, .end = 0, .is_silent = true},
     {.name = "reset", .is_ended = true, .end = ECONNRESET, .is_silent = true},
@@ -108,6 +121,9 @@ static const struct mode BUSY = {.name = "busy", .size = 64, .lasting = true};
 struct slot {
     const struct mode *mode;
     int fd;              /* -1: nothing is open */
+#ifdef TLS
+    SSL *tls;            /* NULL: none is spoken */
+#endif
     bool running;        /* an exchange is */
     size_t sent;         /* octets of this exchange */
     size_t received;
@@ -188,6 +204,10 @@ static void slot_run(struct slot *slot, bool running)
 
 static void slot_close(struct slot *slot)
 {
+#ifdef TLS
+    SSL_free(slot->tls);
+    slot->tls = NULL;
+#endif
     if (slot->fd >= 0)
         close(slot->fd);
     slot->fd = -1;
@@ -214,15 +234,65 @@ static void slot_watch(struct slot *slot, uint32_t interest)
     slot->interest = interest;
 }
 
+#ifdef TLS
+static SSL_CTX *tls_context;
+
+/* What a call of OpenSSL that did nothing waits for, as errno has it: EAGAIN, or else an error. */
+static int tls_errno(struct slot *slot, int result)
+{
+    int why = SSL_get_error(slot->tls, result);
+
+    if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE)
+        return EAGAIN;
+    return why == SSL_ERROR_SYSCALL && errno ? errno : EPROTO;
+}
+
+static void tls_begin(struct slot *slot)
+{
+    slot->tls = SSL_new(tls_context);
+    if (!slot->tls || !SSL_set_fd(slot->tls, slot->fd))
+        die("SSL_new");
+    SSL_set_connect_state(slot->tls);
+}
+#endif
+
+static ssize_t slot_put(struct slot *slot, const void *data, size_t size)
+{
+#ifdef TLS
+    if (slot->tls) {
+        int n = SSL_write(slot->tls, data, (int)size);
+        if (n <= 0)
+            errno = tls_errno(slot, n);
+        return n > 0 ? n : -1;
+    }
+#endif
+    return send(slot->fd, data, size, MSG_NOSIGNAL);
+}
+
+static ssize_t slot_get(struct slot *slot, void *data, size_t size)
+{
+#ifdef TLS
+    if (slot->tls) {
+        int n = SSL_read(slot->tls, data, (int)size);
+        if (n <= 0 && SSL_get_shutdown(slot->tls) & SSL_RECEIVED_SHUTDOWN)
+            return 0;
+        if (n <= 0)
+            errno = tls_errno(slot, n);
+        return n > 0 ? n : -1;
+    }
+#endif
+    return recv(slot->fd, data, size, 0);
+}
+
 static void slot_send(struct slot *slot)
 {
     while (slot->sent < slot->mode->size) {
-        ssize_t n = send(slot->fd, message + slot->sent,
-                         slot->mode->size - slot->sent, MSG_NOSIGNAL);
+        ssize_t n = slot_put(slot, message + slot->sent, slot->mode->size - slot->sent);
         if (n >= 0) {
             slot->sent += (size_t)n;
         } else if (errno == EAGAIN) {
-            slot_watch(slot, EPOLLIN | EPOLLOUT);
+            /* TLS that has something to send has room for it, and waits to read. */
+            slot_watch(slot, slot->mode->tls ? EPOLLIN : EPOLLIN | EPOLLOUT);
             return;
         } else {
             slot_fail(slot, "send", strerror(errno));
@@ -256,6 +326,10 @@ static void slot_connect(struct slot *slot)
     if (connect(slot->fd, (struct sockaddr *)&server, sizeof server)
         && errno != EINPROGRESS)
         slot_fail(slot, "connect", strerror(errno));
+#ifdef TLS
+    else if (slot->mode->tls)
+        tls_begin(slot);
+#endif
 }
 
 static void slot_wait(struct slot *slot)
@@ -317,7 +391,7 @@ static bool slot_ended(struct slot *slot)
 static bool slot_receive(struct slot *slot)
 {
     unsigned char buffer[MESSAGE_MAX];
-    ssize_t n = recv(slot->fd, buffer, slot->mode->size - slot->received, 0);
+    ssize_t n = slot_get(slot, buffer, slot->mode->size - slot->received);
 
     if (n < 0 && errno == EAGAIN)
         return false;
@@ -341,6 +415,8 @@ static bool slot_event(struct slot *slot, uint32_t events)
             slot_fail(slot, "idle", "data or end of file without a question");
         else
             ended = slot->mode->is_ended ? slot_ended(slot) : slot_receive(slot);
+        if (slot->mode->tls && slot->fd >= 0 && slot->sent < slot->mode->size)
+            slot_send(slot); /* its handshake goes on */
     }
     if (!ended && slot->fd >= 0 && events & EPOLLOUT)
         slot_send(slot);
@@ -540,6 +616,12 @@ static void prepare(void)
 {
     for (size_t i = 0; i < sizeof message; i++)
         message[i] = (unsigned char)('a' + i % 26);
+    for (size_t i = mode->line; mode->line && i <= sizeof message; i += mode->line)
+        message[i - 1] = '\n';
+#ifdef TLS
+    if (mode->tls && !(tls_context = SSL_CTX_new(TLS_client_method())))
+        die("SSL_CTX_new");
+#endif
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     slots = calloc(slot_count + busy_count, sizeof *slots);
     if (epoll_fd < 0 || !slots)

@@ -11,6 +11,10 @@ done with a connection:
   answer every read until end of file;
 ``close``
   close without reading;
+``lines``
+  answer every line until end of file;
+``tls``
+  as ``all``, over TLS;
 ``lag``
   as ``once``, beside a task that sleeps for 1 ms again and again; see `_lag`.
 

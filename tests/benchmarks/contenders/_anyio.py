@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ._common import BACKLOG, HOST, READ_SIZE, announce, for_task
 
@@ -35,12 +36,29 @@ async def answer_all(stream: SocketStream) -> None:
             pass
 
 
+async def answer_lines(stream: SocketStream) -> None:
+    """Answer each line by itself until end of file."""
+    async with stream:
+        reader = BufferedByteReceiveStream(stream)
+        try:
+            while True:
+                line = await reader.receive_until(b"\n", READ_SIZE)
+                await stream.send(line + b"\n")
+        except (*GONE, anyio.IncompleteRead):
+            pass
+
+
 async def leave(stream: SocketStream) -> None:
     """Close."""
     await stream.aclose()
 
 
-HANDLERS: Final[dict[str, Handler]] = {"once": answer_once, "all": answer_all, "close": leave}
+HANDLERS: Final[dict[str, Handler]] = {
+    "once": answer_once,
+    "all": answer_all,
+    "close": leave,
+    "lines": answer_lines,
+}
 
 
 async def main() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final, cast
 
 from ._asyncio_sleeper import start_sleeper
-from ._common import BACKLOG, HOST, announce, for_task
+from ._common import BACKLOG, HOST, announce, for_task, tls_context
 
 
 class AnswerAll(asyncio.Protocol):
@@ -56,7 +56,9 @@ FACTORIES: Final[dict[str, type[asyncio.Protocol]]] = {
 async def main() -> None:
     """Serve until killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(for_task(FACTORIES), HOST, 0, backlog=BACKLOG)
+    server = await loop.create_server(
+        for_task(FACTORIES), HOST, 0, backlog=BACKLOG, ssl=tls_context()
+    )
     sleeper = start_sleeper()
     announce(server.sockets[0].getsockname()[1])
     await server.serve_forever()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Mapping
 from typing import Final, TypeVar
@@ -30,9 +31,24 @@ def task() -> str:
     return sys.argv[1]
 
 
+SAME_HANDLER: Final = {"lag": "once", "tls": "all"}
+"""Tasks whose handlers are another task's."""
+
+
 def for_task(handlers: Mapping[str, T]) -> T:
-    """Choose the handler of the task; that of ``lag`` is that of ``once``."""
-    return handlers["once" if task() == "lag" else task()]
+    """Choose the handler of the task."""
+    return handlers[SAME_HANDLER.get(task(), task())]
+
+
+def tls_context() -> ssl.SSLContext | None:
+    """Make a context that has a certificate, if the task is to speak TLS."""
+    if task() != "tls":
+        return None
+    import trustme  # noqa: PLC0415 - who doesn't speak TLS is not to wait for it
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("server.test").configure_cert(context)
+    return context
 
 
 def has_sleeper() -> bool:

@@ -31,11 +31,30 @@ async def answer_all(stream: trio.abc.Stream) -> None:
         pass
 
 
+async def answer_lines(stream: trio.abc.Stream) -> None:
+    """Answer each line by itself until end of file: the loop that everybody writes once."""
+    buffer = bytearray()
+    try:
+        while data := await stream.receive_some(READ_SIZE):
+            buffer += data
+            while (end := buffer.find(b"\n") + 1) > 0:
+                line = bytes(buffer[:end])
+                del buffer[:end]
+                await stream.send_all(line)
+    except trio.BrokenResourceError:
+        pass
+
+
 async def leave(_stream: trio.abc.Stream) -> None:
     """Return; whoever serves closes."""
 
 
-HANDLERS: Final[dict[str, Handler]] = {"once": answer_once, "all": answer_all, "close": leave}
+HANDLERS: Final[dict[str, Handler]] = {
+    "once": answer_once,
+    "all": answer_all,
+    "close": leave,
+    "lines": answer_lines,
+}
 
 
 def handler() -> Handler:

@@ -9,7 +9,7 @@ import trio
 
 import trio_wsk
 
-from ._common import HOST, announce
+from ._common import HOST, announce, tls_context
 from ._trio_handlers import start_sleeper
 from ._wsk_inspectors import Inspector
 
@@ -39,6 +39,8 @@ async def serve(receive: Receive | None, *, inspect: Inspector | None = None) ->
     accept = take if receive is not None else leave
     dispatch = trio_wsk.ListenDispatch(accept=accept, inspect=inspect)
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(trio_wsk.serve_events, dispatch, 0, host=HOST))
+        server = await nursery.start(
+            partial(trio_wsk.serve_events, dispatch, 0, host=HOST, ssl_context=tls_context())
+        )
         start_sleeper(nursery)
         announce(server.local_addresses[0].port)

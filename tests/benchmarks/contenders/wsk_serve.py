@@ -16,7 +16,7 @@ import trio
 
 import trio_wsk
 
-from ._common import HOST, announce
+from ._common import HOST, announce, tls_context
 from ._trio_handlers import handler, start_sleeper
 from ._wsk_inspectors import inspector_asked_for
 
@@ -26,7 +26,14 @@ async def main() -> None:
     inspect = inspector_asked_for(sys.argv[2:])
     async with trio.open_nursery() as nursery:
         server = await nursery.start(
-            partial(trio_wsk.serve, handler(), 0, host=HOST, inspect=inspect)
+            partial(
+                trio_wsk.serve,
+                handler(),
+                0,
+                host=HOST,
+                inspect=inspect,
+                ssl_context=tls_context(),
+            )
         )
         start_sleeper(nursery)
         announce(server.local_addresses[0].port)
