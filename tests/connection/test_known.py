@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -95,6 +96,22 @@ async def test_inspector_decides_by_user(tmp_path: Path) -> None:
 
     async with open_pair(None, host=None, path=tmp_path / "s", inspect=inspect):
         assert [OURSELVES] == seen
+
+
+IPPROTO_MPTCP = 262
+
+
+@linux_only
+async def test_idle_time_is_unknown_over_multipath_tcp() -> None:
+    """The kernel would tell about one of the paths, and another one may be in use."""
+    try:
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP)
+    except OSError as error:
+        pytest.skip(f"no Multipath TCP here: {error}")
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    async with open_pair(None, host=None, sockets=[listening]) as (connection, _):
+        assert connection.idle_seconds is None
 
 
 async def test_nobody_vouches_for_a_peer_over_tcp() -> None:

@@ -35,7 +35,7 @@ from trio_wsk import (
     open_server,
 )
 from trio_wsk._connection.farewell import SILENT_SECONDS
-from trio_wsk._engine.wheel import GRAIN
+from trio_wsk._engine.wheel import GRAIN, MOST_PER_TURN
 from trio_wsk.testing import MemoryNetwork
 
 if TYPE_CHECKING:
@@ -396,6 +396,31 @@ async def test_handler_over_tls_hears_of_an_end(
         assert (1, 0, 0) == (counted.ended_idle, counted.peers_left, counted.handler_failures)
 
 
+async def test_tls_of_a_handlers_own_ends_without_a_good_bye(autojump_clock: MockClock) -> None:
+    """
+    Over TLS that a handler has put on by itself the end of file is one; what it then raises is no
+    crash, and nobody's fault, and the peer sees FIN.
+    """
+
+    async def handle(connection: Connection) -> None:
+        stream = trio.SSLStream(connection, server_context(), server_side=True)
+        while data := await stream.receive_some():
+            await stream.send_all(data)
+
+    async with memory_server(handle) as scene:
+        client = await scene.connect()
+        stream = tls_over(client)  # type: ignore[arg-type]
+        await stream.send_all(b"hello")
+        assert b"hello" == await receive_exactly(stream, 5)
+
+        assert b"" == await client.receive_some()
+        await client.aclose()
+        await wait_all_tasks_blocked()
+        assert [EndReason.IDLE] == scene.ends
+        counted = scene.server.statistics()
+        assert (1, 0, 0) == (counted.ended_idle, counted.peers_left, counted.handler_failures)
+
+
 async def test_handshake_has_its_own_deadline(autojump_clock: MockClock) -> None:
     """Idle time is counted from the end of the handshake."""
     async with memory_server(
@@ -696,6 +721,48 @@ async def test_nothing_is_kept_of_connections_that_have_ended(autojump_clock: Mo
         assert idle is not None
         assert 3 == scene.server.statistics().served
         assert 0 == len(idle._seen) == len(idle._wheel)  # noqa: SLF001
+
+
+@SOCKETS
+async def test_connection_that_is_closed_already_is_not_idle(
+    kind: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Where the handler goes on after it has closed its connection, nobody is idle."""
+    autojump_clock.autojump_threshold = 0.01
+    told = Told()
+
+    async def handle(connection: Connection) -> None:
+        await trio.sleep(3)
+        await connection.aclose()
+        await trio.sleep(20)
+
+    async with open_server(
+        handle, **options_of(kind, tmp_path), idle_timeout=5, observers=[told], grace=0
+    ) as server:
+        client = client_of(server)
+        await trio.sleep(30)
+
+        assert (1, 0) == (server.statistics().served, server.statistics().ended_idle)
+        [ended] = told.of("ConnectionEnded")
+        assert EndReason.CLOSED is ended.reason
+        client.socket.close()
+
+
+async def test_many_that_are_counted_end_in_portions(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """More than are done in one turn end in several, one right after the other."""
+    autojump_clock.autojump_threshold = 0.01
+    async with open_server(
+        serve_in_silence, path=tmp_path / "s", idle_timeout=5, backlog=600, grace=0
+    ) as server:
+        count = 2 * MOST_PER_TURN + 1
+        clients = [client_of(server) for _ in range(count)]
+        await trio.sleep(5 + AFTER_THE_FIRST_LOOK + 1)
+
+        assert count == server.statistics().ended_idle
+        for client in clients:
+            client.socket.close()
 
 
 async def test_without_end_nothing_is_ended(autojump_clock: MockClock) -> None:

@@ -269,7 +269,7 @@ async def test_drain_callback_is_called_for_it(autojump_clock: MockClock) -> Non
         assert connection.draining.is_set()
 
     dispatch = ListenDispatch(accept=lambda _: ConnectionDispatch(), drain=drain)
-    async with memory_server(dispatch) as (server, host, _):
+    async with memory_server(dispatch, grace=10 * HOUR) as (server, host, _):
         clients = [await host.connect(PLACE)]
         await trio.sleep(HOUR / 2)
         clients.append(await host.connect(PLACE))
@@ -280,6 +280,8 @@ async def test_drain_callback_is_called_for_it(autojump_clock: MockClock) -> Non
             nursery.start_soon(server.drain)
             await wait_all_tasks_blocked()
             assert 2 == len(told) == len(set(told))
+            await trio.sleep(HOUR)
+            assert 2 == len(told)
             for client in clients:
                 await client.aclose()
 

@@ -18,7 +18,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["GRAIN", "Wheel"]
+__all__ = ["GRAIN", "MOST_PER_TURN", "Wheel"]
 
 T = TypeVar("T")
 

@@ -124,7 +124,8 @@ class Handlers(ReusedTasks["Connection"]):
             if self._raises:
                 rest = crash if rest is None else error
         else:
-            if has_finished(connection, error):
+            is_idle = rest is None and control.is_over_idle(connection)
+            if has_finished(connection, error) or is_idle:
                 control.part(connection)  # it has its answers, and may still be reading them
             else:
                 control.end(

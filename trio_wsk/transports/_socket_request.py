@@ -341,7 +341,9 @@ class SocketRequest(TransportRequest):
 
     def traffic(self, channel: Channel) -> tuple[int, float] | None:  # noqa: ARG002 - there is one
         """Ask the kernel, where it is Linux's TCP: it counts what has passed, and knows when."""
-        return traffic(self._channel) if self._bound.proto in _TCP else None
+        bound = self._bound
+        is_tcp = bound.family in _INET and bound.proto in _TCP
+        return traffic(self._channel) if is_tcp else None
 
     def ideal_send_backlog(self, channel: Channel) -> int:
         """Return the congestion window, where the kernel tells it."""
