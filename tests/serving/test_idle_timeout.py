@@ -522,6 +522,41 @@ async def test_half_closed_connection_is_bounded_as_well(autojump_clock: MockClo
         await client.aclose()
 
 
+async def test_connection_with_events_says_good_bye_over_tls(autojump_clock: MockClock) -> None:
+    """Over TLS the peer sees close_notify, a minute after the handshake, which had its own time."""
+    closed = Closed()
+    async with memory_server(
+        closed.server, ssl_context=server_context(), handshake_timeout=90
+    ) as scene:
+        client = await scene.connect()
+        await trio.sleep(80)
+        stream = tls_over(client)  # type: ignore[arg-type]
+        await stream.do_handshake()
+
+        assert b"" == await stream.receive_some()
+        assert 80 + MINUTE <= trio.current_time() <= 80 + MINUTE + GRAIN
+        await stream.aclose()
+        await wait_all_tasks_blocked()
+        assert [EndReason.IDLE] == closed.how == scene.ends
+        assert 1 == scene.server.statistics().ended_idle
+
+
+async def test_peer_that_does_not_take_the_queue_over_tls_is_reset(
+    autojump_clock: MockClock,
+) -> None:
+    """What doesn't move makes the end a reset, over TLS as well."""
+    closed = Closed(bytes(1 << 20))
+    async with memory_server(closed.server, ssl_context=server_context()) as scene:
+        client = await scene.connect()
+        stream = tls_over(client)  # type: ignore[arg-type]
+        await stream.do_handshake()
+        await until_ended(scene)
+
+        assert MINUTE <= trio.current_time() <= MINUTE + GRAIN + 0.01
+        assert [EndReason.IDLE] == scene.ends
+        await client.aclose()
+
+
 # --- Sockets of the system ---------------------------------------------------------------------
 
 

@@ -305,6 +305,29 @@ async def test_connection_with_events_is_reset_after_the_grace(autojump_clock: M
         await client.aclose()
 
 
+async def test_drain_callback_is_called_over_tls(autojump_clock: MockClock) -> None:
+    """Over TLS, too; one that shakes hands when its time is over is told when it has."""
+    dispatch = ListenDispatch(
+        accept=lambda _: ConnectionDispatch(), drain=lambda connection: connection.disconnect()
+    )
+    async with memory_server(
+        dispatch, ssl_context=server_context(), max_lifetime=10, handshake_timeout=60
+    ) as (server, host, _):
+        quick, slow = [tls_over(await host.connect(PLACE)) for _ in range(2)]  # type: ignore[arg-type]
+        await quick.do_handshake()
+        assert b"" == await quick.receive_some()
+        assert 9 <= trio.current_time() <= 10 + GRAIN
+        await trio.sleep(10)
+        await slow.do_handshake()
+
+        assert b"" == await slow.receive_some()
+        assert trio.current_time() < 25
+        for stream in (quick, slow):
+            await stream.aclose()
+        await wait_all_tasks_blocked()
+        assert 2 == server.statistics().expired
+
+
 # --- All the same ------------------------------------------------------------------------------
 
 
