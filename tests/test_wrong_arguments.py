@@ -256,6 +256,19 @@ RULES: Mapping[str, Mapping[str, Row]] = {
     "deny": {"networks": Row(NETWORKS, "deny"), **RULE},
     "allow_only": {"networks": Row(NETWORKS, "allow_only"), **RULE},
     "from_networks": {"networks": Row(NETWORKS, "from_networks")},
+    "client_hello": {name: RULE[name] for name in ("close", "name")},
+    "server_names": {
+        "or_none": Row(NO_FLAGS, "or_none is True or False"),
+        **{name: RULE[name] for name in ("close", "name")},
+    },
+    "alpn": {
+        "or_none": Row(NO_FLAGS, "or_none is True or False"),
+        **{name: RULE[name] for name in ("close", "name")},
+    },
+    "early_talkers": {
+        "wait": Row((None, math.inf, *NO_SECONDS), "wait is a time in seconds"),
+        **RULE,
+    },
     "NetworksFile": {
         "path": Row((None, [], object()), "", TypeError),
         "observers": Row((7, print, [7]), "observers"),
@@ -298,6 +311,8 @@ RULES_CALLED: Mapping[str, Mapping[str, Any]] = {
     "deny": {"networks": []},
     "allow_only": {"networks": []},
     "from_networks": {},
+    "client_hello": {},
+    "early_talkers": {},
     "NetworksFile": {"path": os.devnull},
     "ConnectionLimit": {"most": 1},
     "SourceLimit": {"most": 1},
@@ -507,6 +522,8 @@ NO_ROW: Mapping[str, str] = {
     "Finding": "is made by us",
     "DrainReport": "is made by us",
     "RuleStatistics": "is made by us",
+    "ClientHello": "is made by us",
+    "TlsExtension": "is made by us",
     "ListeningStatistics": "is made by us",
     "ServerStatistics": "is made by us",
     "PeerCredentials": "is made by us",
@@ -725,6 +742,8 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Address.parse": _made(Address.parse),
     "AddressSet": _made(AddressSet),
     **{name: _made(getattr(inspectors, name), **more) for name, more in RULES_CALLED.items()},
+    "server_names": _made(functools.partial(inspectors.server_names, "example.com")),
+    "alpn": _made(functools.partial(inspectors.alpn, "h2")),
     "NetworksFile.watch": inspectors.NetworksFile(os.devnull).watch,
     "SourceLimit.open_from": _made(inspectors.SourceLimit(1).open_from),
     "Penalties.add": _made(

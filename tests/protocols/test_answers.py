@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import pickle
-from pathlib import Path
 
 import pytest
 
+from tests.helpers.parsers import reasons_in_code
 from trio_wsk import InspectAction, Status, Verdict, WskError
-from trio_wsk._protocols import answers
 from trio_wsk._protocols.answers import (
     ClientHelloError,
     MalformedError,
@@ -19,20 +16,6 @@ from trio_wsk._protocols.answers import (
 )
 
 ERRORS = [MalformedError, NotTLSError, ClientHelloError, ProxyHeaderError]
-
-
-def reasons_in_code() -> list[str]:
-    """Find every reason that a parser gives, in the source of the room."""
-    room = Path(inspect.getfile(answers)).parent
-    trees = [ast.parse(path.read_text("utf-8")) for path in sorted(room.glob("*.py"))]
-    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.keyword)]
-    given = {
-        node.value.value
-        for node in nodes
-        if node.arg == "reason" and isinstance(node.value, ast.Constant)
-        if isinstance(node.value.value, str)
-    }
-    return sorted({*given, *(error.reason for error in ERRORS)})
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -56,6 +39,4 @@ def test_errors_travel(error: type[MalformedError]) -> None:
 def test_reasons_can_be_a_verdicts(reason: str) -> None:
     """A rule can reject with the reason as it stands, and the class of the error names it."""
     assert Verdict(InspectAction.REJECT, reason).reason == reason
-    assert reason == MalformedError.reason or any(
-        f"``{reason}``" in (error.__doc__ or "") for error in ERRORS
-    )
+    assert any(f"``{reason}``" in (error.__doc__ or "") for error in ERRORS)

@@ -16,10 +16,19 @@ transport, or who gets a connection.
 
 from __future__ import annotations
 
+from trio_wsk._protocols.client_hello import ClientHello, TlsExtension
 from trio_wsk._vocabulary.need import Need
 
 from ._cached import cached
+from ._client_hello import (
+    NO_APPLICATION_PROTOCOL,
+    UNRECOGNIZED_NAME,
+    alpn,
+    client_hello,
+    server_names,
+)
 from ._composing import any_of, dry_run, unless, when
+from ._early_talkers import early_talkers
 from ._limits import ConnectionLimit, SourceLimit
 from ._networks import allow_only, deny, from_networks
 from ._networks_file import NetworksFile
@@ -30,7 +39,10 @@ from ._rules import Rules
 from ._sources import HasAddresses, Networks
 
 __all__ = [
+    "NO_APPLICATION_PROTOCOL",
+    "UNRECOGNIZED_NAME",
     "Answer",
+    "ClientHello",
     "ConnectionLimit",
     "HasAddresses",
     "Need",
@@ -43,17 +55,23 @@ __all__ = [
     "Rules",
     "SourceLimit",
     "SourceRateLimit",
+    "TlsExtension",
     "allow_only",
+    "alpn",
     "any_of",
     "cached",
+    "client_hello",
     "deny",
     "dry_run",
+    "early_talkers",
     "from_networks",
     "needs",
+    "server_names",
     "unless",
     "when",
 ]
 
-for _name in sorted({*__all__} - {"Answer", "Networks", "Rule"}):
+_CONSTANTS = {"NO_APPLICATION_PROTOCOL", "UNRECOGNIZED_NAME"}
+for _name in sorted({*__all__} - {"Answer", "Networks", "Rule"} - _CONSTANTS):
     globals()[_name].__module__ = __name__
-del _name
+del _name, _CONSTANTS
