@@ -323,6 +323,20 @@ async def test_connection_that_its_accept_callback_closes_is_closed_for_its_disp
         assert EndReason.CLOSED is ended.reason
 
 
+async def test_connection_that_its_accept_callback_closes_needs_no_closed_callback() -> None:
+    """A dispatch without one is returned too late as well, and that is no failure."""
+    diary = Diary()
+
+    def accept(connection: Connection) -> ConnectionDispatch:
+        connection.close()
+        return ConnectionDispatch()
+
+    async with open_event_pair(accept, observers=[diary]):
+        await wait_all_tasks_blocked()
+
+        assert [] == [each for each in diary.told if isinstance(each, CallbackFailed)]
+
+
 async def test_closed_that_raises_is_reported_and_that_is_all() -> None:
     """There is nothing left to be reset for it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import select
 import socket
 from collections import deque
@@ -228,6 +229,28 @@ async def test_other_connection_breaking_is_a_failure_of_the_callback() -> None:
 
             assert "reset" == await fate_of(client)
             assert ["receive"] == [each.callback for each in failures.seen]
+
+
+async def test_others_have_their_turn_before_one_has_been_read_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two peers that send more than is read at once, neither is read more than four times."""
+    monkeypatch.setattr(_events, "RECEIVE_SIZE", 7)
+    read: list[Connection] = []
+    dispatch = ConnectionDispatch(receive=lambda connection, _: read.append(connection))
+    async with open_event_pair(dispatch) as (connection, client):
+        other = connect_now(connection.listening.local_addresses[0])
+        await until(lambda: connection.listening.statistics().delivered["event"] == 2)
+        await wait_all_tasks_blocked()
+        with plain(client) as one, plain(other) as another:
+            one.sendall(bytes(70))
+            another.sendall(bytes(70))
+        await until(lambda: len(read) == 20)
+        await other.aclose()
+
+    assert [4] * 4 + [2] * 2 == sorted(
+        (len(list(group)) for _, group in itertools.groupby(read)), reverse=True
+    )
 
 
 # --- Events and tasks ------------------------------------------------------------------
@@ -747,6 +770,8 @@ async def test_event_without_a_callback_is_named() -> None:
     async with open_pair() as (connection, _):
         with pytest.raises(InvalidParameterError, match=r"ConnectionDispatch\(receive=\.\.\.\)"):
             connection.enable_events(EventMask.RECEIVE)
+        with pytest.raises(InvalidParameterError, match=r"ConnectionDispatch\(send_backlog="):
+            connection.enable_events(EventMask.SEND_BACKLOG)
         with pytest.raises(InvalidParameterError, match=r"ConnectionDispatch\(disconnect=\.\.\.\)"):
             connection.enable_events(
                 EventMask.RECEIVE | EventMask.DISCONNECT,
