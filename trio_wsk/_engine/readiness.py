@@ -64,6 +64,7 @@ __all__ = [
     "READ",
     "URGENT",
     "WRITE",
+    "ParkingReadiness",
     "Readiness",
     "Sink",
     "Watch",
@@ -347,3 +348,25 @@ class Readiness(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let every watch go. Tasks that wait look again and find another home."""
+
+
+class ParkingReadiness(Readiness):
+    """A readiness whose driver has nothing to wait on: it is parked until somebody wakes it."""
+
+    _driver: trio.lowlevel.Task | None = None
+
+    async def park(self) -> None:
+        """Wait for `wake`."""
+
+        def _abort(_: object) -> trio.lowlevel.Abort:
+            self._driver = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._driver = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(_abort)
+
+    def wake(self) -> None:
+        """Return the driver from `park`."""
+        if self._driver is not None:
+            trio.lowlevel.reschedule(self._driver)
+            self._driver = None

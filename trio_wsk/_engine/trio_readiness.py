@@ -9,7 +9,7 @@ import trio
 
 from trio_wsk._vocabulary.errors import SocketBusyError
 
-from .readiness import LOOK, LOOK_SECONDS, READ, WRITE, Readiness, Watch
+from .readiness import LOOK, LOOK_SECONDS, READ, WRITE, ParkingReadiness, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["TrioReadiness"]
 
 
-class TrioReadiness(Readiness):
+class TrioReadiness(ParkingReadiness):
     """Trio's own waits: level-triggered, one task per armed watch.
+
+    Whatever is reported meanwhile ends in one return of its driver.
 
     Args:
       start_soon: Starts the task that waits for an armed edge (a nursery's method).
@@ -33,7 +35,6 @@ class TrioReadiness(Readiness):
     ) -> None:
         self._start_soon = start_soon
         self._armed: set[Watch] = set()
-        self._driver: trio.lowlevel.Task | None = None
 
     def arm(self, watch: Watch, edges: int) -> None:
         """Start a task that reports the edge, once."""
@@ -97,22 +98,6 @@ class TrioReadiness(Readiness):
         if watch.interest & edge:
             return watch.park(edge)
         return watch.wait_on_trio(edge)
-
-    async def park(self) -> None:
-        """Wait for `wake`; the reporting tasks' notifications end in one."""
-
-        def _abort(_: object) -> trio.lowlevel.Abort:
-            self._driver = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._driver = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(_abort)
-
-    def wake(self) -> None:
-        """Return the driver from `park`."""
-        if self._driver is not None:
-            trio.lowlevel.reschedule(self._driver)
-            self._driver = None
 
     def close(self) -> None:
         """Let every watch go."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import trio
 
-from trio_wsk._engine.readiness import ENDED, READ, WRITE, Readiness, Watch
+from trio_wsk._engine.readiness import ENDED, READ, WRITE, ParkingReadiness, Readiness, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,12 +51,11 @@ class MemoryWatch(Watch):
         return 0 if self.endpoint is None else self.endpoint.edges()
 
 
-class MemoryReadiness(Readiness):
+class MemoryReadiness(ParkingReadiness):
     """Edges of connections in memory: driven by a pump for as long as there is one."""
 
     def __init__(self) -> None:
         self._soon: deque[Callable[[], object]] = deque()
-        self._driver: trio.lowlevel.Task | None = None
         self._is_closed = False
 
     def soon(self, tell: Callable[[], object]) -> None:
@@ -116,19 +115,7 @@ class MemoryReadiness(Readiness):
         if self._soon:
             await trio.lowlevel.checkpoint()
             return
-
-        def _abort(_: object) -> trio.lowlevel.Abort:
-            self._driver = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._driver = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(_abort)
-
-    def wake(self) -> None:
-        """Return the pump from `park`."""
-        if self._driver is not None:
-            trio.lowlevel.reschedule(self._driver)
-            self._driver = None
+        await super().park()
 
     def poll(self) -> bool:
         """Tell what is to be told; bounded."""
