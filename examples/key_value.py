@@ -97,6 +97,8 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
 
 
 if __name__ == "__main__":
+    if not sys.argv[2:]:
+        sys.exit(__doc__)
     certificate, key, *rest = sys.argv[1:]
     trio_wsk.run(
         Store().serve,

@@ -127,6 +127,8 @@ SIDES = ConnectionDispatch(receive=receive, disconnect=disconnect, closed=closed
 
 
 if __name__ == "__main__":
+    if not sys.argv[2:]:
+        sys.exit(__doc__)
     host, port, *rest = sys.argv[1:]
     dispatch = ListenDispatch(accept=partial(accept, host, int(port)))
     our_port = int(rest[0]) if rest else PORT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import subprocess
+import sys
 from contextlib import closing, contextmanager
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING
@@ -45,6 +46,18 @@ def test_page_shows_the_program_as_it_is(name: str) -> None:
     assert f"{{literalinclude}} ../../examples/{name}.py\n" in page
     assert f"python examples/{name}.py" in page
     assert (EXAMPLES / f"{name}.py").exists()
+
+
+@pytest.mark.parametrize("name", ["key_value", "proxy"])
+def test_program_says_what_it_needs(name: str) -> None:
+    """Without its arguments it says what it does, and how to run it."""
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, str(EXAMPLES / f"{name}.py")], check=False, capture_output=True, text=True
+    )
+
+    assert 1 == done.returncode
+    assert f"Run ``python examples/{name}.py " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # --- Key-value store ---------------------------------------------------------------------
