@@ -403,12 +403,52 @@ async def test_block_that_ends_takes_back_what_is_under_way() -> None:
     assert [Status.CANCELLED] == completed
 
 
-async def test_nothing_is_opened_by_what_is_closed() -> None:
-    """A listening socket that is closed opens nothing any more."""
+async def test_nothing_is_opened_by_what_has_ended() -> None:
+    """A block that has ended opens nothing any more."""
     async with open_listening_socket(0, host=HOST) as listening:
-        await listening.aclose()
-        with pytest.raises(SocketClosedError):
-            listening.queue_connect(HOST, 80)
+        pass
+    with pytest.raises(SocketClosedError):
+        listening.queue_connect(HOST, 80)
+
+
+async def test_callback_opens_a_connection_while_its_server_drains() -> None:
+    """
+    The socket listens no more, and its block goes on: who has sent a request when the server
+    drains gets the answer of a back end that is asked only then.
+    """
+
+    def receive(client: Connection, data: bytes) -> None:
+        client.listening.queue_connect(
+            HOST, port, on_completion=lambda irp: answer(client, irp, data)
+        )
+
+    def answer(client: Connection, irp: Irp[Connection], data: bytes) -> None:
+        assert irp.information is not None
+        irp.information.close()
+        client.disconnect(data=data.upper())
+
+    dispatch = ListenDispatch(accept=lambda _: ConnectionDispatch(receive=receive))
+    async with (
+        echoing() as port,
+        trio.open_nursery() as nursery,
+        open_server(dispatch, 0, host=HOST) as server,
+    ):
+        place = server.local_addresses[0].port
+        async with await trio.open_tcp_stream(HOST, place) as client:
+            await until(lambda: server.statistics().open_connections)
+            nursery.start_soon(server.drain)
+            await until(lambda: is_refused(place))
+            await client.send_all(b"hello")
+
+            assert b"HELLO" == await client.receive_some()
+
+    assert 0 == server.statistics().callback_failures
+
+
+def is_refused(port: int) -> bool:
+    """Whether nobody listens at a port any more."""
+    with socket.socket() as sock:
+        return sock.connect_ex((HOST, port)) != 0
 
 
 async def test_completion_routine_that_fails_ends_the_connection() -> None:

@@ -106,11 +106,13 @@ class Stage:
             "connection.resume_receive": connection.resume_receive,
             "connection.send_all": partial(connection.send_all, b"x"),
             "connection.send_eof": connection.send_eof,
+            "connection.send_eof_nowait": connection.send_eof_nowait,
             "connection.send_nowait": partial(connection.send_nowait, b"x"),
             "connection.socket": lambda: connection.socket,
             "connection.wait_send_all_might_not_block": connection.wait_send_all_might_not_block,
             "irp.cancel": self.irp.cancel,
             "irp.wait": self.irp.wait,
+            "request.at_end": partial(self.request.at_end, print),
             "request.peek": partial(self.request.peek, 1),
         }
 
@@ -129,20 +131,31 @@ ONLY_READ = {
     "Connection": {
         "closed",
         "draining",
+        "facts",
         "ideal_send_backlog",
+        "idle_seconds",
         "inspect_id",
         "listening",
         "local_address",
+        "octets_received",
+        "octets_sent",
+        "octets_unsent",
+        "opened_at",
+        "peer_credentials",
         "remote_address",
+        "state",
+        "tls",
     },
     "ConnectionRequest": {
         "cancel_scope",  # which is Trio's, and has Trio's own guards
         "context",
         "deadline",
+        "facts",
         "inspect_id",
         "inspect_point",
         "listening",
         "local_address",
+        "peer_credentials",
         "remote_address",
         "syn",
     },
@@ -156,7 +169,7 @@ ONLY_READ = {
         "sockets",
         "statistics",
     },
-    "Server": {"local_addresses", "statistics"},
+    "Server": {"connections", "local_addresses", "statistics"},
 }
 """What changes nothing and wakes nobody, and so can be looked at from anywhere."""
 

@@ -115,6 +115,11 @@ class Pump:
         """Whether nothing that is posted is done any more."""
         return self.life is OVER
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and nothing has ended it, so that tasks can be."""
+        return self.life is _BUSY or self.life is _PARKED
+
     def start(self, nursery: trio.Nursery, readiness: Readiness) -> None:
         """Start the pump."""
         self._nursery = nursery

@@ -290,14 +290,14 @@ class ListeningSocket(trio.abc.Listener[Connection]):
           with `Status.CANCELLED` when it is cancelled, or the block ends.
 
         Raises:
-          SocketClosedError, ForcedClosedError: as for `accept`; then there is no Irp.
+          SocketClosedError, ForcedClosedError: the block has ended, which a drain has not.
           InvalidParameterError: an argument is wrong. (Yours.)
 
         Source: PFN_WSK_SOCKET_CONNECT.
         """
         check_caller(self._block.home, "listening.queue_connect")
         check_connection_dispatch("queue_connect", dispatch)
-        self._stages.check_listening()
+        self._stages.check_running()
         target = target_of(
             host,
             port,

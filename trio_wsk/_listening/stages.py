@@ -145,6 +145,15 @@ class Stages:
         if self.state is not LISTENING:
             raise self.why_not()
 
+    def check_running(self) -> None:
+        """Refuse what needs a block that goes on, as it does while a server drains.
+
+        Raises:
+          SocketClosedError, ForcedClosedError: it has ended, or is about to. (The caller's.)
+        """
+        if self.state is State.FAILED or not self.block.runs:
+            raise self.why_not()
+
     def why_not(self) -> SocketClosedError | ForcedClosedError:
         """Say why it does not listen any more."""
         if self.state is State.FAILED:
