@@ -233,10 +233,8 @@ RATE: Mapping[str, Row] = {
 }
 PENALIZED: Row = Row((None, 7, "192.0.2.1", "192.0.2.1:80"), "a connection, a request or an Addr")
 RULES: Mapping[str, Mapping[str, Row]] = {
-    "Rules": {
-        "default": Row((True, 1, "no", wait), "default is an InspectAction"),
-        "name": RULE["name"],
-    },
+    "Rules": {"default": Row((None, True, 1, "no", wait), "default is an InspectAction")},
+    "all_of": {"name": RULE["name"]},
     "when": {
         "condition": Row(NO_PLAIN_FUNCTIONS, "when takes a"),
         "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "when takes"),
@@ -280,6 +278,15 @@ RULES: Mapping[str, Mapping[str, Row]] = {
         **TABLE,
         **RULE,
     },
+    "ProxyProtocol": {
+        "required": Row((*NETWORKS, ()), "required"),
+        "optional": Row(NETWORKS, "optional"),
+        "unix": Row((None, True, "always"), "'required', 'optional' or 'forbidden'"),
+        "timeout": Row((None, math.inf, *NO_SECONDS), "timeout is a time in seconds"),
+        "limit": Row((None, 15, 16385, *NO_COUNTS), "limit is"),
+        "close": RULE["close"],
+        "name": RULE["name"],
+    },
     "SourceLimit.open_from": {"address": Row((None, 7, "192.0.2.1"), "is no Address")},
     "RateLimit": {**RATE, **RULE},
     "SourceRateLimit": {**RATE, **TABLE, **RULE},
@@ -303,6 +310,7 @@ RULES: Mapping[str, Mapping[str, Row]] = {
 }
 RULES_CALLED: Mapping[str, Mapping[str, Any]] = {
     "Rules": {},
+    "all_of": {},
     "when": {"condition": work, "rule": work},
     "unless": {"condition": work, "rule": work},
     "dry_run": {},
@@ -314,6 +322,7 @@ RULES_CALLED: Mapping[str, Mapping[str, Any]] = {
     "client_hello": {},
     "early_talkers": {},
     "NetworksFile": {"path": os.devnull},
+    "ProxyProtocol": {"required": ["::/0"]},
     "ConnectionLimit": {"most": 1},
     "SourceLimit": {"most": 1},
     "RateLimit": {"count": 1},
@@ -394,6 +403,9 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
     "Connection.receive_into": {"buffer": octets("write bytearray(65536)")},
     "Connection.send_all": {"data": octets("bytes, bytearray or a memoryview")},
     "Connection.send_nowait": {"data": octets("bytes, bytearray or a memoryview")},
+    "Connection.send_proxy_header": {
+        "header": Row((None, b"PROXY UNKNOWN\r\n", inspectors.ProxyHeader), "ProxyHeader.local()")
+    },
     "Connection.queue_send": {
         "data": octets("bytes, bytearray or a memoryview"),
         "on_completion": Row(NO_PLAIN_FUNCTIONS, "on_completion takes a"),
@@ -433,7 +445,10 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
         for loop in ("lines", "batches")
     },
     "ConnectionRequest.at_end": {"callback": Row(NO_PLAIN_FUNCTIONS, "request.at_end takes a")},
-    "ConnectionRequest.peek": {"count": Row((None, 0, 16385, *NO_COUNTS), "1 to 16384")},
+    "ConnectionRequest.peek": {
+        "count": Row((None, 0, 16385, *NO_COUNTS), "1 to 16384"),
+        "least": Row((0, 17, *NO_COUNTS), "least is a count from 1 to 16"),
+    },
     "ProbeReport.find": {"name": Row((None, 7, "nonsense"), "no finding is called")},
     "Address.tcp": {
         "host": Row((None, 7, b"::1", []), "text or an ipaddress object", TypeError),
@@ -524,6 +539,9 @@ NO_ROW: Mapping[str, str] = {
     "RuleStatistics": "is made by us",
     "ClientHello": "is made by us",
     "TlsExtension": "is made by us",
+    **dict.fromkeys(
+        ("ProxyHeader", "ProxyTlv", "ProxySsl"), "has tests of its own, in tests/protocols"
+    ),
     "ListeningStatistics": "is made by us",
     "ServerStatistics": "is made by us",
     "PeerCredentials": "is made by us",
@@ -600,7 +618,7 @@ async def _at_end(**argument: Any) -> None:
 async def _peek(**argument: Any) -> None:
     async with inspecting() as desk:
         _, request = await desk.pended()
-        await request.peek(**argument)
+        await request.peek(**{"count": 16, **argument})
 
 
 def _made(function: Callable[..., object], **more: Any) -> Callable[..., Awaitable[None]]:
@@ -721,6 +739,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Connection.receive_into": _method(_connection, "receive_into"),
     "Connection.send_all": _method(_connection, "send_all"),
     "Connection.send_nowait": _method(_connection, "send_nowait"),
+    "Connection.send_proxy_header": _method(_connection, "send_proxy_header"),
     "Connection.queue_send": _method(_connection, "queue_send", data=b"x"),
     "Connection.disconnect": _method(_connection, "disconnect"),
     "Connection.enable_events": _method(_connection, "enable_events", mask=EventMask.RECEIVE),

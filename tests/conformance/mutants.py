@@ -776,6 +776,11 @@ MUTANTS = [
         request={"peek": peek_and_take},
     ),
     Mutant(
+        check="consume_takes_the_octets",
+        says="7 octets were consumed, and peek() returned (b'first, second', False)",
+        request={"consume": nothing},
+    ),
+    Mutant(
         check="end_is_all",
         says="a peer has finished, and peek() says: not all",
         request={"peek": never_all},

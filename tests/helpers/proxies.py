@@ -2,29 +2,25 @@
 
 The sockets on which they listen are made here and given to them, so that clients may connect at
 once. Debian's packages `haproxy` and `nginx` have them; where one is missing, its tests are
-skipped.
+skipped, and fail in CI.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from .blocking_peers import PATIENCE
+from .foreign import foreign, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["listening_socket", "running_haproxy", "running_nginx"]
-
-_PLACES = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 
 
 def listening_socket(host: str = "127.0.0.1") -> socket.socket:
@@ -51,7 +47,7 @@ def running_haproxy(folder: Path, config: str, *listeners: socket.socket) -> Ite
         f"  timeout {each} {PATIENCE}s\n" for each in ("connect", "client", "server")
     )
     file.write_text(general + config.format(*descriptors), encoding="utf-8")
-    with _running([_found("haproxy"), "-db", "-f", str(file)], descriptors):
+    with _running([foreign("haproxy"), "-db", "-f", str(file)], descriptors):
         yield
 
 
@@ -68,7 +64,7 @@ def running_nginx(
       listeners: What it listens on.
       module: What has to be loaded for that, such as ``ngx_stream_module.so``.
     """
-    program = _found("nginx")
+    program = foreign("nginx")
     descriptors = [listener.fileno() for listener in listeners]
     addresses = [_written(listener) for listener in listeners]
     file = folder / "nginx.conf"
@@ -83,13 +79,6 @@ def running_nginx(
         yield
 
 
-def _found(name: str) -> str:
-    path = shutil.which(name, path=_PLACES)
-    if path is None:
-        pytest.skip(f"{name} is not there: apt-get install {name}")
-    return path
-
-
 def _written(listener: socket.socket) -> str:
     """Write where it listens as nginx compares it with what it was given."""
     host, port, *_ = listener.getsockname()
@@ -100,7 +89,7 @@ def _module(program: str, name: str) -> str:
     """Find a module of nginx's, which Debian has in a package of its own."""
     module = Path(program).parent.parent / "lib" / "nginx" / "modules" / name
     if not module.exists():
-        pytest.skip(f"{module} is not there: apt-get install libnginx-mod-stream")
+        missing(f"{module} is not there: apt-get install libnginx-mod-stream")
     return str(module)
 
 

@@ -18,12 +18,14 @@ from trio_wsk import (
     WouldBlockError,
     open_listening_socket,
 )
+from trio_wsk.inspectors import Need
 from trio_wsk.observers import RequestAborted, RequestRejected
 from trio_wsk.testing import MemoryNetwork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from trio_wsk import Address, ConnectionRequest, InspectId
     from trio_wsk.observers import Observer, Record
     from trio_wsk.testing import MemoryStream
 
@@ -53,8 +55,12 @@ class Visitor:
 class Gate:
     """Where visitors come to."""
 
-    def __init__(self) -> None:
+    def __init__(self, inspect: Any) -> None:
         self.network = MemoryNetwork()
+        self.needs = getattr(inspect, "needs", Need.ADDRESSES)
+        self.close_styles = getattr(inspect, "close_styles", ())
+        self._inspector = inspect
+        self._asking: dict[InspectId, Address] = {}
         self.records: list[Record] = []
         self.listening: ListeningSocket
         self.visitors: list[Visitor] = []
@@ -82,16 +88,21 @@ class Gate:
                 connection = self.listening.accept_nowait()
             except WouldBlockError:
                 break
-            visitor = self._waiting.pop(connection.remote_address)
+            visitor = self._waiting.pop(connection.transport_remote_address)
             visitor.connection, visitor.fate = connection, IN
+
+    def __call__(self, request: ConnectionRequest) -> Any:
+        """Note whose request it is, and ask the inspector."""
+        self._asking[request.inspect_id] = request.transport_remote_address
+        return self._inspector(request)
 
     def observe(self, record: Record) -> None:
         """Keep what is told."""
         self.records.append(record)
         if isinstance(record, RequestRejected):
-            self._waiting.pop(record.remote_address).fate = record.reason
+            self._waiting.pop(self._asking[record.inspect_id]).fate = record.reason
         elif isinstance(record, RequestAborted):
-            self._waiting.pop(record.remote_address).fate = record.reason.value
+            self._waiting.pop(self._asking[record.inspect_id]).fate = record.reason.value
 
 
 @asynccontextmanager
@@ -101,11 +112,11 @@ async def gate(
     observers: Sequence[Observer] = (),
 ) -> AsyncIterator[Gate]:
     """Open a listening socket in memory whose inspector this is."""
-    opened = Gate()
+    opened = Gate(inspect)
     transport = opened.network.host(SERVER).transport(PLACE[1], backlog=1 << 16)
     async with open_listening_socket(
         transport=transport,
-        inspect=inspect,
+        inspect=opened,
         inspect_point=point,
         max_parked=1 << 16,
         observers=[opened.observe, *observers, Silent()],

@@ -17,7 +17,7 @@ from trio_wsk import (
     InvalidParameterError,
     Verdict,
 )
-from trio_wsk.inspectors import Need, Rules, RuleStatistics, deny, needs
+from trio_wsk.inspectors import Need, Rules, RuleStatistics, all_of, deny, dry_run, needs
 from trio_wsk.observers import CallbackFailed
 
 if TYPE_CHECKING:
@@ -119,10 +119,11 @@ async def test_default_is_answered_where_nobody_objects(way: Callable[[Any], Rul
 
 
 async def test_rules_stand_among_rules(way: Callable[[Any], Rule]) -> None:
-    """With None as its default, a set of rules has no objection by itself."""
-    shared = Rules(way(deny(["192.0.2.8"])), default=None, name="shared")
+    """`all_of` has no objection by itself, so that the rules after it are asked."""
+    shared = all_of(way(deny(["192.0.2.8"])), dry_run(deny(["192.0.2.7"])), name="shared")
     async with gate(Rules(shared, way(deny(["192.0.2.9"], reason="other")))) as at:
         assert [IN, "denied", "other"] == await at.come_all("192.0.2.7", "192.0.2.8", "192.0.2.9")
+    assert {"denied": 1} == shared.would_reject  # type: ignore[attr-defined]  # for `Rules` to read
 
 
 async def test_pended_request_is_decided_by_who_completes_it() -> None:
@@ -263,4 +264,5 @@ async def test_rules_work_at_both_points(point: InspectPoint) -> None:
 
 def test_rules_name_themselves() -> None:
     """Who prints rules sees which they are."""
+    assert "all_of(deny, deny)" == repr(all_of(deny([]), deny([])))
     assert "Rules(deny, looks_at_octets)" == repr(Rules(deny([]), looks_at_octets))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
+
+import attrs
 
 from trio_wsk._engine.pump import do_all
 from trio_wsk._vocabulary.facts import Facts
@@ -21,7 +23,26 @@ if TYPE_CHECKING:
     from .block import Block
     from .connection import Connection
 
-__all__ = ["Carried"]
+__all__ = ["Carried", "Recovered"]
+
+
+@attrs.frozen
+class Recovered:
+    """Who the peer is and where it has connected to, as a proxy between says."""
+
+    remote_address: Address
+    local_address: Address
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """What is to be called in the end, and was taken for an address."""
+
+    def __call__(self) -> object:
+        """Give it back."""
+
+    def move(self, address: Address) -> None:
+        """Take note: it is for this address now."""
 
 
 @final
@@ -33,14 +54,24 @@ class Carried:
       remote_address: The peer, for reports.
     """
 
-    __slots__ = ("_block", "_callbacks", "_facts", "_is_over", "_owner", "remote_address")
+    __slots__ = (
+        "_block",
+        "_callbacks",
+        "_facts",
+        "_is_over",
+        "_owner",
+        "recovered",
+        "remote_address",
+    )
 
     def __init__(self, block: Block, remote_address: Address) -> None:
         self.remote_address = remote_address
         """See `Concern`."""
+        self.recovered: Recovered | None = None
+        """The addresses that count in place of the kernel's, if there are others."""
         self._facts: Facts | None = None
         self._block = block
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: list[Callable[[], object] | Movable] = []
         self._is_over = False
         self._owner: weakref.ref[Connection] | None = None
 
@@ -56,6 +87,14 @@ class Carried:
         self._callbacks.append(callback)
         if self._is_over:
             self._call_all()
+
+    def recover(self, recovered: Recovered) -> None:
+        """Have these addresses count from now on."""
+        self.recovered = recovered
+        self.remote_address = recovered.remote_address
+        for each in self._callbacks:
+            if isinstance(each, Movable):
+                each.move(recovered.remote_address)
 
     def belong_to(self, connection: Connection) -> None:
         """The request is a connection now, which ends it: also if nobody closes it."""
@@ -83,7 +122,7 @@ class Carried:
         elif callbacks:
             self._block.post(partial(self._call_each, callbacks))
 
-    def _call_each(self, callbacks: list[Callable[[], object]]) -> None:
+    def _call_each(self, callbacks: list[Callable[[], object] | Movable]) -> None:
         context = self._block.context.copy()
         call = self._block.call
         do_all([partial(call, "at_end", self, context, _run, each) for each in callbacks])

@@ -12,6 +12,7 @@ import trio
 from trio_wsk._engine.callers import check_caller, check_ending_caller
 from trio_wsk._engine.pump import OVER
 from trio_wsk._engine.readiness import READ, WRITE
+from trio_wsk._protocols.proxy_header import ProxyHeader
 from trio_wsk._vocabulary.arguments import check_flag
 from trio_wsk._vocabulary.end_reason import EndReason
 from trio_wsk._vocabulary.errors import (
@@ -103,12 +104,9 @@ class Connection(Known):
 
         It stays when the connection is closed.
         """
-        block, rare = self._block, self._rare
-        carried = block.carried.get(self._request.serial_number)
-        if carried is None and rare is not None:
-            carried = rare.carried
+        carried = self._carries
         if carried is None:
-            carried = Carried(block, self.remote_address)
+            carried = Carried(self._block, self.remote_address)
             if self._channel is None:
                 self._rare_state().carried = carried
             else:
@@ -323,6 +321,36 @@ class Connection(Known):
         """
         self._check_usable("connection.send_eof_nowait")
         self._half_close()
+
+    async def send_proxy_header(self, header: ProxyHeader) -> None:
+        """Say whom this connection speaks for, before anything else is sent.
+
+        ::
+
+            backend = await trio_wsk.connect("10.0.0.7", 25)
+            header = ProxyHeader.v2(client.remote_address, client.local_address)
+            await backend.send_proxy_header(header)
+
+        In callbacks it is ``send_nowait(bytes(header))``.
+
+        Raises: as for `send_all`, and
+          InvalidParameterError: it is no `~trio_wsk.inspectors.ProxyHeader`. (Yours.)
+          InvalidDeviceStateError: something was sent already. (Yours.)
+
+        Always a checkpoint. If cancelled, a part may have been sent.
+
+        Source: HAProxy's proxy-protocol.txt, section 2.
+        """
+        if not isinstance(header, ProxyHeader):
+            raise InvalidParameterError(
+                f"header is a ProxyHeader, such as ProxyHeader.local(), not {header!r}"
+            )
+        if self._octets_out or self._unsent:
+            await trio.lowlevel.checkpoint()
+            raise InvalidDeviceStateError(
+                "a PROXY header comes before anything else, and something was sent already"
+            )
+        await self.send_all(header.octets)
 
     def queue_send(
         self,

@@ -29,7 +29,20 @@ class Known(NextRequest):
 
     @property
     def local_address(self) -> Address:
-        """The address that the peer connected to."""
+        """The address that the peer connected to; at a proxy, as that says."""
+        carried = self._carries
+        if carried is not None and carried.recovered is not None:
+            return carried.recovered.local_address
+        return self._request.local_address
+
+    @property
+    def transport_remote_address(self) -> Address:
+        """The peer, as the kernel says: a proxy perhaps."""
+        return self._request.remote_address
+
+    @property
+    def transport_local_address(self) -> Address:
+        """The address of this machine that was connected to, as the kernel says."""
         return self._request.local_address
 
     @property

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trio_wsk.transports._contract import Channel, TransportRequest
 
     from .block import Block
+    from .carried import Carried
     from .farewell import Farewells
     from .state import Owner
 
@@ -75,8 +76,22 @@ class Wire(trio.abc.HalfCloseableStream):
 
     @property
     def remote_address(self) -> Address:
-        """The peer, as accept gave it: right even when the peer has gone."""
+        """The peer, as accept gave it: right even when the peer has gone.
+
+        When a `~trio_wsk.inspectors.ProxyProtocol` has read whom a proxy speaks for, that one.
+        """
+        carried = self._carries
+        if carried is not None and carried.recovered is not None:
+            return carried.recovered.remote_address
         return self._request.remote_address
+
+    @property
+    def _carries(self) -> Carried | None:
+        """What its request has carried, if anything."""
+        carried = self._block.carried.get(self._request.serial_number)
+        if carried is None and self._rare is not None:
+            return self._rare.carried
+        return carried
 
     @property
     def closed(self) -> bool:

@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_wsk._connection.carried import Recovered
     from trio_wsk._vocabulary.records import Record
 
     from .request import ConnectionRequest
 
-__all__ = ["give_back", "report", "tell"]
+__all__ = ["consume", "give_back", "recover", "report", "tell"]
+
+
+def consume(request: ConnectionRequest, count: int) -> None:
+    """Take octets that `ConnectionRequest.peek` has just shown: the connection begins after them.
+
+    If its peer has reset meanwhile, the request is over.
+    """
+    request._inspector.consume(request, count)
+
+
+def recover(request: ConnectionRequest, recovered: Recovered) -> None:
+    """Have these be the addresses of a request, and of its connection, from now on."""
+    request._carries().recover(recovered)
 
 
 def give_back(request: ConnectionRequest, callback: Callable[[], object]) -> None:

@@ -137,8 +137,12 @@ class ConditionalAccept:
             self._inspected,
             f"trio_wsk: {getattr(self._inspect, '__qualname__', repr(self._inspect))}",
         )
-        self.peek: Callable[[ConnectionRequest, int], Awaitable[bytes]] = self._lives.peeking.peek
+        self.peek: Callable[[ConnectionRequest, int, int | None], Awaitable[bytes]] = (
+            self._lives.peeking.peek
+        )
         """See `ConnectionRequest.peek`."""
+        self.consume: Callable[[ConnectionRequest, int], None] = self._lives.peeking.consume
+        """See `Peeking.consume`."""
 
     # --- What is known -----------------------------------------------------------------
 

@@ -53,10 +53,14 @@ class Peeking:
         self._gone = gone
         self._has_left = left
 
-    async def peek(self, request: ConnectionRequest, count: int) -> bytes:
+    async def peek(self, request: ConnectionRequest, count: int, least: int | None) -> bytes:
         """Look at the first octets of a request; see `ConnectionRequest.peek`."""
         if not whole_number(count) or not 1 <= count <= PEEK_LIMIT:
             raise InvalidParameterError(f"peek takes a count from 1 to {PEEK_LIMIT}, not {count!r}")
+        if least is None:
+            least = count
+        elif not whole_number(least) or not 1 <= least <= count:
+            raise InvalidParameterError(f"least is a count from 1 to {count}, not {least!r}")
         check_caller(self._home, "request.peek")
         if request in self.requests:
             await trio.lowlevel.checkpoint()
@@ -64,12 +68,12 @@ class Peeking:
         self.requests.add(request)
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            data = self._peek_now(request, count)
+            data = self._peek_now(request, count, least)
             if data is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             while data is None:
                 await request._transport_request.wait_for_more()
-                data = self._peek_now(request, count)
+                data = self._peek_now(request, count, least)
         except (ConnectionBrokenError, InvalidDeviceStateError):
             # In `cancel_scope` it ends here, cancelled.
             await trio.lowlevel.checkpoint()  # noqa: ASYNC120 - that is what the caller is to see
@@ -79,7 +83,7 @@ class Peeking:
         return data
 
     @trio.lowlevel.enable_ki_protection
-    def _peek_now(self, request: ConnectionRequest, count: int) -> bytes | None:
+    def _peek_now(self, request: ConnectionRequest, count: int, least: int) -> bytes | None:
         """Look; None if more may come."""
         if request.aborted is not None:
             raise _over(f"the request of {request.remote_address} is over", request.aborted.reason)
@@ -102,7 +106,16 @@ class Peeking:
                 f"the peer of the request, {request.remote_address}, has left",
                 status=Status.CONNECTION_ABORTED,
             )
-        return data if is_all or len(data) >= count else None
+        return data if is_all or len(data) >= least else None
+
+    @trio.lowlevel.enable_ki_protection
+    def consume(self, request: ConnectionRequest, count: int) -> None:
+        """Take octets that `peek` has just shown. Nothing happens if the request is over."""
+        if request._state in UNDECIDED:
+            try:
+                request._transport_request.consume(count)
+            except PeerFaultError:
+                self._has_left(request, AbortReason.RESET)
 
 
 def _over(what: str, why: AbortReason | PeerFaultError) -> ConnectionBrokenError:

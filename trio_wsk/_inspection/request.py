@@ -47,8 +47,10 @@ class Inspector(Protocol):
     listening: ListeningSocket
     inspect_timeout: float
 
-    peek: Callable[[ConnectionRequest, int], Awaitable[bytes]]
+    peek: Callable[[ConnectionRequest, int, int | None], Awaitable[bytes]]
     """Looks at the first octets."""
+    consume: Callable[[ConnectionRequest, int], None]
+    """Takes octets that were looked at."""
 
 
 @final
@@ -99,13 +101,32 @@ class ConnectionRequest:
 
     @property
     def local_address(self) -> Address:
-        """Where the peer wants to connect to."""
+        """Where the peer wants to connect to; where it has connected to a proxy, as that says."""
+        carried = self._carried
+        if carried is not None and carried.recovered is not None:
+            return carried.recovered.local_address
         return self._transport_request.local_address
 
     @property
     def remote_address(self) -> Address:
-        """Who wants to connect. Before the handshake it is not proven: anybody can write it."""
+        """Who wants to connect. Before the handshake it is not proven: anybody can write it.
+
+        When a `~trio_wsk.inspectors.ProxyProtocol` has read whom a proxy speaks for, that one.
+        """
+        carried = self._carried
+        if carried is not None and carried.recovered is not None:
+            return carried.recovered.remote_address
         return self._transport_request.remote_address
+
+    @property
+    def transport_remote_address(self) -> Address:
+        """Who wants to connect, as the kernel says: a proxy perhaps."""
+        return self._transport_request.remote_address
+
+    @property
+    def transport_local_address(self) -> Address:
+        """The address of this machine that it wants to connect to, as the kernel says."""
+        return self._transport_request.local_address
 
     @property
     def peer_credentials(self) -> PeerCredentials | None:
@@ -207,14 +228,15 @@ class ConnectionRequest:
     def _callback_failed(self, error: BaseException) -> None:
         """Take no note: that its inspector failed is its verdict."""
 
-    async def peek(self, count: int) -> bytes:
+    async def peek(self, count: int, *, least: int | None = None) -> bytes:
         """Look at the first octets that the peer sends, and leave them for who accepts it.
 
-        Waits until there are ``count`` or the peer has finished, and no longer than
+        Waits until there are ``least`` or the peer has finished, and no longer than
         `deadline`, when the request is aborted and `cancel_scope` cancelled.
 
         Args:
-          count: 1 to 16384.
+          count: How many are wanted, 1 to 16384.
+          least: How many are waited for, 1 to ``count``; without it, all of them.
 
         They wait in the kernel, which has so much room for what nobody takes: in TCP about half of
         what the listening socket's SO_RCVBUF says, which is enough for any count from 32768 on, as
@@ -223,10 +245,10 @@ class ConnectionRequest:
         asks for more than there is room for has the peer run out of time.
 
         Returns:
-          ``count`` octets; fewer only if the peer has finished sending.
+          ``count`` octets at most; fewer than ``least`` only if the peer has finished sending.
 
         Raises:
-          InvalidParameterError: another count. (Yours.)
+          InvalidParameterError: other counts. (Yours.)
           InvalidDeviceStateError: before the handshake there are no octets; or the request has
             had its verdict. (Yours.)
           SocketBusyError: another task is peeking. (Yours.)
@@ -238,4 +260,4 @@ class ConnectionRequest:
 
         Source: MSG_PEEK, recv(2).
         """
-        return await self._inspector.peek(self, count)
+        return await self._inspector.peek(self, count, least)

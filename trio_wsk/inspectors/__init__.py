@@ -16,7 +16,11 @@ transport, or who gets a connection.
 
 from __future__ import annotations
 
+from trio_wsk._protocols.answers import MalformedError, ProxyHeaderError
 from trio_wsk._protocols.client_hello import ClientHello, TlsExtension
+from trio_wsk._protocols.proxy_header import ProxyHeader
+from trio_wsk._protocols.proxy_tlvs import ProxyClient, ProxySsl, ProxyTlv, TlvKind
+from trio_wsk._protocols.proxy_words import ProxyCommand, ProxyTransport
 from trio_wsk._vocabulary.need import Need
 
 from ._cached import cached
@@ -33,9 +37,10 @@ from ._limits import ConnectionLimit, SourceLimit
 from ._networks import allow_only, deny, from_networks
 from ._networks_file import NetworksFile
 from ._penalties import Penalties
+from ._proxy_protocol import ProxyProtocol
 from ._rates import RateLimit, SourceRateLimit
 from ._rule import Answer, Rule, RuleStatistics, needs
-from ._rules import Rules
+from ._rules import Rules, all_of
 from ._sources import HasAddresses, Networks
 
 __all__ = [
@@ -45,10 +50,19 @@ __all__ = [
     "ClientHello",
     "ConnectionLimit",
     "HasAddresses",
+    "MalformedError",
     "Need",
     "Networks",
     "NetworksFile",
     "Penalties",
+    "ProxyClient",
+    "ProxyCommand",
+    "ProxyHeader",
+    "ProxyHeaderError",
+    "ProxyProtocol",
+    "ProxySsl",
+    "ProxyTlv",
+    "ProxyTransport",
     "RateLimit",
     "Rule",
     "RuleStatistics",
@@ -56,6 +70,8 @@ __all__ = [
     "SourceLimit",
     "SourceRateLimit",
     "TlsExtension",
+    "TlvKind",
+    "all_of",
     "allow_only",
     "alpn",
     "any_of",

@@ -6,7 +6,6 @@ has ended (`ConnectionRequest.at_end`). So what waits for its verdict counts, to
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, final
 
 from trio_wsk._inspection import control
@@ -107,7 +106,8 @@ class SourceLimit:
       close: How those are told that are too many; see `Verdict`.
       name: What the rule is counted by.
 
-    A Unix peer has no source, and is not counted.
+    A Unix peer has no source, and is not counted. Where a `ProxyProtocol` that is asked later finds
+    another source, the place is that one's from then on, even if it is one too many.
 
     Raises:
       InvalidParameterError: an argument is wrong. (Yours.)
@@ -174,8 +174,19 @@ class SourceLimit:
             self.overflowed += 1
             return None if self._passes_when_full else self._verdict
         self._open[source] = count + 1
-        control.give_back(request, partial(self._give_back, source))
+        control.give_back(request, _Place(self, source))
         return None
+
+    def _move(self, source: Source, address: Address) -> Source | None:
+        """Have a place be of the source of this address; return that, None if it isn't counted."""
+        other = self._sources.source_of(address)
+        self._give_back(source)
+        if other is not None and other not in self._open and len(self._open) >= self._most_sources:
+            self.overflowed += 1
+            return None
+        if other is not None:
+            self._open[other] = self._open.get(other, 0) + 1
+        return other
 
     def _give_back(self, source: Source) -> None:
         count = self._open[source]
@@ -183,3 +194,24 @@ class SourceLimit:
             del self._open[source]
         else:
             self._open[source] = count - 1
+
+
+@final
+class _Place:
+    """A place that was taken for a source, and moves when it turns out for whom it is."""
+
+    __slots__ = ("_limit", "_source")
+
+    def __init__(self, limit: SourceLimit, source: Source) -> None:
+        self._limit = limit
+        self._source: Source | None = source
+
+    def move(self, address: Address) -> None:
+        """See `Movable`."""
+        if self._source is not None:
+            self._source = self._limit._move(self._source, address)
+
+    def __call__(self) -> None:
+        """Give it back."""
+        if self._source is not None:
+            self._limit._give_back(self._source)

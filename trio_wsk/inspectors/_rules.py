@@ -1,4 +1,4 @@
-"""`Rules`: the inspector that is made of rules."""
+"""`Rules`, the inspector that is made of rules, and `all_of`, the rule that is."""
 
 from __future__ import annotations
 
@@ -30,48 +30,22 @@ if TYPE_CHECKING:
 
     from ._rule import Answer, Rule
 
-__all__ = ["Rules"]
+__all__ = ["Rules", "all_of"]
 
 
-@final
-class Rules:
-    """An inspector made of rules, which are asked in order: the first answer ends it.
-
-    As long as its rules are plain, so is this: a request costs the calls. Where one of them is
-    async, what follows it is asked in the task of that.
-
-    A rule that answers ACCEPT lets the request in, whatever comes after it: no limit that stands
-    behind it counts that request. PEND is an answer like the others, and who completes it decides
-    about the request. What a rule raises turns the request away (``inspector-failed``).
-
-    Rules can stand among rules, to share them: with ``default=None``, for they would let everybody
-    in otherwise.
+class Chain:
+    """Rules that are asked in order, until one answers.
 
     Args:
-      rules: In the order in which they are asked.
-      default: What is answered when no rule has had an objection.
-      name: What it is counted by where it stands among other rules.
-
-    Raises:
-      InvalidParameterError: one is no rule, or the default no answer. (Yours.)
+      rules: The rules.
+      default: What is answered if none has an objection.
     """
 
-    __slots__ = ("_asked", "_default", "close_styles", "name", "needs", "rules")
+    __slots__ = ("_asked", "_default", "close_styles", "needs", "rules")
 
-    def __init__(
-        self, *rules: Rule, default: Answer = InspectAction.ACCEPT, name: str = "rules"
-    ) -> None:
-        for rule in rules:
-            check_rule("Rules", rule)
-        if not is_answer(default):
-            raise InvalidParameterError(
-                "default is an InspectAction, a Verdict, or None among other rules, not"
-                f" {default!r}"
-            )
+    def __init__(self, rules: tuple[Rule, ...], default: Answer) -> None:
         self.rules: Final[tuple[Rule, ...]] = rules
         """The rules, in order."""
-        self.name: Final = checked_name(name)
-        """What it is counted by among other rules."""
         self.needs: Final = need_of(*rules)
         """What the rules look at."""
         self.close_styles: Final = close_styles_of(*rules)
@@ -79,14 +53,22 @@ class Rules:
         self._default = default
         self._asked = [(rule, Counts()) for rule in rules]
 
-    def __repr__(self) -> str:
-        return f"Rules({', '.join(map(name_of, self.rules))})"
+    def statistics(self) -> Mapping[str, RuleStatistics]:
+        """Return what each rule has answered since it was made, by its name.
 
-    def __call__(self, request: ConnectionRequest) -> Answer | Awaitable[Answer]:
-        """Ask the rules about a request; what this returns is to be awaited where a rule's is."""
-        return self._ask(request, 0)
+        Of rules with one name the second is called ``name-2``, and so on.
+        """
+        given: Counter[str] = Counter()
+        found: dict[str, RuleStatistics] = {}
+        for rule, counts in self._asked:
+            name = name_of(rule)
+            given[name] += 1
+            found[name if given[name] == 1 else f"{name}-{given[name]}"] = counts.picture(
+                would_reject_of(rule)
+            )
+        return MappingProxyType(found)
 
-    def _ask(self, request: ConnectionRequest, position: int) -> Answer | Awaitable[Answer]:
+    def _ask(self, request: ConnectionRequest, position: int = 0) -> Answer | Awaitable[Answer]:
         for rule, counts in self._asked[position:] if position else self._asked:
             position += 1
             try:
@@ -121,17 +103,85 @@ class Rules:
         rest_answer: Answer = rest if is_answer(rest) else await rest
         return rest_answer
 
-    def statistics(self) -> Mapping[str, RuleStatistics]:
-        """Return what each rule has answered since it was made, by its name.
 
-        Of rules with one name the second is called ``name-2``, and so on.
-        """
-        given: Counter[str] = Counter()
-        found: dict[str, RuleStatistics] = {}
-        for rule, counts in self._asked:
-            name = name_of(rule)
-            given[name] += 1
-            found[name if given[name] == 1 else f"{name}-{given[name]}"] = counts.picture(
-                would_reject_of(rule)
+@final
+class Rules(Chain):
+    """An inspector made of rules, which are asked in order: the first answer ends it.
+
+    As long as its rules are plain, so is this: a request costs the calls. Where one of them is
+    async, what follows it is asked in the task of that.
+
+    A rule that answers ACCEPT lets the request in, whatever comes after it: no limit that stands
+    behind it counts that request. PEND is an answer like the others, and who completes it decides
+    about the request. What a rule raises turns the request away (``inspector-failed``).
+
+    Args:
+      rules: In the order in which they are asked.
+      default: What is answered when no rule has had an objection.
+
+    Raises:
+      InvalidParameterError: one is no rule, or the default no answer. (Yours.)
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self, *rules: Rule, default: InspectAction | Verdict = InspectAction.ACCEPT
+    ) -> None:
+        for rule in rules:
+            check_rule("Rules", rule)
+        if not isinstance(default, (InspectAction, Verdict)):
+            raise InvalidParameterError(
+                f"default is an InspectAction or a Verdict, not {default!r}; rules that stand among"
+                " other rules are all_of(...)"
             )
-        return MappingProxyType(found)
+        super().__init__(rules, default)
+
+    def __repr__(self) -> str:
+        return f"Rules({', '.join(map(name_of, self.rules))})"
+
+    def __call__(
+        self, request: ConnectionRequest
+    ) -> InspectAction | Verdict | Awaitable[InspectAction | Verdict]:
+        """Ask the rules about a request; what this returns is to be awaited where a rule's is."""
+        return self._ask(request)  # type: ignore[return-value]  # with that default, never None
+
+
+def all_of(*rules: Rule, name: str = "all_of") -> Rule:
+    """Make a rule of several, to share them or to put them under one condition.
+
+    They are asked in order, and the first answer is its answer; it has no objection if none of them
+    has one. (`Rules` is an inspector, and lets everybody in then, whatever stands behind it.)
+
+    Args:
+      rules: In the order in which they are asked.
+      name: What it is counted by.
+
+    Raises:
+      InvalidParameterError: one is no rule. (Yours.)
+    """
+    for rule in rules:
+        check_rule("all_of", rule)
+    return _AllOf(rules, checked_name(name))
+
+
+@final
+class _AllOf(Chain):
+    __slots__ = ("name",)
+
+    def __init__(self, rules: tuple[Rule, ...], name: str) -> None:
+        super().__init__(rules, None)
+        self.name: Final = name
+
+    def __repr__(self) -> str:
+        return f"all_of({', '.join(map(name_of, self.rules))})"
+
+    @property
+    def would_reject(self) -> Mapping[str, int]:
+        together: Counter[str] = Counter()
+        for rule in self.rules:
+            together.update(would_reject_of(rule))
+        return together
+
+    def __call__(self, request: ConnectionRequest) -> Answer | Awaitable[Answer]:
+        return self._ask(request)

@@ -236,6 +236,22 @@ async def _peeked(stage: Stage, visitor: Visitor, wanted: bytes) -> bool:
 
 
 @check(after_handshake)
+async def consume_takes_the_octets(stage: Stage) -> None:
+    """consume() takes what was looked at; what follows is looked at next, and received."""
+    await stage.listen()
+    visitor = await _watched(stage)
+    await visitor.peer.send(b"first, second")
+    assert not await _peeked(stage, visitor, b"first, second"), "peek() says a peer has finished"
+    visitor.request.consume(7)
+    seen = visitor.request.peek(13)
+    assert seen == (b"second", False), f"7 octets were consumed, and peek() returned {seen!r}"
+    visitor.unwatch_end()
+    await visitor.let_through()
+    received = await visitor.receive(6)
+    assert received == b"second", f"what follows b'first, ' was received as {received!r}"
+
+
+@check(after_handshake)
 async def peek_leaves_the_octets(stage: Stage) -> None:
     """peek() sees the first octets, up to so many, and leaves them for who accepts."""
     await stage.listen()

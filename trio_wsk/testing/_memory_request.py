@@ -285,6 +285,17 @@ class MemoryRequest(TransportRequest):
         self._seen = (receiving.unread, receiving.is_finished)
         return receiving.look(count), receiving.is_finished
 
+    def consume(self, count: int) -> None:
+        """Take the first octets. See `TransportRequest.consume`."""
+        endpoint = self._end
+        if not isinstance(endpoint, Endpoint):
+            super().consume(count)  # which says why not
+            return
+        if endpoint.error:
+            raise PeerFaultError(OSError(endpoint.error, os.strerror(endpoint.error)))
+        endpoint.take(count)
+        endpoint.carrier.flush()
+
     async def wait_for_more(self) -> None:
         """Wait until more may have come than `peek` saw. See `TransportRequest.wait_for_more`."""
         endpoint = self._end

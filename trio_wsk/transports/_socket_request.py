@@ -297,6 +297,14 @@ class SocketRequest(TransportRequest):
             raise PeerFaultError(error) from error
         return data, has_ended or not data
 
+    def consume(self, count: int) -> None:
+        """Take octets that were looked at: in pieces, where a read stops at a mark."""
+        try:
+            while count:
+                count -= len(self._channel.recv(count))
+        except OSError as error:
+            raise PeerFaultError(error) from error
+
     async def wait_for_more(self) -> None:
         """Wait for the next edge, or for a moment if there are none."""
         if self._home is not None and not isinstance(self._home, Watch):

@@ -258,6 +258,17 @@ class TransportRequest(ABC):
         """
         raise InvalidDeviceStateError("before the handshake there are no octets to wait for")
 
+    def consume(self, count: int) -> None:  # noqa: ARG002 - others can
+        """Take so many of the first octets, all of which `peek` has shown, for who inspects.
+
+        What follows them is the connection's, and what `peek` shows from then on.
+
+        Raises:
+          InvalidDeviceStateError: before the handshake there are none. (The caller's.)
+          PeerFaultError: the connection is broken.
+        """
+        raise InvalidDeviceStateError("before the handshake there are no octets to take")
+
     @abstractmethod
     def watch(self, channel: Channel) -> Watch:
         """Make the watch through which tasks and pumps wait for this channel.
