@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.parsers import reasons_in, reasons_of_parsers
 from tests.helpers.places import DOCS
 from tests.helpers.public_names import public_names
 from trio_wsk import AbortReason, Verdict, pytest_plugin
@@ -18,6 +19,7 @@ from trio_wsk._inspection import lives
 from trio_wsk._intake import intake
 from trio_wsk._listening.stages import State
 from trio_wsk._vocabulary import statistics as _statistics
+from trio_wsk.inspectors import _client_hello
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -76,7 +78,7 @@ def reasons(page: str, heading: str) -> set[str]:
     """Read the first column of the table under a heading."""
     _, _, below = (REFERENCE / page).read_text(encoding="utf-8").partition(f"## {heading}\n")
     section, _, _ = below.partition("\n## ")
-    return set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
+    return set(re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE))
 
 
 def test_reasons_of_drops_are_in_the_reference() -> None:
@@ -108,3 +110,11 @@ def test_reasons_of_failed_handshakes_are_in_the_reference() -> None:
     expected = slugs(_faults, "why_no_handshake")
 
     assert expected == reasons("serving.md", "Why handshakes fail")
+
+
+def test_reasons_of_rules_about_tls_are_in_the_reference() -> None:
+    """The reasons for which rules about TLS turn peers away are those of the reference."""
+    expected = {each for each in reasons_of_parsers() if "proxy" not in each}
+    expected |= reasons_in("inspectors/_client_hello.py") | slugs(_client_hello, "judge")
+
+    assert expected == reasons("inspectors.md", "What TLS clients say first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,6 @@ import trio
 
 from tests.helpers.client_hellos import Hello, server_name
 from tests.helpers.client_hellos import alpn as alpn_extension
-from tests.helpers.parsers import reasons_in_code
-from tests.helpers.places import DOCS
 from tests.helpers.ruling import IN, UNDECIDED, Gate, gate
 from tests.helpers.serving import CA, SERVER_CERTIFICATE, serving
 from tests.helpers.support import connect_now
@@ -340,24 +337,6 @@ async def test_alert_is_understood_on_the_wire(rule: Rule, says: str, readiness:
         await trio.aclose_forcefully(client)
 
     assert says in str(caught.value.__cause__).upper().replace(" ", "_")
-
-
-# --- The reference ------------------------------------------------------------------------------
-
-
-def test_reasons_are_in_the_reference() -> None:
-    """The table has each reason that these rules can give, and no other."""
-    source = (DOCS.parent / "trio_wsk" / "inspectors" / "_client_hello.py").read_text("utf-8")
-    own = set(re.findall(r'"([a-z0-9]+(?:-[a-z0-9]+)+)"', source)) - {
-        "client-hello",
-        "server-names",
-    }
-    parsers = {each for each in reasons_in_code() if not each.startswith(("proxy", "no-proxy"))}
-    page = (DOCS / "reference" / "inspectors.md").read_text("utf-8")
-    _, _, table = page.partition("The reasons for which these rules turn peers away:\n")
-    section, _, _ = table.partition("\n## ")
-
-    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE)) == own | (parsers)
 
 
 def test_alerts_are_fatal_ones() -> None:

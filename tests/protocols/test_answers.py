@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from tests.helpers.parsers import reasons_in_code
+from tests.helpers.parsers import reasons_of_parsers
 from trio_wsk import InspectAction, Status, Verdict, WskError
 from trio_wsk._protocols.answers import (
     ClientHelloError,
@@ -35,7 +35,7 @@ def test_errors_travel(error: type[MalformedError]) -> None:
         assert (type(got), str(got), got.reason) == (error, "so", sent.reason)
 
 
-@pytest.mark.parametrize("reason", reasons_in_code())
+@pytest.mark.parametrize("reason", reasons_of_parsers())
 def test_reasons_can_be_a_verdicts(reason: str) -> None:
     """A rule can reject with the reason as it stands, and the class of the error names it."""
     assert Verdict(InspectAction.REJECT, reason).reason == reason
