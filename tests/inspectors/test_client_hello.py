@@ -181,6 +181,8 @@ async def test_names_say_who_is_let_on(names: list[str], octets: bytes, expected
         (["h2"], offers(b"h2"), IN),
         ([b"h2"], offers(b"http/1.1", b"h2"), IN),
         (["h2", "http/1.1"], offers(b"http/1.1"), IN),
+        (["x"], offers(b"x"), IN),
+        (["x" * 255], offers(b"x" * 255), IN),
         (["h2"], offers(b"H2"), "alpn-unknown"),
         (["h2"], offers(b"http/1.1"), "alpn-unknown"),
         (["h2"], MUTE, "alpn-missing"),
