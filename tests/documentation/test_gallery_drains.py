@@ -210,7 +210,10 @@ async def test_every_answer_that_was_begun_comes_over_tls() -> None:
             stream = await connecting()
             return trio.SSLStream(stream, clients, server_hostname="localhost")
 
-        await drain_beside(Crowd(kind, over_tls), server)
+        crowd = Crowd(kind, over_tls)
+        await drain_beside(crowd, server)
+
+        assert not crowd.unanswered
 
 
 @pytest.mark.parametrize("make", [lines, http])
