@@ -233,7 +233,7 @@ async def test_peer_that_takes_nothing_is_reset(autojump_clock: MockClock) -> No
         began = trio.current_time()
         await until_ended(scene)
 
-        assert MINUTE <= trio.current_time() - began <= MINUTE + GRAIN + 0.01
+        assert MINUTE <= trio.current_time() - began <= MINUTE + 2 * GRAIN
         assert [EndReason.IDLE] == scene.ends
         with pytest.raises(trio.BrokenResourceError):
             await receive_all(client)
@@ -245,7 +245,7 @@ async def test_peer_that_takes_nothing_is_reset(autojump_clock: MockClock) -> No
 async def until_ended(scene: Scene) -> None:
     """Wait for the end of the first connection."""
     while not scene.ends:  # noqa: ASYNC110 - nobody announces it
-        await trio.sleep(0.01)
+        await trio.sleep(GRAIN)
 
 
 async def test_peer_that_takes_a_little_is_not_idle(autojump_clock: MockClock) -> None:
@@ -287,9 +287,9 @@ async def test_what_is_sent_again_is_no_news(autojump_clock: MockClock) -> None:
         host.unplug()
         await connection.send_all(b"nobody hears that")
         while server.connections:  # noqa: ASYNC110 - nobody announces it
-            await trio.sleep(0.01)
+            await trio.sleep(GRAIN)
 
-        assert MINUTE <= trio.current_time() - began <= MINUTE + GRAIN + 0.01
+        assert MINUTE <= trio.current_time() - began <= MINUTE + 2 * GRAIN
         assert [EndReason.IDLE] == [each.reason for each in told.of("ConnectionEnded")]
 
 
@@ -498,7 +498,7 @@ async def test_peer_that_does_not_take_the_queue_is_reset(autojump_clock: MockCl
         client = await scene.connect()
         await until_ended(scene)
 
-        assert MINUTE <= trio.current_time() <= MINUTE + GRAIN + 0.01
+        assert MINUTE <= trio.current_time() <= MINUTE + 2 * GRAIN
         assert [EndReason.IDLE] == scene.ends
         await wait_all_tasks_blocked()
         assert [EndReason.IDLE] == closed.how
@@ -552,7 +552,7 @@ async def test_peer_that_does_not_take_the_queue_over_tls_is_reset(
         await stream.do_handshake()
         await until_ended(scene)
 
-        assert MINUTE <= trio.current_time() <= MINUTE + GRAIN + 0.01
+        assert MINUTE <= trio.current_time() <= MINUTE + 2 * GRAIN
         assert [EndReason.IDLE] == scene.ends
         await client.aclose()
 
