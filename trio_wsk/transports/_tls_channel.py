@@ -8,7 +8,7 @@ care:
   and decrypted. So a read goes on until the channel below has no more, in this very call. Where it
   stops before, because it has done enough for one turn, or because an end is behind what it
   returns, nobody else would say so: it has itself looked at again (``again``).
-* What `TLSChannel.send` has taken, the kernel has. A record is encrypted once, and goes out in
+* What `TLSChannel.send` has taken, the kernel has. A piece is encrypted once, and goes out in
   parts perhaps, so the octets in it count as taken when the last part has left. Until then the same
   octets have to be given again, as SSL_write(3) wants it, or the send has been given up.
 * Reading makes TLS write: tickets, answers to a KeyUpdate, alerts. That goes with the next octets
@@ -42,21 +42,27 @@ if TYPE_CHECKING:
 
 __all__ = ["TLSChannel"]
 
-RECORD: Final = 1 << 14
-"""How many plain octets are encrypted at once: a record's most."""
+AT_ONCE: Final = 1 << 16
+"""How many plain octets are encrypted, and sent, at once: four records, as much as so many send."""
 
-_PULLED: Final = RECORD + 1024
-"""How much is received at once: a record with what it may have around it (RFC 5246, 6.2.3)."""
+_RECEIVED: Final = 1 << 15
+"""How much is received at once: a whole record, with what it may have around it, and nearly two."""
+
+_HEADER: Final = 5
+"""How long a record's header is, in octets; its last two are the length of the rest."""
+
+_FED: Final = 16
+"""How many records TLS is given at once. One may be a KeyUpdate, which costs it new keys: 30 us."""
 
 _IN_VAIN: Final = 2
-"""How often a read receives without getting a plain octet: a whole record needs two at most. A peer
-that sends nothing but KeyUpdates, each with its new keys, has done 5 ms of work then."""
+"""How often a read gives TLS records without getting a plain octet: a large one comes in two parts
+at most. A peer that sends nothing but KeyUpdates has done a millisecond of work then."""
 
 _RECORDS: Final = 64
 """How many records one read decrypts at most: a peer may put each octet into one of its own."""
 
-_OWED_MOST: Final = 1 << 16
-"""How much may wait to be sent that nobody has asked for but the peer, in octets."""
+_OWED_MOST: Final = 2 * AT_ONCE
+"""How much may wait to be sent, in octets: a piece, and as much that the peer alone wants."""
 
 _DISCARDED: Final = 16
 """How often it is read before a connection is closed that never came to speak TLS."""
@@ -93,8 +99,10 @@ class TLSChannel:
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._hello = bytearray()
+        self._received = b""  # and not given to TLS yet
+        self._until_header = 0  # octets of it, and of what comes next
         self._ahead = b""  # decrypted, and not read yet
-        self._owed = memoryview(b"")  # encrypted, and not sent yet
+        self._owed = b""  # encrypted, and not sent yet
         self._promised = 0  # plain octets in it, which count as taken when all of it has left
         self._has_ended = False  # the peer has, in good order
         self._has_said_good_bye = False
@@ -129,11 +137,14 @@ class TLSChannel:
         if not self._flush():
             raise _would_block()
         if self.info is None:
-            data = self._receive()
-            if not data:
-                raise EOFError
-            if len(self._hello) <= LIMIT:
-                self._hello += data
+            if len(self._received) < _HEADER:
+                data = self.inner.recv(_RECEIVED)
+                if not data:
+                    raise EOFError
+                self._received += data
+                if len(self._hello) <= LIMIT:
+                    self._hello += data
+            self._feed()
         return self.info is not None
 
     # --- Receiving ---------------------------------------------------------------------
@@ -157,17 +168,21 @@ class TLSChannel:
 
     def _read(self, size: int) -> bytes:
         """Read what is there, up to a size, and send what that makes TLS say."""
-        data, self._ahead = self._ahead[:size], self._ahead[size:]
-        if len(data) == size:
-            return data
-        read = [data] if data else []
+        read: list[bytes] = []
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            if len(data) == size:
+                return data
+            read.append(data)
+            size -= len(data)
         try:
             try:
                 if self._read_failure is not None:
                     raise _fresh(self._read_failure)
-                self._decrypt_into(read, size - len(data))
+                self._decrypt_into(read, size)
             finally:
-                self._pay()
+                if self._owed or self._outgoing.pending:
+                    self._pay()
         except BlockingIOError:
             if not read:
                 raise
@@ -184,10 +199,11 @@ class TLSChannel:
         Raises:
           BlockingIOError: there is no more, also below.
         """
+        incoming, tls = self._incoming, self._tls
         records = in_vain = 0
         is_short = False
         while left and not self._has_ended:
-            if self._incoming.pending or self._tls.pending():
+            if incoming.pending or tls.pending():
                 data = self._decrypt(left)
                 if data:
                     read.append(data)
@@ -196,14 +212,16 @@ class TLSChannel:
                     if records == _RECORDS:
                         self._again()
                         return
-            elif is_short and read:
+            elif is_short and read and len(self._received) < _HEADER:
                 return
             elif in_vain == _IN_VAIN:
                 self._again()
                 raise _would_block()
             else:
                 in_vain += 1
-                is_short = self._pull()
+                if len(self._received) < _HEADER:
+                    is_short = self._receive()
+                self._feed()
         if self._has_ended and read:
             self._again()
 
@@ -222,21 +240,29 @@ class TLSChannel:
             self._has_ended = True
         return data
 
-    def _pull(self) -> bool:
+    def _receive(self) -> bool:
         """Receive for TLS to decrypt; return whether that was all."""
-        data = self._receive()
-        if not data:
+        data = self.inner.recv(_RECEIVED)
+        if data:
+            self._received += data
+        else:
             if self._send_failure is not None:  # which is why, and the system has told it once
                 raise _fresh(self._send_failure)
             if self._needs_good_bye:
                 raise OSError(errno.EPROTO, "the peer has ended without TLS's good-bye")
             self._has_ended = True
-        return len(data) < _PULLED
+        return len(data) < _RECEIVED
 
-    def _receive(self) -> bytes:
-        data = self.inner.recv(_PULLED)
-        self._incoming.write(data)
-        return data
+    def _feed(self) -> None:
+        """Give TLS a few records of what was received: it does all it is given at once."""
+        received, header = self._received, self._until_header
+        for _ in range(_FED):
+            if header + _HEADER > len(received):
+                break
+            header += _HEADER + int.from_bytes(received[header + 3 : header + _HEADER], "big")
+        self._incoming.write(received[:header])
+        self._received = received[header:]
+        self._until_header = max(header - len(received), 0)
 
     # --- Sending -----------------------------------------------------------------------
 
@@ -258,37 +284,46 @@ class TLSChannel:
         """Encrypt and send some of ``data``; return how many octets have left."""
         if self._send_failure is not None:
             raise _fresh(self._send_failure)
-        if not self._flush(flags):
+        if (self._owed or self._outgoing.pending) and not self._flush(flags):
             raise _would_block()
         taken, self._promised = self._promised, 0
-        with memoryview(data) as view:
-            while taken < len(view):
-                with view[taken : taken + RECORD] as piece:
-                    encrypted = self._encrypt(piece)
-                if not self._flush(flags):
-                    self._promised = encrypted
-                    break
-                taken += encrypted
-            if not taken and view:
-                raise _would_block()
+        size = len(data)
+        if size <= AT_ONCE and not taken:  # as nearly always
+            taken = self._send_piece(data, flags)
+        else:
+            with memoryview(data) as view:
+                while taken < size:
+                    with view[taken : taken + AT_ONCE] as piece:
+                        sent = self._send_piece(piece, flags)
+                    if not sent:
+                        break
+                    taken += sent
+        if not taken and size:
+            raise _would_block()
         return taken
 
-    def _encrypt(self, piece: memoryview) -> int:
+    def _send_piece(self, piece: Octets, flags: int) -> int:
+        """Send a piece; return how many octets are in it, or 0 if it has not left entirely."""
         try:
-            return self._tls.write(piece)
+            encrypted = self._tls.write(piece)
         except ssl.SSLError as error:  # also a handshake in the middle (TLS 1.2), which is refused
             raise _in_our_words(error) from error
+        if self._flush(flags):
+            return encrypted
+        self._promised = encrypted
+        return 0
 
     def _flush(self, flags: int = 0) -> bool:
         """Send what is encrypted; return whether all of it has left."""
-        while self.owes:
-            if not self._owed:
-                self._owed = memoryview(self._outgoing.read())
+        outgoing, owed = self._outgoing, self._owed
+        while owed or outgoing.pending:
+            if not owed:
+                self._owed = owed = outgoing.read()
             try:
-                sent = self.inner.send(self._owed, flags)
+                sent = self.inner.send(owed, flags)
             except BlockingIOError:
                 return False
-            self._owed = self._owed[sent:]
+            self._owed = owed = owed[sent:]
         return True
 
     def _pay(self) -> None:
@@ -300,7 +335,7 @@ class TLSChannel:
             if self._flush():
                 return
         except OSError as error:
-            self._owed = memoryview(b"")
+            self._owed = b""
             self._outgoing.read()
             self._send_failure = _fresh(error)
         if len(self._owed) + self._outgoing.pending > _OWED_MOST:
@@ -338,7 +373,7 @@ class TLSChannel:
         self._has_said_good_bye = True
         # OpenSSL looks for the peer's as well, and must find no data: it would not end then.
         while (self._incoming.pending or self._tls.pending()) and not self._has_ended:
-            self._ahead += self._decrypt(_PULLED)
+            self._ahead += self._decrypt(_RECEIVED)
         try:
             self._tls.unwrap()
         except ssl.SSLWantReadError:
@@ -361,7 +396,7 @@ class TLSChannel:
     def _discard(self) -> None:
         """Throw away what has come: an alert must not be lost by a reset, for unread input."""
         for _ in range(_DISCARDED):
-            if not self.inner.recv(_PULLED):
+            if not self.inner.recv(_RECEIVED):
                 break
 
     def fileno(self) -> int:
