@@ -17,7 +17,6 @@ from trio_wsk.transports._heartbeat import FIRST_REPEAT
 from trio_wsk.transports._syn import Key
 from trio_wsk.transports.linux._entry import Act, Entry, Stage, Stranger
 from trio_wsk.transports.linux._syn_table import (
-    LATER_LOOKS,
     LOOKS,
     REMEMBERED_FOR,
     SynTable,
@@ -316,9 +315,7 @@ def test_approved_is_looked_for_soon_then_less_often() -> None:
         assert ([request], []) == (due.look_up, due.over)
         assert None is table.looked_up(request, FOUND, 100.0 + times[-1])
 
-    last = LOOKS[-1]
-
-    assert pytest.approx([*LOOKS, last + LATER_LOOKS, last + 2 * LATER_LOOKS]) == times
+    assert pytest.approx([*LOOKS, 72.0 + 32.0, 72.0 + 64.0]) == times
 
 
 def test_late_look_is_one_look() -> None:
@@ -328,6 +325,16 @@ def test_late_look_is_one_look() -> None:
 
     assert [request] == table.due(5.0).look_up
     assert 8.0 == table.next_due
+
+
+def test_no_more_is_done_at_once_than_may_be() -> None:
+    """What is due beyond the most that may be looked at is due still, and comes in its order."""
+    table = table_of()
+    requests = [approved(table, key_number(number)) for number in range(5)]
+
+    assert [requests[:2], requests[2:4], requests[4:]] == [
+        table.due(1.0, most=2).look_up for _ in range(3)
+    ]
 
 
 def test_what_the_kernel_has_is_not_over() -> None:
