@@ -35,7 +35,7 @@ from .inspector_tasks import InspectorTasks
 from .lives import INSPECTOR_FAILED, Lives
 from .request import ConnectionRequest
 from .stragglers import Stragglers
-from .table import UNDECIDED, Event
+from .table import UNDECIDED, Event, step
 from .turning_away import TurningAway
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class ConditionalAccept:
         if self._is_crowded() and not self._makes_room():
             self._apply(request, Event.OVERFLOW)
             return
-        self._apply(request, _INSPECT)
+        request._state = step(request._state, _INSPECT).state  # nothing else follows from it
         undecided = self._undecided.by_number
         undecided[transport_request.serial_number] = request
         counters = self._counters

@@ -65,11 +65,14 @@ _LEFT: Final = {
 }
 
 # Members of an enum are looked up anew each time, which adds up over all that is asked for
-# each request; a name of the module is not.
+# each request; a name of the module is not. So does a call of `Lives.apply` that is to do nothing
+# but take note of the next state.
 _ESTABLISH: Final = Event.ESTABLISH
 _DELIVER: Final = Event.DELIVER
 _NOTHING: Final = Answer.NOTHING
 _APPROVE: Final = Answer.APPROVE
+_REFUSE: Final = Answer.REFUSE
+_PEND: Final = Event.PEND
 
 
 @final
@@ -146,9 +149,9 @@ class Lives:
                 self._note(request, verdict)
         elif answer is _APPROVE:
             self._approve(request, in_pump=in_pump)
-        elif answer is Answer.REFUSE:
+        elif answer is _REFUSE:
             # An early verdict waits for the inspector to say "later".
-            early = request._verdict if event is Event.PEND else None
+            early = request._verdict if event is _PEND else None
             self._refuse(request, early or verdict or INSPECTOR_FAILED)
         elif why is not None:
             self._lose(request, moved, why)
@@ -185,7 +188,7 @@ class Lives:
             self._watch(request)
 
     def _establish(self, request: ConnectionRequest, *, in_pump: bool) -> None:
-        self.apply(request, _ESTABLISH)
+        request._state = step(request._state, _ESTABLISH).state  # nothing else follows from it
         transport_request = request._transport_request
         if request._is_watched and transport_request.was_reset():
             self._left(request, AbortReason.RESET)
@@ -197,7 +200,7 @@ class Lives:
     def taken(self, transport_request: TransportRequest) -> None:
         """Take note: somebody takes the connection now, and its channel next."""
         request = self._approved.pop(transport_request.serial_number)
-        self.apply(request, _DELIVER)
+        request._state = step(request._state, _DELIVER).state  # nothing else follows from it
         if request._is_watched:
             request._is_watched = False
             transport_request.unwatch_end()

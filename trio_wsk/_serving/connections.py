@@ -87,7 +87,8 @@ class ServedConnections:
         """Take note: callbacks get this connection, which itself says when it ends."""
         control.own(connection, self)
         self._count_opened(connection)
-        self.begun(connection)
+        if self._idle is not None:  # as in `begun`
+            self._idle.watch(connection)
 
     def opened_to_shake_hands(self, connection: Connection) -> None:
         """Take note: this connection is to shake hands before callbacks get it."""
