@@ -22,8 +22,10 @@ from trio_wsk import (
     Connection,
     ConnectionBrokenError,
     ConnectionDispatch,
+    ConnectionRequest,
     DrainReport,
     EndReason,
+    InspectAction,
     Irp,
     ListenDispatch,
     More,
@@ -34,6 +36,7 @@ from trio_wsk import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from tests.helpers.serving import Told
     from trio_wsk import Server
@@ -270,6 +273,55 @@ async def test_backlog_is_told() -> None:
             received += len(await client.receive_some())
         await until(lambda: ideals)
         await client.aclose()
+
+
+async def test_events_over_tls_on_a_unix_socket(tmp_path: Path) -> None:
+    """A short read does not say there that nothing is left; octets and ends come all the same."""
+    site = Site(receive=echo)
+    place = tmp_path / "socket"
+    async with site.open(path=place, port=None, host=None):
+        client = trio.SSLStream(
+            await trio.open_unix_socket(str(place)), client_context(), server_hostname="server.test"
+        )
+        octets = bytes(range(251)) * 1000
+        received = bytearray()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, octets)
+            while len(received) < len(octets):
+                received += await client.receive_some()
+
+        assert octets == received
+
+        await client.aclose()
+        await until(lambda: site.ends)
+
+        assert EndReason.FINISHED is site.ends[0].reason
+        assert [("disconnect", False)] == site.told
+
+
+async def test_inspector_sees_the_hello_and_leaves_it() -> None:
+    """What it has peeked at is there for the handshake, and who is rejected has none."""
+    seen: list[bytes] = []
+
+    async def inspect(request: ConnectionRequest) -> InspectAction:
+        seen.append(await request.peek(3))
+        return InspectAction.ACCEPT if len(seen) == 1 else InspectAction.REJECT
+
+    site = Site(receive=echo)
+    async with site.open(inspect=inspect):
+        client = await site.client()
+        await client.send_all(b"x")
+
+        assert b"x" == await client.receive_some()
+
+        await client.aclose()
+        other = tls_over(client_of(site.server))
+        with pytest.raises(trio.BrokenResourceError):
+            await other.do_handshake()
+        await other.aclose()
+
+        assert [b"\x16\x03\x01"] * 2 == seen
+        assert {} == site.server.statistics().handshake_failures
 
 
 # --- Handshakes ---------------------------------------------------------------------------------
