@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_wsk import ReadLimitError
@@ -27,6 +27,7 @@ ENDED = st.one_of(
 
 
 @given(ENDED, PIECES)
+@example(Line(5), b"aaaaa\r\n")
 def test_what_has_come_by_itself_is_what_a_buffer_would_give(portion: Ended, piece: bytes) -> None:
     """
     Where octets are one line and nothing else, they are given as a buffer would give them; else a

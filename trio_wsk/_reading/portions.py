@@ -80,9 +80,11 @@ class Line:
     def whole(self, piece: bytes) -> bytes | None:
         """Return the line that these octets are, if they are one; see `Ended.whole`."""
         length = piece.find(b"\n")
-        if length > self.limit or length + 1 != len(piece):
+        if length + 1 != len(piece):
             return None
-        return piece[:-2] if length and piece[-2] == _CR else piece[:-1]
+        if length and piece[length - 1] == _CR:
+            length -= 1
+        return piece[:length] if length <= self.limit else None
 
 
 @attrs.frozen
