@@ -32,6 +32,7 @@ from trio_wsk import (
     serve_events,
 )
 from trio_wsk._connection.public_socket import PublicSocket
+from trio_wsk.inspectors import ProxyHeader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -109,6 +110,9 @@ class Stage:
             "connection.send_eof_nowait": connection.send_eof_nowait,
             "connection.send_nowait": partial(connection.send_nowait, b"x"),
             "connection.socket": lambda: connection.socket,
+            "connection.send_proxy_header": partial(
+                connection.send_proxy_header, ProxyHeader.local()
+            ),
             "connection.wait_send_all_might_not_block": connection.wait_send_all_might_not_block,
             "irp.cancel": self.irp.cancel,
             "irp.wait": self.irp.wait,
@@ -145,6 +149,8 @@ ONLY_READ = {
         "remote_address",
         "state",
         "tls",
+        "transport_local_address",
+        "transport_remote_address",
     },
     "ConnectionRequest": {
         "cancel_scope",  # which is Trio's, and has Trio's own guards
@@ -158,6 +164,8 @@ ONLY_READ = {
         "peer_credentials",
         "remote_address",
         "syn",
+        "transport_local_address",
+        "transport_remote_address",
     },
     "Irp": {"information", "on_completion", "outcome", "status"},
     "ListeningSocket": {

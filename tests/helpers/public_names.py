@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from types import GenericAlias
 from typing import TYPE_CHECKING
 
 import trio_wsk
@@ -34,5 +35,6 @@ def public_definitions() -> dict[str, object]:
     return {
         name: thing
         for name, thing in public_names().items()
-        if inspect.isclass(thing) or inspect.isfunction(thing)
+        if (inspect.isclass(thing) and not isinstance(thing, GenericAlias))  # as on Python 3.10
+        or inspect.isfunction(thing)
     }

@@ -345,6 +345,7 @@ class Connection(Known):
             raise InvalidParameterError(
                 f"header is a ProxyHeader, such as ProxyHeader.local(), not {header!r}"
             )
+        check_caller(self._block.home, "connection.send_proxy_header")
         if self._octets_out or self._unsent:
             await trio.lowlevel.checkpoint()
             raise InvalidDeviceStateError(
