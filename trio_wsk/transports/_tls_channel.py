@@ -27,11 +27,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from trio_wsk._protocols.answers import ClientHelloError, MoreNeeded, NotTLSError
-from trio_wsk._protocols.client_hello import parse_client_hello
-from trio_wsk._protocols.tls_records import LIMIT
-
-from ._tls_info import TLSInfo
+from ._tls_info import HELLO_MOST, TLSInfo, server_name_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +75,27 @@ class TLSChannel:
       https_compatible: Whether the end of what is below is an end, and there is no good-bye.
       again: Has the channel's edge to read told soon, as if it had come.
     """
+
+    __slots__ = (
+        "_again",
+        "_ahead",
+        "_has_ended",
+        "_has_said_good_bye",
+        "_hello",
+        "_https_compatible",
+        "_incoming",
+        "_needs_good_bye",
+        "_outgoing",
+        "_owed",
+        "_promised",
+        "_read_failure",
+        "_received",
+        "_send_failure",
+        "_tls",
+        "_until_header",
+        "info",
+        "inner",
+    )
 
     def __init__(
         self,
@@ -132,7 +149,7 @@ class TLSChannel:
                 self._pay()  # with the alert that says why
                 raise
             else:
-                self.info = TLSInfo(self._tls, _server_name_in(self._hello))
+                self.info = TLSInfo(self._tls, server_name_in(self._hello))
                 self._hello.clear()
         if not self._flush():
             raise _would_block()
@@ -142,7 +159,7 @@ class TLSChannel:
                 if not data:
                     raise EOFError
                 self._received += data
-                if len(self._hello) <= LIMIT:
+                if len(self._hello) <= HELLO_MOST:
                     self._hello += data
             self._feed()
         return self.info is not None
@@ -402,18 +419,6 @@ class TLSChannel:
     def fileno(self) -> int:
         """Return the descriptor of what it goes over."""
         return self.inner.fileno()
-
-
-def _server_name_in(received: bytearray) -> str | None:
-    """Return the name that a client has asked for with its ClientHello, if it can be one.
-
-    The library tells it only through a callback of the context, which is the user's alone.
-    """
-    try:
-        hello = parse_client_hello(received)
-    except (ClientHelloError, NotTLSError):
-        return None
-    return None if isinstance(hello, MoreNeeded) else hello.server_name
 
 
 def _fresh(error: OSError) -> OSError:

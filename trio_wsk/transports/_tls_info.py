@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, final, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, final, overload
 
+from trio_wsk._protocols.answers import ClientHelloError, MoreNeeded, NotTLSError
+from trio_wsk._protocols.client_hello import parse_client_hello
+from trio_wsk._protocols.tls_records import LIMIT
 from trio_wsk._vocabulary.arguments import check_flag
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["TLSInfo"]
+__all__ = ["HELLO_MOST", "TLSInfo", "server_name_in"]
+
+HELLO_MOST: Final = LIMIT
+"""How many of a client's first octets are enough to know the name that it asks for."""
 
 
 @final
@@ -76,3 +82,15 @@ class TLSInfo:
         """
         check_flag("binary", binary)
         return self._tls.getpeercert(binary)
+
+
+def server_name_in(received: bytearray) -> str | None:
+    """Return the name that a client has asked for with its ClientHello, if it can be one.
+
+    The library tells it only through a callback of the context, which is the user's alone.
+    """
+    try:
+        hello = parse_client_hello(received)
+    except (ClientHelloError, NotTLSError):
+        return None
+    return None if isinstance(hello, MoreNeeded) else hello.server_name
