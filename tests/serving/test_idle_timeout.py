@@ -377,7 +377,7 @@ async def test_handler_over_tls_hears_of_an_end(
             await echo(stream)  # type: ignore[arg-type]
         except EndOfStreamError as error:
             connections.append(error.connection)
-            await stream.send_all(b"bye")
+            await stream.send_all(b"bye")  # noqa: ASYNC120 - nobody cancels
             if not catches:
                 raise
 

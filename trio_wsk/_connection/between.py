@@ -185,9 +185,7 @@ async def receive_in_time(receive: Receive, idle: float) -> Octets | More:
     return More.IDLE
 
 
-async def _receive_what_is_there(  # noqa: ASYNC910 - our caller has another checkpoint
-    connection: Wire, receive: Receive
-) -> Octets | None:
+async def _receive_what_is_there(connection: Wire, receive: Receive) -> Octets | None:
     """Receive all that is here already, up to a limit; None if nothing is.
 
     Over TLS that takes several receives: each gives a record at most.
@@ -202,13 +200,13 @@ async def _receive_what_is_there(  # noqa: ASYNC910 - our caller has another che
                 return received
             received += octets
     except Interrupted:
-        return received or None
+        return received or None  # noqa: ASYNC910 - our caller has another checkpoint
     except trio.BrokenResourceError:
         if not received:
             raise  # else the next receive will
     finally:
         connection._marks &= ~INTERRUPTED
-    return received
+    return received  # noqa: ASYNC910 - as above
 
 
 def _cancel_soon(scope: trio.CancelScope) -> None:

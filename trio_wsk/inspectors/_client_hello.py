@@ -150,7 +150,7 @@ class _AboutHello:
         try:
             hello = await _read(request)
         except MalformedError as error:
-            return self._answer(error.reason)
+            return self._answer(error.reason)  # noqa: ASYNC910 - `peek` was one
         request.facts.add(hello)
         return self._answer(self._judge(hello))
 
@@ -166,7 +166,7 @@ async def _read(request: ConnectionRequest) -> ClientHello:
         if len(octets) < found.at_least:
             raise ClientHelloError("the peer has finished", reason="client-hello-unfinished")
         found = parse_client_hello(octets)
-    return found
+    return found  # noqa: ASYNC910 - of no octets at all it needs more
 
 
 def _checked_names(names: tuple[Any, ...]) -> Iterable[str]:

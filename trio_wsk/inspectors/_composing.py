@@ -186,7 +186,7 @@ class _DryRun:
             self._note(request, await coming)
         except Exception as error:  # noqa: BLE001 - as above
             control.report(request, error)
-        return None
+        return None  # noqa: ASYNC910 - an inspector's task needs none
 
     def _note(self, request: ConnectionRequest, answer: Answer) -> None:
         if _rejects(checked_answer(self._rule, answer)):
