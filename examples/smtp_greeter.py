@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import re
 import sys
-from functools import partial
-
-import trio
 
 import trio_wsk
-from trio_wsk import AddressSet, InspectAction, Verdict
+from trio_wsk.inspectors import Rules, deny, early_talkers
 
 PORT = 7013
 PAUSE = 2.0
@@ -49,16 +46,12 @@ def deliver(sender: bytes, recipients: list[bytes], message: bytes) -> str:
     return "250 2.0.0 delivered"
 
 
-async def inspect(
-    denied: AddressSet, request: trio_wsk.ConnectionRequest
-) -> InspectAction | Verdict:
-    """Decide who is greeted, in a task that is cancelled when the client leaves."""
-    if request.remote_address in denied:
-        return Verdict(InspectAction.REJECT, "denied", close=b"554 5.7.1 you are not welcome\r\n")
-    with trio.move_on_after(PAUSE):
-        await request.peek(1)
-        return Verdict(InspectAction.REJECT, "early-talker", close=b"554 5.5.1 you are hasty\r\n")
-    return InspectAction.ACCEPT
+def rules(denied: list[str]) -> Rules:
+    """Say who is greeted; whoever leaves meanwhile is forgotten."""
+    return Rules(
+        deny(denied, close=b"554 5.7.1 you are not welcome\r\n"),
+        early_talkers(PAUSE, close=b"554 5.5.1 you are hasty\r\n"),
+    )
 
 
 class Session:
@@ -140,6 +133,6 @@ if __name__ == "__main__":
         serve,
         int(sys.argv[1]) if sys.argv[1:] else PORT,
         host="localhost",
-        inspect=partial(inspect, AddressSet(sys.argv[2:])),
+        inspect=rules(sys.argv[2:]),
         idle_timeout=IDLE,
     )

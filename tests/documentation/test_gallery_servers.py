@@ -16,7 +16,7 @@ from tests.helpers.examples import example
 from tests.helpers.resetting import close_with_reset
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.support import PATIENCE, connect, fate_of, read_to_end, reset, until
-from trio_wsk import AddressSet, ListenDispatch
+from trio_wsk import ListenDispatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -115,10 +115,9 @@ async def visiting_greeter(
 ) -> AsyncIterator[tuple[Server, MemoryStream]]:
     """Serve, and connect a client."""
     transport = server.transport(80)
-    inspect = partial(smtp.inspect, AddressSet([denied]))
     async with (
         trio_wsk.open_server(
-            smtp.serve, transport=transport, inspect=inspect, idle_timeout=smtp.IDLE
+            smtp.serve, transport=transport, inspect=smtp.rules([denied]), idle_timeout=smtp.IDLE
         ) as serving,
         await client.connect(PLACE) as stream,
     ):
@@ -134,7 +133,7 @@ async def test_greeter_sends_early_talkers_away(
 
         assert b"554 5.5.1 you are hasty\r\n" == await all_of(client)
         assert trio.current_time() < smtp.PAUSE
-        assert {"early-talker": 1} == server.statistics().listening.rejected
+        assert {"talked-early": 1} == server.statistics().listening.rejected
         assert 0 == server.statistics().served
 
 

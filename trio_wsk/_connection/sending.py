@@ -200,14 +200,14 @@ class Sending(Ending):
             if scope.cancelled_caught and self._unsent and not _takes(before, self._octets_out):
                 self._abort(EndReason.TIMED_OUT)
 
-    async def _wait_good_bye(self) -> None:
+    async def _wait_good_bye(self) -> None:  # noqa: ASYNC910 - `aclose` has another checkpoint
         """Send FIN with TLS's good-bye before it; reset if the peer makes no room for that."""
         with trio.move_on_after(TAKING_SECONDS), suppress(ConnectionBrokenError, SocketClosedError):
             while self._channel is not None and not (self._sending or self._is_cut_short):
                 if self._shut_down_sending():
                     break
                 await self._wait(WRITE)
-            return  # noqa: ASYNC910 - `aclose` has another checkpoint
+            return  # noqa: ASYNC910 - as it says
         self._abort(EndReason.TIMED_OUT)
 
     @property
