@@ -23,7 +23,7 @@ from trio_wsk import (
     open_server,
 )
 from trio_wsk._connection import last_words as _last_words
-from trio_wsk._connection.last_words import LINGER_SECONDS
+from trio_wsk._connection.last_words import READING_SECONDS
 from trio_wsk.observers import (
     CloseStyleUnavailable,
     ConnectionAccepted,
@@ -117,7 +117,7 @@ async def test_peer_that_leaves_without_reading_is_forgotten(
 
 async def test_peer_that_stays_is_reset_when_its_time_is_over(autojump_clock: MockClock) -> None:
     """
-    A peer that neither closes nor goes on has `LINGER_SECONDS` to read; then its descriptor is
+    A peer that neither closes nor goes on has `READING_SECONDS` to read; then its descriptor is
     given back.
     """
     async with inspecting(TOLD_BUSY) as desk:
@@ -125,7 +125,7 @@ async def test_peer_that_stays_is_reset_when_its_time_is_over(autojump_clock: Mo
         before = open_descriptors()
         client = desk.client()
         await rejected(desk)
-        await trio.sleep(LINGER_SECONDS - JUST)
+        await trio.sleep(READING_SECONDS - JUST)
 
         assert before + 2 == open_descriptors()
 
@@ -146,18 +146,18 @@ async def test_each_peer_has_its_own_time(autojump_clock: MockClock) -> None:
         for count in range(1, 4):
             desk.client()
             await rejected(desk, count)
-            await trio.sleep(LINGER_SECONDS / 4)
+            await trio.sleep(READING_SECONDS / 4)
         await trio.sleep(JUST)
         for _ in range(4):
             left.append(open_descriptors() - before - 3)
-            await trio.sleep(LINGER_SECONDS / 4)
+            await trio.sleep(READING_SECONDS / 4)
 
         assert [3, 2, 1, 0] == left
 
 
 async def test_there_may_be_only_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit the peer that has had the longest goes; the others keep their words."""
-    monkeypatch.setattr(_last_words, "LINGER_MOST", 2)
+    monkeypatch.setattr(_last_words, "READING_MOST", 2)
     async with inspecting(TOLD_BUSY) as desk:
         await wait_all_tasks_blocked()
         before = open_descriptors()
@@ -217,7 +217,7 @@ async def test_server_that_ends_tells_its_callbacks_nothing_of_them(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that drains counts none of them, and does not call ``drain`` with one."""
-    monkeypatch.setattr(_last_words, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(_last_words, "READING_SECONDS", 0.05)
     seen: list[Connection] = []
     dispatch = ListenDispatch(
         accept=take_into(seen), drain=seen.append, inspect=lambda request: TOLD_BUSY

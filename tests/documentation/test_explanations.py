@@ -33,7 +33,7 @@ from trio_wsk import (
     Verdict,
     WskError,
 )
-from trio_wsk._connection.last_words import LINGER_MOST, LINGER_SECONDS
+from trio_wsk._connection.last_words import READING_MOST, READING_SECONDS
 from trio_wsk._engine import choice as _choice
 from trio_wsk._inspection.aborts import REMEMBERED_MOST
 from trio_wsk._inspection.conditions import INSPECT_TIMEOUT
@@ -282,9 +282,9 @@ def test_figures_of_conditional_accept_are_those_of_the_code() -> None:
     seconds = INSPECT_TIMEOUT
 
     assert f"up to {MESSAGE_LIMIT} octets, then FIN" in page
-    assert 2.0 == LINGER_SECONDS
+    assert 2.0 == READING_SECONDS
     assert "kept for two seconds at most" in page
-    assert f"{LINGER_MOST} peers may be reading at once" in page
+    assert f"{READING_MOST} peers may be reading at once" in page
     assert f"{seconds[InspectPoint.AFTER_HANDSHAKE]:.0f} seconds after the handshake" in page
     assert f"and {seconds[InspectPoint.BEFORE_HANDSHAKE]:.0f} before it" in page
     assert 1.0 == STRAGGLE_SECONDS

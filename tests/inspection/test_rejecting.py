@@ -195,7 +195,7 @@ async def test_peer_that_never_reads_its_message_is_reset_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has a little time to finish, and no more: it holds a descriptor."""
-    monkeypatch.setattr(_last_words, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(_last_words, "READING_SECONDS", 0.05)
     async with inspecting(Verdict(REJECT, close=b"go away\n")) as desk:
         client, _ = await desk.ask()
 
@@ -208,8 +208,8 @@ async def test_peer_that_never_reads_its_message_is_reset_in_the_end(
 
 async def test_peers_that_read_their_message_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the one that has had the longest time is reset."""
-    monkeypatch.setattr(_last_words, "LINGER_MOST", 2)
-    monkeypatch.setattr(_last_words, "LINGER_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(_last_words, "READING_MOST", 2)
+    monkeypatch.setattr(_last_words, "READING_SECONDS", 10 * PATIENCE)
     monkeypatch.setattr(_block, "SILENT_SECONDS", 10 * PATIENCE)
     monkeypatch.setattr(_block, "TOTAL_SECONDS", 10 * PATIENCE)
     async with inspecting(Verdict(REJECT, close=b"go away\n")) as desk:
@@ -226,7 +226,7 @@ async def test_peers_that_read_their_message_do_not_hold_the_block(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Leaving it resets them, whatever time they would have had: they had their chance."""
-    monkeypatch.setattr(_last_words, "LINGER_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(_last_words, "READING_SECONDS", 10 * PATIENCE)
     with trio.fail_after(PATIENCE):
         async with inspecting(Verdict(REJECT, close=b"go away\n")) as desk:
             client, _ = await desk.ask()

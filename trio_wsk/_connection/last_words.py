@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LastWords"]
 
-LINGER_SECONDS: Final = 2.0
+READING_SECONDS: Final = 2.0
 """How long a peer has to read its last words: half of nginx's ``lingering_timeout``."""
 
-LINGER_MOST: Final = 1024
+READING_MOST: Final = 1024
 """How many peers may be reading their last words at once, each with a descriptor. Beyond it
 the one that has had the longest is reset."""
 
@@ -44,7 +44,7 @@ class LastWords:
     def __init__(self, block: Block) -> None:
         self._block = block
         self._connections: OrderedDict[Connection, None] = OrderedDict()
-        self._deadlines = Deadlines(block.call_at, LINGER_SECONDS, Connection.abort)
+        self._deadlines = Deadlines(block.call_at, READING_SECONDS, Connection.abort)
         self._all_read: trio.Event | None = None
 
     def say(self, request: TransportRequest, message: bytes) -> CloseStyle:
@@ -53,7 +53,7 @@ class LastWords:
         if not request.approve():  # a transport that has FIN has a connection to send it on
             request.reset()
             return CloseStyle.RESET
-        if len(self._connections) >= LINGER_MOST:
+        if len(self._connections) >= READING_MOST:
             next(iter(self._connections)).abort()
         connection = Connection(request.accept(), request, self._block)
         self._connections[connection] = None

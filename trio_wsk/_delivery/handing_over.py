@@ -115,7 +115,7 @@ class Deliverer:
         to_event = in_pump or self._takes_anywhere
         place = self.delivery.place(request, to_event=to_event)
         if place is _TO_EVENT:
-            self._indicate(request)
+            self._give_to_event(request)
         elif isinstance(place, Acceptor):
             self._hand_over(place, request)
         else:
@@ -165,7 +165,7 @@ class Deliverer:
         self._counters.to_accept += 1
         acceptor.give(connection)
 
-    def _indicate(self, request: TransportRequest) -> None:
+    def _give_to_event(self, request: TransportRequest) -> None:
         """Hand a connection to the accept event, or to the server in its place."""
         self._approver.taken(request)
         connection = Connection(request.accept(), request, self._block)
@@ -225,7 +225,7 @@ class Deliverer:
             if request is None:
                 break
             if self._is_alive(request):
-                self._indicate(request)
+                self._give_to_event(request)
             else:
                 self.delivery.permits += 1
         else:

@@ -25,7 +25,7 @@ from .linux._netlink import KernelRefusedError
 from .linux._nflog import PacketLog
 from .linux._nfqueue import CAPABILITY_STEP, Queue
 from .linux._nftables import Gatehouse
-from .linux._sock_diag import ConnectionState, SocketLookup
+from .linux._sock_diag import KernelState, SocketLookup
 from .linux._suitable import TCP_SAVE_SYN
 
 if TYPE_CHECKING:
@@ -169,6 +169,6 @@ def find_listening(lookup: SocketLookup, address: Address) -> None:
       NetlinkError: its answer can't be read.
     """
     somebody = Address.tcp(str(address.host), _ANYBODYS_PORT)
-    if lookup.state_of(address, somebody) is ConnectionState.UNKNOWN:
+    if lookup.state_of(address, somebody) is KernelState.UNKNOWN:
         step = f"find the socket that listens at {address}"
         raise KernelRefusedError(step, errno.ENOENT, hint=_NO_TCP_DIAG)

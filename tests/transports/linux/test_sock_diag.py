@@ -19,15 +19,15 @@ from tests.helpers.wire import send_segment
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports.linux._messages import NetlinkError
 from trio_wsk.transports.linux._netlink import KernelRefusedError
-from trio_wsk.transports.linux._sock_diag import ConnectionState, SocketLookup, parse_state
+from trio_wsk.transports.linux._sock_diag import KernelState, SocketLookup, parse_state
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has sock_diag"),
     pytest.mark.usefixtures("no_leak_in_all"),
 ]
 
-SYN_RECEIVED, ESTABLISHED = ConnectionState.SYN_RECEIVED, ConnectionState.ESTABLISHED
-GONE, UNKNOWN = ConnectionState.GONE, ConnectionState.UNKNOWN
+SYN_RECEIVED, ESTABLISHED = KernelState.SYN_RECEIVED, KernelState.ESTABLISHED
+GONE, UNKNOWN = KernelState.GONE, KernelState.UNKNOWN
 
 both_families = pytest.mark.parametrize("host", LOOPBACK)
 
@@ -181,7 +181,7 @@ def test_any_octets_are_a_state_or_refused(body: bytes) -> None:
     except NetlinkError:
         return
 
-    assert state in ConnectionState
+    assert state in KernelState
 
 
 @pytest.mark.parametrize("number", range(256))

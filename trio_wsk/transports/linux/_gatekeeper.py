@@ -36,7 +36,7 @@ from ._nflog import PacketLog
 from ._nfqueue import PacketVerdict, Queue
 from ._nftables import Gatehouse
 from ._rules import REJECT_MARK
-from ._sock_diag import ConnectionState, SocketLookup
+from ._sock_diag import KernelState, SocketLookup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -254,13 +254,13 @@ class Gatekeeper:
             state = self._lookup.state_of(local, remote)
         except NetlinkError:
             return None
-        if state is ConnectionState.GONE:
+        if state is KernelState.GONE:
             # Without a scope a link-local address names no connection: it came by loopback.
             host = remote.host
             return (
                 None if host is not None and host.is_link_local and not remote.scope_id else False
             )
-        return None if state is ConnectionState.UNKNOWN else True
+        return None if state is KernelState.UNKNOWN else True
 
     def counters(self, door: Door) -> dict[str, int]:
         """Return what is counted for one door and, of the queue, for all doors together."""

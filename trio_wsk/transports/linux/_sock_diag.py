@@ -20,7 +20,7 @@ from ._netlink import SOCK_DIAG, KernelRefusedError, NetlinkSocket
 if TYPE_CHECKING:
     from trio_wsk._vocabulary.addresses import Address
 
-__all__ = ["ConnectionState", "SocketLookup", "parse_state"]
+__all__ = ["KernelState", "SocketLookup", "parse_state"]
 
 _BY_FAMILY: Final = 20
 """SOCK_DIAG_BY_FAMILY: the question, and the answer."""
@@ -45,7 +45,7 @@ _SYN_RECV: Final = 3
 _HIGHEST: Final = 13
 
 
-class ConnectionState(enum.Enum):
+class KernelState(enum.Enum):
     """How far a connection has come, on our side."""
 
     SYN_RECEIVED = "syn-received"
@@ -72,7 +72,7 @@ class SocketLookup:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(SOCK_DIAG)
 
-    def state_of(self, local: Address, remote: Address) -> ConnectionState:
+    def state_of(self, local: Address, remote: Address) -> KernelState:
         """Say how far the connection between these two addresses has come.
 
         Link-local addresses need their scope id.
@@ -103,7 +103,7 @@ class SocketLookup:
             )
         except KernelRefusedError as error:
             if error.code == errno.ENOENT:
-                return ConnectionState.UNKNOWN
+                return KernelState.UNKNOWN
             raise
         return parse_state(b"".join(answer.body for answer in answers))
 
@@ -112,7 +112,7 @@ class SocketLookup:
         self._socket.close()
 
 
-def parse_state(body: bytes) -> ConnectionState:
+def parse_state(body: bytes) -> KernelState:
     """Read the answer to a lookup.
 
     Raises:
@@ -124,7 +124,7 @@ def parse_state(body: bytes) -> ConnectionState:
     if not 1 <= state <= _HIGHEST:
         raise NetlinkError(f"TCP has no state {state}")
     if state in {_SYN_RECV, _NEW_SYN_RECV}:
-        return ConnectionState.SYN_RECEIVED
+        return KernelState.SYN_RECEIVED
     if state in {_LISTEN, _CLOSE, _TIME_WAIT}:
-        return ConnectionState.GONE
-    return ConnectionState.GONE if inode else ConnectionState.ESTABLISHED
+        return KernelState.GONE
+    return KernelState.GONE if inode else KernelState.ESTABLISHED
