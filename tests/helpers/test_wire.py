@@ -43,7 +43,7 @@ from tests.helpers.wire import (
 )
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk.transports._syn import Timestamps, parse
-from trio_wsk.transports.linux._sock_diag import ConnectionState, SocketLookup
+from trio_wsk.transports.linux._sock_diag import KernelState, SocketLookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -293,7 +293,7 @@ async def talk_as_mute_hosts() -> None:
                         send_segment(peer, target, SYN, 1000)
                 for peer in peers:
                     await capture.expect("client SYN", "server SYN,ACK", client=peer)
-                    assert ConnectionState.SYN_RECEIVED is lookup.state_of(address, peer)
+                    assert KernelState.SYN_RECEIVED is lookup.state_of(address, peer)
 
                 answer = capture.segments(peers[0])[-1]
                 number = answer.sequence_number + 1
@@ -305,7 +305,7 @@ async def talk_as_mute_hosts() -> None:
 
                 assert peers[0] == Address.from_sockaddr(sock.family, sockaddr)
                 assert [*HANDSHAKE] == capture.exchange(peers[0])[:3]
-                spin_until(lambda: lookup.state_of(address, peers[1]) is ConnectionState.GONE)  # noqa: B023
+                spin_until(lambda: lookup.state_of(address, peers[1]) is KernelState.GONE)  # noqa: B023
 
 
 @in_own_namespace
