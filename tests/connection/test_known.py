@@ -142,6 +142,15 @@ async def test_octets_are_counted_either_way() -> None:
         assert (5, 6) == (connection.octets_received, connection.octets_sent)
 
 
+async def test_octets_in_a_buffer_are_counted() -> None:
+    """`receive_into` counts as `receive_some` does."""
+    async with open_pair() as (connection, client):
+        await client.send_all(b"12345")
+
+        assert 5 == await connection.receive_into(bytearray(64))
+        assert 5 == connection.octets_received
+
+
 async def test_octets_of_callbacks_are_counted() -> None:
     """A connection with events counts in the same way."""
     came = trio.Event()

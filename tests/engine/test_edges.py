@@ -142,6 +142,30 @@ async def test_task_that_filled_its_buffer_finds_the_rest() -> None:
         assert b"5678" == buffer
 
 
+@pytest.mark.parametrize("into_a_buffer", [False, True])
+async def test_after_a_short_read_nothing_is_asked_where_edges_tell(
+    into_a_buffer: bool,  # noqa: FBT001 - pytest
+    readiness: str,
+) -> None:
+    """Who was woken, and read less than it asked for, need not ask whether anything is left."""
+
+    async def receive(connection: Connection) -> None:
+        if into_a_buffer:
+            assert 6 == await connection.receive_into(bytearray(64))
+        else:
+            assert b"second" == await connection.receive_some()
+
+    async with pair_that_has_waited() as (connection, client):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, connection)
+            await wait_all_tasks_blocked()
+            await client.send_all(b"second")
+        watch = connection._watch  # noqa: SLF001 - only the kernel would hear of the question
+
+        assert watch is not None
+        assert watch.empty == (readiness == "epoll")
+
+
 # --- The same rules, for events --------------------------------------------------------
 
 

@@ -61,13 +61,16 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, metavar="NUMBER")
     options = parser.parse_args()
     words: list[str] = options.words
+    targets = [
+        target for target in TARGETS if not words or any(word in target.module for word in words)
+    ]
+    tests = sorted({name for target in targets for name in target.tests})
     survivors = []
     with ProcessPoolExecutor(
-        options.at_once, multiprocessing.get_context("spawn"), initializer=prepare
+        options.at_once, multiprocessing.get_context("spawn"), prepare, (tests,)
     ) as pool:
-        for target in TARGETS:
-            if not words or any(word in target.module for word in words):
-                survivors += try_all(target, pool)
+        for target in targets:
+            survivors += try_all(target, pool)
     sys.exit(f"{len(survivors)} survived" if survivors else 0)
 
 

@@ -9,6 +9,9 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
+from tests.helpers.blocking_peers import await_event
+from tests.helpers.driven import pair_that_has_waited
+from tests.helpers.pairs import descriptor_of, plain
 from tests.helpers.streams import (
     client_context,
     finish,
@@ -417,6 +420,22 @@ async def test_what_a_reader_holds_is_more(readiness: str) -> None:
         assert b"two" == await reader.read_line()
         with assert_checkpoints():
             assert More.FINISHED is await reader.more(idle=0)
+
+
+@pytest.mark.parametrize("over", ["connection", "reader"])
+async def test_a_look_finds_what_nobody_was_told_of_yet(over: str, readiness: str) -> None:
+    """With ``idle=0`` what has come is there, though its edge is still to come; and only that."""
+    async with pair_that_has_waited() as (stream, peer):
+        source: Any = stream if over == "connection" else Reader(stream)
+        receive = stream.receive_some if over == "connection" else source.read_some
+        for _ in range(5):  # Trio may wake first who waits for the edge, or who ends the wait
+            with plain(peer) as sender:
+                sender.sendall(b"ab")
+            await_event(descriptor_of(stream))
+
+            assert More.THERE is await source.more(idle=0)
+            assert b"ab" == await receive(2)
+            assert More.IDLE is await source.more(idle=0)
 
 
 # --- The contract -----------------------------------------------------------------------------

@@ -154,13 +154,12 @@ class Wire(trio.abc.HalfCloseableStream):
             watch.read_short()
         return count
 
-    def _look_ahead(self) -> bool:
-        """Have what is there now held for who receives next; whether that is something, or FIN."""
+    def _look_ahead(self) -> None:
+        """Have what is there now held for who receives next."""
         self._look_twice()
         data = self._receive_now(RECEIVE_SIZE)
         if data:
             self._rare_state().held = data
-        return data is not None
 
     def _look_twice(self) -> None:
         """Have the next receive look, whatever is known: an edge may be on its way."""
@@ -333,7 +332,7 @@ class Wire(trio.abc.HalfCloseableStream):
         home = watch.home or task_readiness()
         public = None if self._rare is None else self._rare.socket
         if public is not None:
-            if public.fileno() < 0:
+            if public.fileno() == -1:
                 raise self._closed_elsewhere()
             if home.edge_triggered:
                 # Its owner may close it, of which only Trio's own waits hear.
