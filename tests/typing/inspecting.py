@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from functools import partial
+from ipaddress import IPv4Address
 from typing import Any
 
 import trio
@@ -26,6 +27,7 @@ from trio_wsk import (
     Status,
     Verdict,
 )
+from trio_wsk.inspectors import DnsListing, DnsLists, DnsZone, Rules
 from trio_wsk.observers import RequestAborted
 
 
@@ -134,6 +136,16 @@ def inspectors(request: ConnectionRequest) -> None:
     trio_wsk.open_listening_socket(0, inspect=accept_connection)  # type: ignore[arg-type]  # as it says
     trio_wsk.open_listening_socket(0, inspect=InspectAction.ACCEPT)  # type: ignore[arg-type]  # not a function
     ListenDispatch(inspect=say_yes)  # type: ignore[arg-type]  # no verdict
+
+
+def dns_lists(connection: Connection) -> None:
+    """Lists are zones by name, or with a weight and networks of answers; what they say is typed."""
+    lists = DnsLists("bad.test", DnsZone("good.test", -2, answers=["127.0.0.2", "127.0.1.0/24"]))
+    trio_wsk.open_listening_socket(0, inspect=Rules(lists))
+    assert_type(connection.facts[DnsListing].listed, Mapping[str, tuple[IPv4Address, ...]])
+    assert_type(lists.lists[0].weight, float)
+    DnsLists(7)  # type: ignore[arg-type]  # no zone
+    DnsLists("bad.test", when_failed="open")  # type: ignore[arg-type]  # neither
 
 
 def aborts() -> None:

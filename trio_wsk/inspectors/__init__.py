@@ -32,6 +32,7 @@ from ._client_hello import (
     server_names,
 )
 from ._composing import any_of, dry_run, unless, when
+from ._dns_lists import DnsListing, DnsLists, DnsZone
 from ._early_talkers import early_talkers
 from ._limits import ConnectionLimit, SourceLimit
 from ._networks import allow_only, deny, from_networks
@@ -49,6 +50,9 @@ __all__ = [
     "Answer",
     "ClientHello",
     "ConnectionLimit",
+    "DnsListing",
+    "DnsLists",
+    "DnsZone",
     "HasAddresses",
     "MalformedError",
     "Need",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, final
-
-import trio
 
 from trio_wsk._vocabulary.arguments import checked_count, checked_seconds
 from trio_wsk._vocabulary.verdict import InspectAction, Verdict
 
+from ._kept import Kept
 from ._rule import check_rule, checked_answer, close_styles_of, is_answer, name_of, need_of
 from ._sources import MOST_SOURCES, Sources
 
 if TYPE_CHECKING:
+    import trio
+
     from trio_wsk._inspection.request import ConnectionRequest
 
     from ._rule import Answer, Rule
@@ -68,10 +68,8 @@ class _Cached:
         self.close_styles: Final = close_styles_of(rule)
         self._rule = rule
         self._ttl = ttl
-        self._most = most
         self._sources = sources
-        self._answers: OrderedDict[Source, tuple[float, Answer]] = OrderedDict()  # oldest first
-        self._asking: dict[Source, trio.Event] = {}
+        self._answers: Kept[Source, Answer] = Kept(most)
 
     def __repr__(self) -> str:
         return f"cached({self.name})"
@@ -80,41 +78,28 @@ class _Cached:
         source = self._sources.source_of(request.remote_address)
         if source is None:
             return self._rule(request)
-        known = self._known(source)
+        known = self._answers.known(source)
         if known is not None:
             return known[1]
-        if source in self._asking:
-            return self._wait(request, self._asking[source])
+        asked = self._answers.being_asked(source)
+        if asked is not None:
+            return self._wait(request, asked)
         answer: Any = self._rule(request)
         if isinstance(answer, Awaitable):
             return self._await(answer, source)
         return self._kept(source, answer)
 
-    def _known(self, source: Source) -> tuple[float, Answer] | None:
-        known = self._answers.get(source)
-        if known is None or known[0] > trio.current_time():
-            return known
-        del self._answers[source]
-        return None
-
     def _kept(self, source: Source, answer: Answer) -> Answer:
         checked_answer(self._rule, answer)
         action = answer.action if isinstance(answer, Verdict) else answer
         if action is not InspectAction.PEND:
-            self._answers.pop(source, None)
-            if len(self._answers) >= self._most:
-                self._answers.popitem(last=False)
-            self._answers[source] = trio.current_time() + self._ttl, answer
+            self._answers.keep(source, answer, self._ttl)
         return answer
 
     async def _await(self, coming: Awaitable[Answer], source: Source) -> Answer:
         """Await an answer, for all who come from there meanwhile."""
-        answered = self._asking[source] = trio.Event()
-        try:
+        with self._answers.asking(source):
             return self._kept(source, await coming)
-        finally:
-            del self._asking[source]
-            answered.set()
 
     async def _wait(self, request: ConnectionRequest, answered: trio.Event) -> Answer:
         """Wait for the answer to another request, and ask if there is none."""
