@@ -166,6 +166,18 @@ async def test_after_a_short_read_nothing_is_asked_where_edges_tell(
         assert watch.empty == (readiness == "epoll")
 
 
+async def test_what_nobody_was_told_of_yet_is_received_before_an_end() -> None:
+    """Whom a server ends as idle may have sent something just then, whose edge is to come."""
+    async with pair_that_has_waited() as (connection, client):
+        with plain(client) as sender:
+            sender.sendall(b"last")
+        await_event(descriptor_of(connection))
+        connection._end_input()  # noqa: SLF001 - a server's clock would have to hit this moment
+
+        assert b"last" == await connection.receive_some()
+        assert b"" == await connection.receive_some()
+
+
 # --- The same rules, for events --------------------------------------------------------
 
 
