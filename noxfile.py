@@ -192,7 +192,8 @@ def model(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Make small faults in what can be tested quickly, and name those that no test notices.
 
-    A quarter of an hour; for one module: `nox -s mutants -- backoff`.
+    More than half an hour, most of it for the wire and the events of connections, whose tests wait
+    for what a mutant never does; for one module: `nox -s mutants -- backoff`.
     """
     session.install("--editable", ".[test]")
     session.run("python", "-m", "tests.mutants", *session.posargs)

@@ -21,7 +21,7 @@ from tests.mutants.operators import Mutant, mutants_of
 from tests.mutants.targets import SAME, TARGETS, Target
 from tests.mutants.worker import prepare, try_mutant, try_sound
 
-PATIENCE: Final = 6.0
+PATIENCE: Final = 3.0
 """How many times as long as sound code a mutant may take, beyond `START`: then it hangs."""
 
 START: Final = 20.0

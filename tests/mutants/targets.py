@@ -65,6 +65,7 @@ TARGETS: Final = (
             "reading/test_more.py",
             "serving/test_idle_timeout.py",
         ),
+        most=40,
     ),
     Target(
         "_connection/events.py",
@@ -102,6 +103,8 @@ SAME: Final[dict[str, str]] = {
     " -> if source is None and destination is None:": _BOTH_OR_NONE,
     "_protocols/proxy_v2.py write_v2: if source is not None and destination is not None:"
     " -> if source is not None or destination is not None:": _BOTH_OR_NONE,
+    "_connection/wire.py Wire._peek_now: return channel.recv(1, socket.MSG_PEEK)"
+    " -> return channel.recv(2, socket.MSG_PEEK)": "Who looks asks whether anything is there.",
     f"{_ALARMS}__init__: self._numbers = count(1) -> self._numbers = count(2)": (
         "A number is one that no other alarm has, and not 0."
     ),
