@@ -69,12 +69,20 @@ class Gate:
 
     async def come(self, host: str = "192.0.2.7") -> Visitor:
         """Have a client come from there; wait until nothing more happens."""
-        stream = self.network.host(host).open_connection(PLACE)
-        visitor = Visitor(stream)
-        self.visitors.append(visitor)
-        self._waiting[stream.local_address] = visitor
-        await self.look()
+        (visitor,) = await self.come_together(host)
         return visitor
+
+    async def come_together(self, *hosts: str) -> list[Visitor]:
+        """Have clients come in the same moment; wait until nothing more happens."""
+        visitors = []
+        for host in hosts:
+            stream = self.network.host(host).open_connection(PLACE)
+            visitor = Visitor(stream)
+            self._waiting[stream.local_address] = visitor
+            visitors.append(visitor)
+        self.visitors += visitors
+        await self.look()
+        return visitors
 
     async def come_all(self, *hosts: str) -> list[str]:
         """Have clients come one after the other; return what became of them."""

@@ -63,6 +63,72 @@ async def test_those_who_come_meanwhile_wait_for_one_answer() -> None:
         assert 2 == len(asked)
 
 
+async def test_those_who_come_in_the_same_moment_wait_for_one_answer() -> None:
+    """Also if the pump has taken both before the look-up has begun."""
+    asked: list[ConnectionRequest] = []
+    answer = trio.Event()
+
+    async def look_up(request: ConnectionRequest) -> None:
+        asked.append(request)
+        await answer.wait()
+
+    async with gate(Rules(cached(look_up, ttl=10))) as at:
+        visitors = await at.come_together(A, B, A, A)
+
+        assert 2 == len(asked)
+
+        answer.set()
+        await at.look()
+
+        assert [IN] * 4 == [each.fate for each in visitors]
+
+
+async def test_next_one_asks_if_the_first_has_left_and_its_look_up_has_not_ended() -> None:
+    """A look-up that ignores its cancellation keeps nobody waiting, and its answer is kept."""
+    asked: list[ConnectionRequest] = []
+    first, second = trio.Event(), trio.Event()
+
+    async def look_up(request: ConnectionRequest) -> Verdict:
+        asked.append(request)
+        with trio.CancelScope(shield=True):
+            await (first if len(asked) == 1 else second).wait()
+        return NO
+
+    async with gate(Rules(cached(look_up, ttl=10))) as at:
+        leaver, other = await at.come(A), await at.come(A)
+        await leaver.leave()
+
+        assert 2 == len(asked)
+
+        second.set()
+        await at.look()
+
+        assert "no" == other.fate
+
+        first.set()
+        await at.look()
+
+        assert ["no"] == await at.come_all(A)
+        assert 2 == len(asked)
+
+
+async def test_many_whose_look_ups_fail_ask_one_after_the_other() -> None:
+    """However many wait, none of them is as many calls deep as there are."""
+    deepest = 0
+
+    async def look_up(_: ConnectionRequest) -> None:
+        nonlocal deepest
+        await trio.lowlevel.checkpoint()
+        deepest = max(deepest, len(list(trio.lowlevel.current_task().iter_await_frames())))
+        raise LookupError("nobody there")
+
+    async with gate(Rules(cached(look_up, ttl=10))) as at:
+        visitors = await at.come_together(*[A] * 50)
+
+        assert {"inspector-failed"} == {each.fate for each in visitors}
+        assert 20 > deepest
+
+
 async def test_next_one_asks_if_the_first_has_left() -> None:
     """A look-up ends with the request that it was made for; those who wait get an answer still."""
     asked: list[ConnectionRequest] = []

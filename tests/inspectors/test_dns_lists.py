@@ -353,6 +353,15 @@ async def test_those_who_come_meanwhile_wait_for_one_look_up(ttl: int, server: D
         assert 2 == len(server.asked)
 
 
+async def test_those_who_come_in_the_same_moment_wait_for_one_look_up(server: DnsServer) -> None:
+    """Also if the pump has taken both before the look-up has begun."""
+    async with gate(Rules(lists_of(server, "bad.test"))) as at:
+        visitors = await at.come_together(A, A, A)
+
+        assert [IN] * 3 == await decided(at, *visitors)
+        assert 1 == len(server.asked)
+
+
 async def test_peer_that_leaves_ends_its_look_up(server: DnsServer) -> None:
     """Nothing is kept of it, and the next one who waits asks."""
     server.hold()

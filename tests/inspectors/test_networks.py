@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.helpers.ruling import IN, gate
+from tests.helpers.scarcity import no_more_descriptors
 from tests.helpers.support import until
 from trio_wsk import Address, AddressSet, InvalidParameterError
 from trio_wsk.inspectors import NetworksFile, Rules, allow_only, deny
@@ -107,6 +108,16 @@ async def test_missing_file_leaves_what_was_there(path: Path) -> None:
     assert Address.tcp(A, 1) in networks
 
 
+async def looked(clock: trio.testing.MockClock, told: list[Any], count: int) -> None:
+    """Let `NetworksFile.watch` look at its file until it has told so much, and three times more."""
+    while len(told) < count:
+        clock.jump(1)  # which does nothing while it reads, in a thread
+        await trio.lowlevel.checkpoint()
+    for _ in range(3):
+        clock.jump(1)
+        await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_watched_file_is_read_when_it_changes(
     path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
@@ -114,44 +125,70 @@ async def test_watched_file_is_read_when_it_changes(
     told: list[Any] = []
     networks = NetworksFile(path, observers=[told.append])
 
-    async def changed(count: int) -> None:
-        for _ in range(3):
-            mock_clock.jump(1)
-            await until_told(count)
-
-    async def until_told(count: int) -> None:
-        while len(told) < count:
-            await trio.lowlevel.checkpoint()
-        await trio.testing.wait_all_tasks_blocked()
-
     async with trio.open_nursery() as nursery:
         nursery.start_soon(networks.watch)
         await trio.testing.wait_all_tasks_blocked()
         replace(path, B)
-        await changed(1)
+        await looked(mock_clock, told, 1)
 
         assert [NetworksRead(at=told[0].at, path=str(path), networks=1)] == told
         assert Address.tcp(B, 1) in networks
 
         replace(path, "nonsense")
-        await changed(2)
+        await looked(mock_clock, told, 2)
 
         assert isinstance(told[1], NetworksUnreadable)
         assert Address.tcp(B, 1) in networks
 
         remove(path)
-        await changed(3)
+        await looked(mock_clock, told, 3)
 
         assert isinstance(told[2].error, FileNotFoundError)
 
         replace(path, A)
-        await changed(4)
+        await looked(mock_clock, told, 4)
 
         assert isinstance(told[3], NetworksRead)
         assert Address.tcp(A, 1) in networks
         assert 4 == len(told)
 
         nursery.cancel_scope.cancel()
+
+
+async def test_watched_file_that_vanishes_is_told_once(
+    path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """Also if nothing was wrong with it before."""
+    told: list[Any] = []
+    networks = NetworksFile(path, observers=[told.append])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(networks.watch)
+        await trio.testing.wait_all_tasks_blocked()
+        remove(path)
+        await looked(mock_clock, told, 1)
+        nursery.cancel_scope.cancel()
+
+    assert [NetworksUnreadable] == [type(each) for each in told]
+    assert isinstance(told[0].error, FileNotFoundError)
+
+
+async def test_watched_file_is_read_when_there_are_descriptors_again(
+    path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """What has failed for want of one is tried again, and told once."""
+    told: list[Any] = []
+    networks = NetworksFile(path, observers=[told.append])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(networks.watch)
+        await trio.testing.wait_all_tasks_blocked()
+        replace(path, B)
+        with no_more_descriptors():
+            await looked(mock_clock, told, 1)
+        await looked(mock_clock, told, 2)
+        nursery.cancel_scope.cancel()
+
+    assert [NetworksUnreadable, NetworksRead] == [type(each) for each in told]
+    assert Address.tcp(B, 1) in networks
 
 
 async def test_changes_are_logged_by_default(path: Path, caplog: pytest.LogCaptureFixture) -> None:

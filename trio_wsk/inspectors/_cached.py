@@ -13,7 +13,7 @@ from ._rule import check_rule, checked_answer, close_styles_of, is_answer, name_
 from ._sources import MOST_SOURCES, Sources
 
 if TYPE_CHECKING:
-    import trio
+    from contextlib import ExitStack
 
     from trio_wsk._inspection.request import ConnectionRequest
 
@@ -81,12 +81,11 @@ class _Cached:
         known = self._answers.known(source)
         if known is not None:
             return known[1]
-        asked = self._answers.being_asked(source)
-        if asked is not None:
-            return self._wait(request, asked)
+        if self._answers.is_asked(source):
+            return self._wait(request, source)
         answer: Any = self._rule(request)
         if isinstance(answer, Awaitable):
-            return self._await(answer, source)
+            return self._await(answer, source, self._answers.asking(source, request))
         return self._kept(source, answer)
 
     def _kept(self, source: Source, answer: Answer) -> Answer:
@@ -96,14 +95,14 @@ class _Cached:
             self._answers.keep(source, answer, self._ttl)
         return answer
 
-    async def _await(self, coming: Awaitable[Answer], source: Source) -> Answer:
+    async def _await(self, coming: Awaitable[Answer], source: Source, asking: ExitStack) -> Answer:
         """Await an answer, for all who come from there meanwhile."""
-        with self._answers.asking(source):
+        with asking:
             return self._kept(source, await coming)
 
-    async def _wait(self, request: ConnectionRequest, answered: trio.Event) -> Answer:
+    async def _wait(self, request: ConnectionRequest, source: Source) -> Answer:
         """Wait for the answer to another request, and ask if there is none."""
-        await answered.wait()
+        await self._answers.wait_asked(source)
         answer: Any = self(request)
         waited: Answer = answer if is_answer(answer) else await answer
         return waited

@@ -32,6 +32,7 @@ from ._sources import MOST_SOURCES, check_networks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+    from contextlib import ExitStack
 
     from trio_wsk._inspection.request import ConnectionRequest
 
@@ -238,21 +239,22 @@ class DnsLists:
         known = self._kept.known(host)
         if known is not None:
             return self._answer(request, known[1])
-        asked = self._kept.being_asked(host)
-        return self._ask(request, host) if asked is None else self._wait(request, asked)
+        if self._kept.is_asked(host):
+            return self._wait(request, host)
+        return self._ask(request, host, self._kept.asking(host, request))
 
-    async def _ask(self, request: ConnectionRequest, host: Host) -> Answer:
+    async def _ask(self, request: ConnectionRequest, host: Host, asking: ExitStack) -> Answer:
         """Ask all lists, for all who come from there meanwhile."""
-        with self._kept.asking(host):
+        with asking:
             answers = await self._look_up(host)
             listing = _listing(self.lists, answers)
             self._failed.update(listing.failed)
             self._kept.keep(host, listing, _seconds(listing, answers))
         return self._answer(request, listing)
 
-    async def _wait(self, request: ConnectionRequest, asked: trio.Event) -> Answer:
+    async def _wait(self, request: ConnectionRequest, host: Host) -> Answer:
         """Wait for what is asked for another request, and ask if nothing came of it."""
-        await asked.wait()
+        await self._kept.wait_asked(host)
         answer: Any = self(request)
         waited: Answer = answer if is_answer(answer) else await answer
         return waited

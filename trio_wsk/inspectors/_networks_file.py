@@ -15,7 +15,7 @@ from trio_wsk.observers import Observers, checked_observers
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk.observers import Observer
@@ -89,23 +89,30 @@ class NetworksFile:
           InvalidParameterError: it is no time. (Yours.)
         """
         checked_seconds("every", every)
-        told: object = None
+        broken = told = self._mark
         while True:
             await trio.sleep(every)
             mark = _mark_of(self._path)
-            if mark in {self._mark, told}:
+            if mark in {self._mark, broken}:
                 continue
-            told = mark  # once for each change
-            record: records.Record
             try:
                 await self.reload()
-            except (OSError, InvalidParameterError) as error:
-                at = trio.current_time()
-                record = records.NetworksUnreadable(at=at, path=str(self._path), error=error)
+            except InvalidParameterError as error:
+                broken = mark
+                self._tell_unreadable(error)
+            except OSError as error:  # it may be over the next time: no descriptors, say
+                if mark != told:
+                    self._tell_unreadable(error)
+                told = mark
             else:
-                at = trio.current_time()
-                record = records.NetworksRead(at=at, path=str(self._path), networks=len(self))
-            self._observers.tell(record)
+                told = self._mark
+                self._tell(records.NetworksRead, networks=len(self))
+
+    def _tell_unreadable(self, error: Exception) -> None:
+        self._tell(records.NetworksUnreadable, error=error)
+
+    def _tell(self, kind: Callable[..., records.Record], **fields: object) -> None:
+        self._observers.tell(kind(at=trio.current_time(), path=str(self._path), **fields))
 
 
 def _mark_of(path: Path) -> object:

@@ -10,8 +10,6 @@ from collections import Counter, OrderedDict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, final
 
-import trio
-
 from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk._vocabulary.arguments import checked_count, checked_seconds
@@ -21,6 +19,7 @@ from trio_wsk._vocabulary.verdict import AbortReason, CloseStyle, InspectAction,
 from ._limits import check_when_full
 from ._rule import checked_name
 from ._sources import MOST_SOURCES, Sources
+from ._times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -45,7 +44,8 @@ class Penalties:
 
     Penalties are seconds. They add up, and pass with time: a source that has 30 has 20 ten seconds
     later. It is turned away as long as it has more than ``threshold``, and being turned away adds
-    none. A handler penalizes with one call, after a failed login, say::
+    none. They are those of one Trio run: the next begins without any. A handler penalizes with one
+    call, after a failed login, say::
 
         penalties = Penalties(threshold=15)
 
@@ -80,6 +80,7 @@ class Penalties:
         "_most_sources",
         "_rejects_when_full",
         "_sources",
+        "_times",
         "_until",
         "_verdict",
         "close_styles",
@@ -124,6 +125,7 @@ class Penalties:
         self._most_sources = checked_count("most_sources", most_sources, least=1)
         self._rejects_when_full = when_full == "reject"
         self._until: OrderedDict[Source, float] = OrderedDict()  # penalized last is last
+        self._times = Times(self._until.clear)
         self._added: Counter[str] = Counter()
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
@@ -159,7 +161,7 @@ class Penalties:
         if source is None:
             return
         self._added[reason] += 1
-        now = trio.current_time()
+        now = self._times.now()
         known = self._until.get(source)
         if known is None and not self._has_room(now):
             self.overflowed += 1
@@ -175,8 +177,9 @@ class Penalties:
           InvalidParameterError: it is none of these. (Yours.)
         """
         source = self._sources.source_of(_address_of(who))
+        now = self._times.now()
         until = None if source is None else self._until.get(source)
-        return 0.0 if until is None else max(0.0, until - trio.current_time())
+        return 0.0 if until is None else max(0.0, until - now)
 
     def forgive(self, who: Connection | ConnectionRequest | Address) -> None:
         """Take all penalties from a source: a login has succeeded, say.
@@ -222,11 +225,12 @@ class Penalties:
         source = self._sources.source_of(request.remote_address)
         if source is None:
             return None
+        now = self._times.now()
         until = self._until.get(source)
         if until is None:
-            is_full = self._rejects_when_full and not self._has_room(trio.current_time())
+            is_full = self._rejects_when_full and not self._has_room(now)
             return self._verdict if is_full else None
-        return self._verdict if until - trio.current_time() > self.threshold else None
+        return self._verdict if until - now > self.threshold else None
 
     def _has_room(self, now: float) -> bool:
         """Whether there is room for one source more; forget a few whose penalties are over."""

@@ -13,8 +13,6 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Literal, final
 
-import trio
-
 from trio_wsk._vocabulary.arguments import checked_count, is_time
 from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.verdict import CloseStyle, InspectAction, Verdict
@@ -22,6 +20,7 @@ from trio_wsk._vocabulary.verdict import CloseStyle, InspectAction, Verdict
 from ._limits import check_when_full
 from ._rule import checked_name
 from ._sources import MOST_SOURCES, Sources
+from ._times import Times
 
 if TYPE_CHECKING:
     from trio_wsk._inspection.request import ConnectionRequest
@@ -87,7 +86,7 @@ class RateLimit:
       InvalidParameterError: an argument is wrong. (Yours.)
     """
 
-    __slots__ = ("_rate", "_used_up_until", "_verdict", "close_styles", "name")
+    __slots__ = ("_rate", "_times", "_used_up_until", "_verdict", "close_styles", "name")
 
     def __init__(
         self,
@@ -103,17 +102,22 @@ class RateLimit:
         """What the rule is counted by."""
         self._rate = Rate(count, per, burst)
         self._used_up_until = -math.inf
+        self._times = Times(self._forget)
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
         """How it turns peers away."""
 
     def __call__(self, request: ConnectionRequest) -> Answer:  # noqa: ARG002 - all count alike
         """Count a request."""
-        used_up_until = self._rate.after(self._used_up_until, trio.current_time())
+        now = self._times.now()
+        used_up_until = self._rate.after(self._used_up_until, now)
         if used_up_until is None:
             return self._verdict
         self._used_up_until = used_up_until
         return None
+
+    def _forget(self) -> None:
+        self._used_up_until = -math.inf
 
 
 @final
@@ -146,6 +150,7 @@ class SourceRateLimit:
         "_most_sources",
         "_rate",
         "_sources",
+        "_times",
         "_used_up_until",
         "_verdict",
         "close_styles",
@@ -178,6 +183,7 @@ class SourceRateLimit:
         self._most_sources = checked_count("most_sources", most_sources, least=1)
         self._evicts = when_full == "pass"
         self._used_up_until: OrderedDict[Source, float] = OrderedDict()  # who came last is last
+        self._times = Times(self._used_up_until.clear)
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
         """How it turns peers away."""
@@ -192,7 +198,7 @@ class SourceRateLimit:
         if source is None:
             return None
         table = self._used_up_until
-        now = trio.current_time()
+        now = self._times.now()
         known = table.get(source)
         if known is None:
             self._forget_the_past(now)
