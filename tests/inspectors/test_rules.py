@@ -17,7 +17,16 @@ from trio_wsk import (
     InvalidParameterError,
     Verdict,
 )
-from trio_wsk.inspectors import Need, Rules, RuleStatistics, all_of, deny, dry_run, needs
+from trio_wsk.inspectors import (
+    Need,
+    Rules,
+    RuleStatistics,
+    SourceLimit,
+    all_of,
+    deny,
+    dry_run,
+    needs,
+)
 from trio_wsk.observers import CallbackFailed
 
 if TYPE_CHECKING:
@@ -266,3 +275,17 @@ def test_rules_name_themselves() -> None:
     """Who prints rules sees which they are."""
     assert "all_of(deny, deny)" == repr(all_of(deny([]), deny([])))
     assert "Rules(deny, looks_at_octets)" == repr(Rules(deny([]), looks_at_octets))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ((SourceLimit,), r"write SourceLimit\(...\)"),
+        (([deny([])],), r"write all_of\(\*rules\)"),
+        ((Rules(), deny([])), r"write all_of\(...\) in its place"),
+    ],
+)
+def test_what_would_ask_nobody_is_a_mistake(wrong: Any, says: str) -> None:
+    """A class, a list, and rules that are never reached are refused, with what to write."""
+    with pytest.raises(InvalidParameterError, match=says):
+        Rules(*wrong)

@@ -81,7 +81,8 @@ def dry_run(rule: Rule) -> Rule:
     It never has an objection, nor lets anybody in. What it would have turned away is counted by
     reason (`RuleStatistics.would_reject`) and told (`~trio_wsk.observers.RuleWouldReject`). What
     the rule raises is reported, and is no objection either. An async one is awaited all the same,
-    as it would be when it is enforced; and a limit takes its places.
+    as it would be when it is enforced; and what a rule does beside its answer, it does: a limit
+    takes its places, and a `ProxyProtocol` takes its header, so that its addresses count.
 
     Raises:
       InvalidParameterError: it is no rule. (Yours.)

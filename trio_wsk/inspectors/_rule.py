@@ -90,6 +90,14 @@ def check_rule(name: str, rule: object) -> None:
             f"{name} takes rules, which are functions of a request, and {rule!r} is an answer;"
             f" write lambda request: {rule}"
         )
+    if isinstance(rule, type):
+        raise InvalidParameterError(
+            f"{name} takes rules, and {rule.__name__} makes one: write {rule.__name__}(...)"
+        )
+    if isinstance(rule, (list, tuple)):
+        raise InvalidParameterError(
+            f"{name} takes rules one after the other, not {rule!r}: write all_of(*rules)"
+        )
     check_function(name, rule)
 
 

@@ -130,6 +130,11 @@ class Rules(Chain):
     ) -> None:
         for rule in rules:
             check_rule("Rules", rule)
+        if any(isinstance(rule, Rules) for rule in rules[:-1]):
+            raise InvalidParameterError(
+                "Rules among other rules answers always, so that nobody asks those behind it:"
+                " write all_of(...) in its place"
+            )
         if not isinstance(default, (InspectAction, Verdict)):
             raise InvalidParameterError(
                 f"default is an InspectAction or a Verdict, not {default!r}; rules that stand among"
