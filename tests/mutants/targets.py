@@ -105,6 +105,9 @@ SAME: Final[dict[str, str]] = {
     " -> if source is not None or destination is not None:": _BOTH_OR_NONE,
     "_connection/wire.py Wire._peek_now: return channel.recv(1, socket.MSG_PEEK)"
     " -> return channel.recv(2, socket.MSG_PEEK)": "Who looks asks whether anything is there.",
+    "_connection/wire.py Wire._discard_now: return 0, FINISHED -> return 1, FINISHED": (
+        "How much was discarded is asked only where more may come."
+    ),
     f"{_ALARMS}__init__: self._numbers = count(1) -> self._numbers = count(2)": (
         "A number is one that no other alarm has, and not 0."
     ),
