@@ -29,6 +29,28 @@ from tests.helpers.pairs import open_pair
 from tests.helpers.public_names import public_definitions
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, until
+from tests.helpers.wrong_rules import RULES, RULES_CALLED
+from tests.helpers.wrong_values import (
+    ASYNC,
+    GENERATORS,
+    NO_COUNTS,
+    NO_DISPATCH,
+    NO_EVENTS,
+    NO_FLAGS,
+    NO_HANDLERS,
+    NO_INSPECTORS,
+    NO_NUMBERS,
+    NO_PLAIN_FUNCTIONS,
+    NO_POLICIES,
+    NO_SECONDS,
+    NO_TEXTS,
+    PLAIN,
+    Row,
+    octets,
+    repr_of_kind,
+    wait,
+    work,
+)
 from trio_wsk import (
     Address,
     AddressSet,
@@ -70,92 +92,6 @@ HOST = "127.0.0.1"
 
 
 # --- What is wrong ----------------------------------------------------------------------------
-
-
-async def wait(*_: object) -> None:
-    """Be an async function."""
-
-
-def work(*_: object) -> None:
-    """Be a plain one."""
-
-
-def each(*_: object) -> Iterator[None]:
-    """Be a generator."""
-    yield
-
-
-async def each_slowly(*_: object) -> AsyncIterator[None]:
-    """Be an async generator."""
-    yield
-
-
-class Waiting:
-    """Objects that are called like an async function, and have a method that is one."""
-
-    async def __call__(self, *_: object) -> None:
-        """Wait."""
-
-    async def method(self, *_: object) -> None:
-        """Wait."""
-
-
-class Working:
-    """Objects with a plain method."""
-
-    def method(self, *_: object) -> None:
-        """Work."""
-
-
-def repr_of_kind(thing: object) -> str:
-    """Name a case, the same in every process."""
-    return getattr(thing, "__name__", type(thing).__name__)
-
-
-NO_FUNCTIONS: tuple[Any, ...] = (7, "work", b"", [work], Status.SUCCESS)
-GENERATORS: tuple[Any, ...] = (
-    each,
-    each_slowly,
-    functools.partial(each, 1),
-    functools.partial(each_slowly, 1),
-)
-ASYNC: tuple[Any, ...] = (
-    wait,
-    Waiting(),
-    Waiting().method,
-    functools.partial(wait, 1),
-    functools.partial(Waiting()),
-)
-PLAIN: tuple[Any, ...] = (work, Working().method, functools.partial(work, 1), Working)
-
-NO_PLAIN_FUNCTIONS: tuple[Any, ...] = (*NO_FUNCTIONS, *GENERATORS, *ASYNC)
-NO_INSPECTORS: tuple[Any, ...] = (*NO_FUNCTIONS, *GENERATORS)
-NO_HANDLERS: tuple[Any, ...] = (None, *NO_FUNCTIONS, *GENERATORS, *PLAIN)
-
-NO_NUMBERS: tuple[Any, ...] = ("5", b"5", True, False, [], object(), math.nan, -1, -math.inf)
-NO_SECONDS: tuple[Any, ...] = (*NO_NUMBERS, -0.5)
-NO_COUNTS: tuple[Any, ...] = (*NO_NUMBERS, 1.5, math.inf)
-NO_FLAGS: tuple[Any, ...] = (None, 0, 1, "no", [])
-NO_TEXTS: tuple[Any, ...] = (7, [], object(), b"x")
-NO_OCTETS: tuple[Any, ...] = (None, "text", 7, [1], object())
-NO_EVENTS: tuple[Any, ...] = (None, 0x40, "RECEIVE", True, math.nan, EventMask(0), [], object())
-NO_DISPATCH: tuple[Any, ...] = (7, "receive", work, [], ConnectionDispatch)
-NO_POLICIES: tuple[Any, ...] = (None, 1, "ignore", [], object())
-
-
-@attrs.frozen
-class Row:
-    """What is wrong for one parameter, and what it is told."""
-
-    wrong: tuple[object, ...]
-    says: str
-    """What the message has in it, besides the value."""
-    kind: type[Exception] = InvalidParameterError
-
-
-def octets(says: str) -> Row:
-    """Make a row of one that Python and Trio have a `TypeError` for."""
-    return Row(NO_OCTETS, says, TypeError)
 
 
 LISTENING: Mapping[str, Row] = {
@@ -209,142 +145,6 @@ CONNECTING: Mapping[str, Row] = {
 TRANSPORT: Mapping[str, Row] = {
     name: LISTENING[name] for name in ("port", "host", "backlog", "socket_options", "path", "mode")
 }
-
-RULE: Mapping[str, Row] = {
-    "name": Row((None, "", 7, b"x"), "name is a text to count by"),
-    "reason": Row((None, 7, b"busy", "Two Words", "x" * 100), "short slug"),
-    "close": Row((None, True, "421 busy", b"", 7), "before FIN"),
-}
-NETWORKS: tuple[Any, ...] = (None, 7, "10.0.0.0/8", b"::/0", ["nonsense"], ["10.0.0.1/8"], [7])
-SOURCES: Mapping[str, Row] = {
-    "ipv4_prefix": Row((None, 33, *NO_COUNTS), "is a number of bits, 0 to 32"),
-    "ipv6_prefix": Row((None, 129, *NO_COUNTS), "is a number of bits, 0 to 128"),
-}
-TABLE: Mapping[str, Row] = {
-    **SOURCES,
-    "exempt": Row(NETWORKS, "exempt"),
-    "most_sources": Row((None, 0, *NO_COUNTS), "most_sources is a count, 1 or more"),
-    "when_full": Row((None, True, "evict"), "'reject' or 'pass'"),
-}
-RATE: Mapping[str, Row] = {
-    "count": Row((None, 0, math.inf, *NO_NUMBERS), "count is a number, more than 0"),
-    "per": Row((None, 0, math.inf, *NO_NUMBERS), "per is a time in seconds, more than 0"),
-    "burst": Row((0, *NO_COUNTS), "burst is a count, 1 or more"),
-}
-PENALIZED: Row = Row((None, 7, "192.0.2.1", "192.0.2.1:80"), "a connection, a request or an Addr")
-RULES: Mapping[str, Mapping[str, Row]] = {
-    "Rules": {"default": Row((None, True, 1, "no", wait), "default is an InspectAction")},
-    "all_of": {"name": RULE["name"]},
-    "when": {
-        "condition": Row(NO_PLAIN_FUNCTIONS, "when takes a"),
-        "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "when takes"),
-    },
-    "unless": {
-        "condition": Row(NO_PLAIN_FUNCTIONS, "unless takes a"),
-        "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "unless takes"),
-    },
-    "dry_run": {"rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "dry_run takes")},
-    "cached": {
-        "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "cached takes"),
-        "ttl": Row((None, math.inf, *NO_SECONDS), "ttl is a time in seconds"),
-        "most": Row((None, 0, *NO_COUNTS), "most is a count, 1 or more"),
-        **SOURCES,
-    },
-    "needs": {"need": Row((None, "octets", True), "needs takes a member of Need")},
-    "deny": {"networks": Row(NETWORKS, "deny"), **RULE},
-    "allow_only": {"networks": Row(NETWORKS, "allow_only"), **RULE},
-    "from_networks": {"networks": Row(NETWORKS, "from_networks")},
-    "client_hello": {name: RULE[name] for name in ("close", "name")},
-    "server_names": {
-        "or_none": Row(NO_FLAGS, "or_none is True or False"),
-        **{name: RULE[name] for name in ("close", "name")},
-    },
-    "alpn": {
-        "or_none": Row(NO_FLAGS, "or_none is True or False"),
-        **{name: RULE[name] for name in ("close", "name")},
-    },
-    "DnsZone": {
-        "name": Row((None, 7, b"bad.test", "", "test", "bad.test.", "a b.test"), "by its zone"),
-        "weight": Row((None, 0, math.inf, math.nan, True, "1"), "weight is a number"),
-        "answers": Row(NETWORKS, "answers"),
-    },
-    "DnsLists": {
-        "threshold": Row((None, 0, math.inf, *NO_NUMBERS), "threshold is a number, more than 0"),
-        "when_failed": Row((None, True, "open"), "'reject' or 'pass'"),
-        "timeout": Row((None, math.inf, *NO_SECONDS), "timeout is a time in seconds"),
-        "nameservers": Row((None, "127.0.0.1", ["ns.test"], [7], [b"x"]), "list of IP addresses"),
-        "port": Row((None, 0, 65536, *NO_COUNTS), "port is a number, 1 to 65535"),
-        "most": Row((None, 0, *NO_COUNTS), "most is a count, 1 or more"),
-        **RULE,
-    },
-    "early_talkers": {
-        "wait": Row((None, math.inf, *NO_SECONDS), "wait is a time in seconds"),
-        **RULE,
-    },
-    "NetworksFile": {
-        "path": Row((None, [], object()), "", TypeError),
-        "observers": Row((7, print, [7]), "observers"),
-    },
-    "NetworksFile.watch": {"every": Row((None, math.inf, *NO_SECONDS), "every is a time")},
-    "ConnectionLimit": {"most": Row((None, *NO_COUNTS), "most is a count, 0 or more"), **RULE},
-    "SourceLimit": {
-        "most": Row((None, *NO_COUNTS), "most is a count, 0 or more"),
-        **TABLE,
-        **RULE,
-    },
-    "ProxyProtocol": {
-        "required": Row((*NETWORKS, ()), "required"),
-        "optional": Row(NETWORKS, "optional"),
-        "unix": Row((None, True, "always"), "'required', 'optional' or 'forbidden'"),
-        "timeout": Row((None, math.inf, *NO_SECONDS), "timeout is a time in seconds"),
-        "limit": Row((None, 15, 16385, *NO_COUNTS), "limit is"),
-        "close": RULE["close"],
-        "name": RULE["name"],
-    },
-    "SourceLimit.open_from": {"address": Row((None, 7, "192.0.2.1"), "is no Address")},
-    "RateLimit": {**RATE, **RULE},
-    "SourceRateLimit": {**RATE, **TABLE, **RULE},
-    "Penalties": {
-        "threshold": Row((None, math.inf, *NO_SECONDS), "threshold is a time in seconds"),
-        "most_seconds": Row((None, math.inf, *NO_SECONDS, 15.0), "most_seconds is"),
-        **TABLE,
-        **RULE,
-    },
-    "Penalties.add": {
-        "who": PENALIZED,
-        "seconds": Row((None, math.inf, *NO_SECONDS), "seconds is a time in seconds"),
-        "reason": Row((None, "", 7, b"busy", "Two Words"), "short slug"),
-    },
-    "Penalties.remaining": {"who": PENALIZED},
-    "Penalties.forgive": {"who": PENALIZED},
-    "Penalties.observer": {
-        name: Row((None, math.inf, *NO_SECONDS), f"{name} is a time in seconds")
-        for name in ("rejected", "timed_out", "handshake_failed")
-    },
-}
-RULES_CALLED: Mapping[str, Mapping[str, Any]] = {
-    "Rules": {},
-    "all_of": {},
-    "when": {"condition": work, "rule": work},
-    "unless": {"condition": work, "rule": work},
-    "dry_run": {},
-    "cached": {"rule": work, "ttl": 1.0},
-    "needs": {},
-    "deny": {"networks": []},
-    "allow_only": {"networks": []},
-    "from_networks": {},
-    "client_hello": {},
-    "DnsZone": {"name": "bad.test"},
-    "early_talkers": {},
-    "NetworksFile": {"path": os.devnull},
-    "ProxyProtocol": {"required": ["::/0"]},
-    "ConnectionLimit": {"most": 1},
-    "SourceLimit": {"most": 1},
-    "RateLimit": {"count": 1},
-    "SourceRateLimit": {"count": 1},
-    "Penalties": {},
-}
-"""What else each of these is called with."""
 
 WRONG: Mapping[str, Mapping[str, Row]] = {
     "open_listening_socket": LISTENING,

@@ -67,6 +67,8 @@ _COMPLETION_OF: Final = {
 # each request; a name of the module is not.
 _INSPECT: Final = Event.INSPECT
 
+_RULE_ALONE: Final = "; a rule that answers None where it has no objection goes into Rules(...)"
+
 _AWAITABLES: Final = (CoroutineType, Awaitable)
 """What an async inspector answers with. Asked in this order it costs a tenth for a coroutine."""
 
@@ -284,6 +286,7 @@ class ConditionalAccept:
         nonsense = TypeError(
             f"the inspector answered {shown(answer)}: return InspectAction.ACCEPT, REJECT or PEND,"
             " or Verdict(InspectAction.REJECT, 'over-quota', close=b'421 busy\\r\\n')"
+            f"{_RULE_ALONE if answer is None else ''}"
         )
         self.block.report_callback("inspect", request, nonsense)
 
