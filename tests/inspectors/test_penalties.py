@@ -114,6 +114,22 @@ async def test_table_has_a_bound(
         assert [IN] == await at.come_all(B)
 
 
+async def test_long_penalty_holds_no_place_of_those_behind_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Whose penalties are over makes room, also behind one who has many still."""
+    penalties = Penalties(threshold=1, most_sources=2, when_full="reject")
+    async with gate(Rules(penalties)) as at:
+        penalties.add(at_port("192.0.2.1"), 500, "bad")
+        penalties.add(at_port("192.0.2.2"), 5, "bad")
+
+        assert [PENALIZED] == await at.come_all(B)
+
+        await trio.sleep(6)
+
+        assert [IN, PENALIZED] == await at.come_all(B, "192.0.2.1")
+
+
 async def test_observer_penalizes_by_itself(autojump_clock: trio.testing.MockClock) -> None:
     """
     Requests that other rules turn away, and those without a verdict in time, are penalized; being

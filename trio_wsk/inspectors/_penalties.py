@@ -124,7 +124,7 @@ class Penalties:
         self._sources = Sources(ipv4_prefix, ipv6_prefix, exempt)
         self._most_sources = checked_count("most_sources", most_sources, least=1)
         self._rejects_when_full = when_full == "reject"
-        self._until: OrderedDict[Source, float] = OrderedDict()  # penalized last is last
+        self._until: OrderedDict[Source, float] = OrderedDict()
         self._times = Times(self._until.clear)
         self._added: Counter[str] = Counter()
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
@@ -237,8 +237,9 @@ class Penalties:
         for _ in range(min(FORGOTTEN_AT_ONCE, len(self._until))):
             source = next(iter(self._until))
             if self._until[source] > now:
-                break
-            del self._until[source]
+                self._until.move_to_end(source)  # the next time another one is looked at
+            else:
+                del self._until[source]
         return len(self._until) < self._most_sources
 
 
