@@ -10,8 +10,8 @@ function of yours, plain or async::
     rules = Rules(deny(["203.0.113.0/24"]), SourceLimit(20))
     trio_wsk.run(handler, 8000, inspect=rules)
 
-What lives here knows requests as their users know them, and a clock; never a listening socket, a
-transport, or who gets a connection.
+What lives here knows requests, a clock, and where a rule looks something up: a file, a resolver.
+Never a listening socket, a transport, or who gets a connection.
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Final, Literal, final
 
 from trio_wsk._inspection import control
 from trio_wsk._vocabulary.arguments import checked_count
-from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.verdict import CloseStyle, InspectAction, Verdict
 
 from ._rule import checked_name
-from ._sources import MOST_SOURCES, Sources
+from ._sources import MOST_SOURCES, Sources, check_when_full
 
 if TYPE_CHECKING:
     from trio_wsk._inspection.request import ConnectionRequest
@@ -23,17 +22,7 @@ if TYPE_CHECKING:
     from ._rule import Answer
     from ._sources import Networks, Source
 
-__all__ = ["ConnectionLimit", "SourceLimit", "check_when_full"]
-
-
-def check_when_full(when_full: object) -> None:
-    """Refuse what does not say what becomes of a source for which a table has no room.
-
-    Raises:
-      InvalidParameterError: it is neither. (The caller's.)
-    """
-    if when_full not in ("reject", "pass"):
-        raise InvalidParameterError(f"when_full is 'reject' or 'pass', not {when_full!r}")
+__all__ = ["ConnectionLimit", "SourceLimit"]
 
 
 @final

@@ -16,9 +16,8 @@ from trio_wsk._vocabulary.arguments import checked_count, checked_seconds
 from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.verdict import AbortReason, CloseStyle, InspectAction, Verdict
 
-from ._limits import check_when_full
 from ._rule import checked_name
-from ._sources import MOST_SOURCES, Sources
+from ._sources import FORGOTTEN_AT_ONCE, MOST_SOURCES, Sources, check_when_full
 from ._times import Times
 
 if TYPE_CHECKING:
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from ._sources import Networks, Source
 
 __all__ = ["Penalties"]
-
-FORGOTTEN_AT_ONCE: Final = 2
-"""How many penalties that are over are forgotten for each that is added."""
 
 
 @final

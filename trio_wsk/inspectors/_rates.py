@@ -17,9 +17,8 @@ from trio_wsk._vocabulary.arguments import checked_count, is_time
 from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.verdict import CloseStyle, InspectAction, Verdict
 
-from ._limits import check_when_full
 from ._rule import checked_name
-from ._sources import MOST_SOURCES, Sources
+from ._sources import FORGOTTEN_AT_ONCE, MOST_SOURCES, Sources, check_when_full
 from ._times import Times
 
 if TYPE_CHECKING:
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
     from ._sources import Networks, Source
 
 __all__ = ["RateLimit", "SourceRateLimit"]
-
-FORGOTTEN_AT_ONCE: Final = 2
-"""How many sources that have used nothing up any more are forgotten for each that comes: so there
-are never many of them, and no request pays for more."""
 
 
 @final

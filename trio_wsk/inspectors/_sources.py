@@ -11,7 +11,16 @@ from trio_wsk._vocabulary.addresses import IPV4_OCTETS, Address, tcp_parts
 from trio_wsk._vocabulary.arguments import whole_number
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
-__all__ = ["MOST_SOURCES", "HasAddresses", "Networks", "Source", "Sources", "check_networks"]
+__all__ = [
+    "FORGOTTEN_AT_ONCE",
+    "MOST_SOURCES",
+    "HasAddresses",
+    "Networks",
+    "Source",
+    "Sources",
+    "check_networks",
+    "check_when_full",
+]
 
 MOST_SOURCES: Final = 65536
 """How many sources are kept at once, as in OpenSSH (``PerSourcePenalties max-sources``): a few
@@ -30,6 +39,10 @@ Networks: TypeAlias = (
 )
 """Networks as `AddressSet` takes them, such as ``["10.0.0.0/8", "192.0.2.1"]``; or whatever can say
 whether an `Address` is in it: an `AddressSet`, a `NetworksFile`."""
+
+FORGOTTEN_AT_ONCE: Final = 2
+"""How many sources of which nothing has to be known any more are forgotten for each that comes: so
+there are never many of them, and no request pays for more."""
 
 Source: TypeAlias = "tuple[int, int]"
 """The number of octets of an address, and the bits of its network."""
@@ -52,6 +65,16 @@ def check_networks(name: str, networks: Networks) -> HasAddresses:
         except (TypeError, ValueError) as error:
             raise InvalidParameterError(f"{name}: {error}") from None
     return networks
+
+
+def check_when_full(when_full: object) -> None:
+    """Refuse what does not say what becomes of a source for which a table has no room.
+
+    Raises:
+      InvalidParameterError: it is neither. (The caller's.)
+    """
+    if when_full not in ("reject", "pass"):
+        raise InvalidParameterError(f"when_full is 'reject' or 'pass', not {when_full!r}")
 
 
 @final
