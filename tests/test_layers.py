@@ -34,6 +34,7 @@ PURE = {
     "_reading/portions.py",
     "_vocabulary/connection_state.py",
     "_vocabulary/end_reason.py",
+    "_vocabulary/listening_state.py",
     "_vocabulary/more.py",
     "_vocabulary/records.py",
     "_vocabulary/statistics.py",

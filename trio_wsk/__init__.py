@@ -47,6 +47,7 @@ from ._vocabulary.errors import (
     WskError,
 )
 from ._vocabulary.facts import Facts
+from ._vocabulary.listening_state import ListeningState
 from ._vocabulary.more import More
 from ._vocabulary.statistics import DrainReport, ListeningStatistics, ServerStatistics
 from ._vocabulary.status import EventMask, Status
@@ -93,6 +94,7 @@ __all__ = [
     "ListenDispatch",
     "ListeningOptions",
     "ListeningSocket",
+    "ListeningState",
     "ListeningStatistics",
     "More",
     "NoSocketError",

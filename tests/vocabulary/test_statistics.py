@@ -7,13 +7,20 @@ from typing import Any
 import attrs
 import pytest
 
-from trio_wsk import DrainReport, ListeningStatistics, ServerStatistics, open_server
+from trio_wsk import (
+    DrainReport,
+    ListeningState,
+    ListeningStatistics,
+    ServerStatistics,
+    open_server,
+)
 from trio_wsk._vocabulary.statistics import REASONS, ListeningCounters
 
 
 def picture(counters: ListeningCounters) -> ListeningStatistics:
     """Freeze counts of which nothing else is known."""
     return counters.picture(
+        state=ListeningState.LISTENING,
         parked=0,
         parked_most=0,
         queued_accepts=0,
@@ -65,6 +72,7 @@ def test_depth_of_the_kernels_queue_may_be_unknown() -> None:
     assert (None, None) == (picture(counters).backlog, picture(counters).backlog_limit)
 
     known = counters.picture(
+        state=ListeningState.LISTENING,
         parked=1,
         parked_most=2,
         queued_accepts=3,

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+import trio
+
 from trio_wsk._connection.connection import Connection
 from trio_wsk._connection.control import give_dispatch
+from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.verdict import AbortReason
 
 from .acceptors import Acceptor
@@ -77,6 +80,7 @@ class Deliverer:
         self._room_again: Callable[[], None] = _nobody_waits
         self._takes_all = False
         self._turn_posted = False
+        self._parked_at: dict[TransportRequest, float] = {}  # if somebody observes that
 
     def approved_by(self, approver: Approver) -> None:
         """See `HandingOver.approved_by`."""
@@ -129,6 +133,7 @@ class Deliverer:
             if request is None:
                 return False
             if self._is_alive(request):
+                self._tell_unparked(request)
                 self._hand_over(acceptor, request)
                 self._room_again()
                 return True
@@ -140,13 +145,16 @@ class Deliverer:
     def remove(self, request: TransportRequest) -> None:
         """See `HandingOver.remove`."""
         self.delivery.remove(request)
+        self._parked_at.pop(request, None)
 
     def _waits(self, request: TransportRequest) -> bool:
+        if records.ConnectionUnparked in self._block.observers.wanting:
+            self._parked_at[request] = trio.current_time()
         if self.delivery.event_takes:
             self._post_turn()
         goes = self.delivery.crowded_out(request)
         if goes is not None:
-            self.delivery.remove(goes)
+            self.remove(goes)
             self._approver.lost(goes, AbortReason.EVICTED)
         return goes is not request
 
@@ -154,8 +162,19 @@ class Deliverer:
         """See whether a request that has waited is still worth having; drop it if not."""
         if not request.was_reset():
             return True
+        self._parked_at.pop(request, None)
         self._approver.lost(request, AbortReason.RESET)
         return False
+
+    def _tell_unparked(self, request: TransportRequest) -> None:
+        """Tell that a request has waited long enough, if somebody wants to know."""
+        parked_at = self._parked_at.pop(request, None)
+        if parked_at is not None:
+            self._block.tell(
+                records.ConnectionUnparked,
+                remote_address=request.remote_address,
+                parked_at=parked_at,
+            )
 
     def _hand_over(self, acceptor: Acceptor, request: TransportRequest) -> None:
         self._approver.taken(request)
@@ -225,6 +244,7 @@ class Deliverer:
             if request is None:
                 break
             if self._is_alive(request):
+                self._tell_unparked(request)
                 self._give_to_event(request)
             else:
                 self.delivery.permits += 1
@@ -237,6 +257,7 @@ class Deliverer:
     def close(self, why_not: Callable[[], WskError], reason: str) -> None:
         """Drop who waits to be taken, and tell those who wait for a connection why none comes."""
         acceptors, parked = self.delivery.drain()
+        self._parked_at.clear()
         for request in parked:
             self._dropping.drop(request, reason)
         for acceptor in acceptors:

@@ -177,7 +177,7 @@ class Lives:
         self._approved[number] = request
         self._counters.approved += 1
         if records.RequestApproved in self._block.observers.wanting:
-            self._tell(records.RequestApproved, request)
+            self._tell(records.RequestApproved, request, arrived_at=request.arrived_at)
         if transport_request.approve():
             self._establish(request, in_pump=in_pump)
         else:
@@ -219,7 +219,13 @@ class Lives:
         reason = self._counters.count_rejected(verdict.reason)
         given = self._turning_away.turn_away(request._transport_request, verdict)
         if records.RequestRejected in self._block.observers.wanting:
-            self._tell(records.RequestRejected, request, reason=reason, close=given)
+            self._tell(
+                records.RequestRejected,
+                request,
+                arrived_at=request.arrived_at,
+                reason=reason,
+                close=given,
+            )
         if given is not verdict.style:
             self._counters.close_fallbacks += 1
             self._block.tell(

@@ -21,9 +21,10 @@ from trio_wsk._delivery.dropping import Dropping
 from trio_wsk._delivery.handing_over import Deliverer
 from trio_wsk._inspection.driver import ConditionalAccept, next_key
 from trio_wsk._inspection.uninspected import Uninspected
-from trio_wsk._intake.intake import Intake
+from trio_wsk._intake.intake import Intake, Mode
 from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.errors import ForcedClosedError, SocketClosedError
+from trio_wsk._vocabulary.listening_state import ListeningState
 from trio_wsk._vocabulary.statistics import ListeningStatistics
 from trio_wsk._vocabulary.verdict import AbortReason
 
@@ -53,6 +54,12 @@ class State(enum.Enum):
 # Members of an enum are looked up anew each time, which adds up over all that is asked for
 # each connection; a name of the module is not.
 LISTENING: Final = State.LISTENING
+
+_STATES: Final = {
+    Mode.DELIVER: ListeningState.LISTENING,
+    Mode.PAUSE: ListeningState.PAUSED,
+    Mode.REFUSE: ListeningState.REFUSING,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -177,6 +184,7 @@ class Stages:
         """See `ListeningSocket.statistics`."""
         delivery = self.handing_over.delivery
         return self._counters.picture(
+            state=self._public_state(),
             parked=delivery.parked,
             parked_most=delivery.parked_most,
             queued_accepts=delivery.acceptors,
@@ -185,6 +193,13 @@ class Stages:
             queue_depth=self.transport.queue_depth() if self.state is LISTENING else None,
             transport=self.transport.counters(),
         )
+
+    def _public_state(self) -> ListeningState:
+        if self.state is not LISTENING:
+            return ListeningState(self.state.value)
+        if self.block.between.draining.is_set():
+            return ListeningState.DRAINING
+        return _STATES[self.intake.mode]
 
     # --- Ending ------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ __all__ = [
     "ConnectionAccepted",
     "ConnectionDropped",
     "ConnectionEnded",
+    "ConnectionUnparked",
     "DrainFinished",
     "DrainStarted",
     "HandlerFailed",
@@ -73,6 +74,16 @@ class ConnectionDropped(Record):
 
 
 @attrs.frozen(kw_only=True)
+class ConnectionUnparked(Record):
+    """A connection that was parked has been taken, by an accept, a server or the accept event."""
+
+    remote_address: Address
+    """The peer."""
+    parked_at: float
+    """Since when it had waited, in seconds on Trio's clock."""
+
+
+@attrs.frozen(kw_only=True)
 class ConnectionEnded(Record):
     """A delivered connection was closed on our side, whoever had ended it.
 
@@ -114,6 +125,8 @@ class RequestApproved(Record):
     """Which request."""
     remote_address: Address
     """The peer."""
+    arrived_at: float
+    """When the request had come, in seconds on Trio's clock."""
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +137,8 @@ class RequestRejected(Record):
     """Which request."""
     remote_address: Address
     """The peer."""
+    arrived_at: float
+    """When the request had come, in seconds on Trio's clock."""
     reason: str
     """The verdict's slug, as in ``statistics().rejected``."""
     close: CloseStyle

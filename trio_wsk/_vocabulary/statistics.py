@@ -11,6 +11,8 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .listening_state import ListeningState
+
 __all__ = ["DrainReport", "ListeningCounters", "ListeningStatistics", "ServerStatistics"]
 
 REASONS = 64
@@ -26,6 +28,8 @@ class ListeningStatistics:
     inspector ``+ pending + sum(rejected.values()) + sum(aborted.values())``.
     """
 
+    state: ListeningState
+    """What it does with new peers now."""
     accepted: int
     """Connections, or requests for one, that the transport has handed over."""
     delivered: Mapping[str, int]
@@ -177,6 +181,7 @@ class ListeningCounters:
     def picture(
         self,
         *,
+        state: ListeningState,
         parked: int,
         parked_most: int,
         queued_accepts: int,
@@ -188,6 +193,7 @@ class ListeningCounters:
         """Freeze the counts, together with what is true now."""
         backlog, backlog_limit = (None, None) if queue_depth is None else queue_depth
         return ListeningStatistics(
+            state=state,
             accepted=self.accepted,
             delivered=MappingProxyType({"accept": self.to_accept, "event": self.to_event}),
             parked=parked,
