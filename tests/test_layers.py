@@ -50,6 +50,8 @@ PURE = {
 }
 # `testing` plays the machine and its peers, and holds transports against their contract.
 CATCHES_OS_ERRORS = {
+    "_configuration/ready.py",
+    "_configuration/sources.py",
     "_connection/farewell.py",
     "_connection/handshake.py",
     "_connection/wire.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from .places import ROOT
 from .support import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 
 @dataclass
@@ -46,9 +48,23 @@ class Program:
 @contextmanager
 def running(source: str, *arguments: str) -> Iterator[Program]:
     """Run a program, and leave nothing of it; a line that never comes ends it."""
+    with running_python("-c", source, *arguments) as program:
+        yield program
+
+
+@contextmanager
+def running_python(
+    *arguments: str,
+    folder: Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[Program]:
+    """Run Python in a folder, with more in its environment, as `running` does."""
     process = subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-c", source, *arguments],
-        cwd=ROOT,
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(environment or {})},
+        pass_fds=pass_fds,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

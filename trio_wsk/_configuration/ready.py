@@ -1,0 +1,137 @@
+"""A configuration, made ready: what it names is imported, loaded, and checked as by `serve`."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from trio_wsk._listening.dispatch import ListenDispatch
+from trio_wsk._serving.arguments import settings_for_either
+from trio_wsk._vocabulary.arguments import check_async_function, check_function
+from trio_wsk._vocabulary.errors import InvalidParameterError
+from trio_wsk._vocabulary.verdict import InspectPoint
+
+from .configuration import Configuration, ConfigurationError
+from .targets import TargetError, found
+
+if TYPE_CHECKING:
+    from trio_wsk._listening.options import ServerOptions
+
+__all__ = ["Ready", "made_ready"]
+
+
+@attrs.frozen
+class Ready:
+    """What a server is opened with, but for its place."""
+
+    handler: Callable[[Any], Awaitable[object]] | ListenDispatch
+    ssl_context: ssl.SSLContext | None
+    options: ServerOptions
+
+
+def made_ready(configuration: Configuration) -> Ready:
+    """Import and load what a configuration names.
+
+    Raises:
+      ConfigurationError: a name leads nowhere, or to what can't be used; all of it is told. (The
+        configuration's author's.)
+      BaseException: what a module raises when it is imported. (The module's.)
+    """
+    loading = _Loading(configuration)
+    handler: Any = loading.attempt("handler", _handler)
+    inspect: Any = loading.attempt("inspect", _inspector)
+    loading.attempt("tls_cert", _readable)
+    loading.attempt("tls_key", _readable)
+    loading.finish()
+    context: Any = loading.attempt("tls_cert", lambda _: _context(configuration))
+    loading.finish()
+    options = _options(configuration)
+    if inspect is not None:
+        options["inspect"] = inspect
+    try:
+        settings_for_either(handler, context, "serve", **options)
+    except InvalidParameterError as error:
+        raise ConfigurationError(str(error)) from error
+    return Ready(handler, context, options)
+
+
+class _Loading:
+    """Loads one thing after the other, and keeps what is wrong with each."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._problems: list[str] = []
+
+    def attempt(self, name: str, load: Callable[[Any], object]) -> object:
+        """Load what an option names, if it was given."""
+        value = getattr(self._configuration, name)
+        if value is None:
+            return None
+        try:
+            return load(value)
+        except OSError as error:
+            self._complain(name, f"{value} can't be read: {error.strerror}")
+        except (TargetError, InvalidParameterError) as error:
+            self._complain(name, error)
+        return None
+
+    def _complain(self, name: str, problem: object) -> None:
+        self._problems.append(f"{self._configuration.origins.get(name, name)}: {problem}")
+
+    def finish(self) -> None:
+        """Raise what is wrong."""
+        if self._problems:
+            raise ConfigurationError(*self._problems)
+
+
+def _handler(target: str) -> object:
+    handler = found(target)
+    if not isinstance(handler, ListenDispatch):
+        check_async_function("handler", handler)
+    return handler
+
+
+def _inspector(target: str) -> object:
+    inspector = found(target)
+    check_function("inspect", inspector)
+    return inspector
+
+
+def _readable(name: str) -> None:
+    """See that a file can be read: the error of `ssl` doesn't say which one it is that can't."""
+    Path(name).read_bytes()
+
+
+def _context(configuration: Configuration) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate, key = cast("str", configuration.tls_cert), configuration.tls_key
+    try:
+        context.load_cert_chain(certificate, key, password=_password)
+    except ssl.SSLError as error:
+        raise InvalidParameterError(
+            f"{certificate!r}{f' and {key!r}' if key else ''} can't be used:"
+            f" {error.reason or error}; what is wanted is a certificate with its chain, and its"
+            " key, as PEM"
+        ) from error
+    return context
+
+
+def _password() -> str:
+    """Have no server wait for somebody who types."""
+    raise InvalidParameterError("tls_key is encrypted; decrypt it: openssl pkey -in KEY -out PLAIN")
+
+
+def _options(configuration: Configuration) -> ServerOptions:
+    """Return the options that are the same here and there."""
+    options: dict[str, Any] = {}
+    for name in ("max_connections", "idle_timeout", "max_lifetime", "grace"):
+        value = getattr(configuration, name)
+        if value is not None:
+            options[name] = value
+    if configuration.inspect_point is not None:
+        options["inspect_point"] = InspectPoint(configuration.inspect_point)
+    return cast("ServerOptions", options)
