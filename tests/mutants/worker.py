@@ -31,9 +31,14 @@ COPIED: Final = ("trio_wsk", "tests", "conftest.py", "pyproject.toml")
 EARLY: Final = ("pytest_trio", "hypothesis.stateful", "sybil", "trio.testing", "trustme", "xdist")
 """What most tests import, and what is not ours."""
 
+HANGING: Final = 30
+"""Seconds after which one test hangs, and ends its process: several times what the slowest takes
+on a machine that is busy."""
+
 PYTEST: Final = (
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "tests.mutants.quickly"),
     *("-m", "not heavy and not kernel"),
+    *("-o", f"faulthandler_timeout={HANGING}"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # which is about what came early
 )
 

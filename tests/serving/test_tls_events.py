@@ -758,6 +758,32 @@ async def test_send_that_was_cut_short_before_anything_counts(size: int, end: st
         await client.transport_stream.aclose()
 
 
+async def test_send_after_one_that_was_cut_short_is_whole() -> None:
+    """What is sent then is not taken for the rest of a record that has left in part."""
+    site = Site()
+    async with site.open():
+        client = await site.client()
+        (connection,) = site.connections
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.send_all, bytes(64 * MEBIBYTE))
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        received = bytearray()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(finish, connection)
+            received += await read_to_end(client)
+
+        assert b"\0next" == received[-5:]
+
+        await client.aclose()
+
+
+async def finish(connection: Connection) -> None:
+    """Send something, and end."""
+    await connection.send_all(b"next")
+    connection.disconnect()
+
+
 def fill(client: trio.SSLStream[Any]) -> None:
     """Fill the kernel on its way to a client, below TLS: what that makes of it is not looked at."""
     below = os.dup(other_end(client.transport_stream))
