@@ -1,6 +1,6 @@
 """Everything that is checked, one session per question.
 
-`nox` asks all but `bench`, `model` and `mutants`, which take too long.
+`nox` asks all but `bench`, `model`, `mutants` and `fuzz`, which take too long.
 """
 
 from __future__ import annotations
@@ -192,11 +192,23 @@ def model(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Make small faults in what can be tested quickly, and name those that no test notices.
 
-    More than half an hour, most of it for the wire and the events of connections, whose tests wait
+    An hour or so, most of it for the wire and the events of connections, whose tests wait
     for what a mutant never does; for one module: `nox -s mutants -- backoff`.
     """
     session.install("--editable", ".[test]")
     session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session(default=False, python=HEAVY_PYTHON)
+def fuzz(session: nox.Session) -> None:
+    """Look for octets that break what has to hold of any octets at all, a minute for each parser.
+
+    For one, and longer: `nox -s fuzz -- hello --seconds 600`. With `--keep`, what goes a new way
+    through a parser is kept, and is tried from then on with the quick tests.
+    """
+    session.install("--editable", ".[test]")
+    install_group(session, "fuzz")
+    session.run("python", "-m", "tests.fuzzing", *session.posargs)
 
 
 def run_tests(session: nox.Session, *chosen: str) -> None:
