@@ -60,6 +60,10 @@ intersphinx_mapping = {
     "trio": ("https://trio.readthedocs.io/en/stable", "inventories/trio.txt"),
     "outcome": ("https://outcome.readthedocs.io/en/latest", "inventories/outcome.txt"),
     "anyio": ("https://anyio.readthedocs.io/en/stable", "inventories/anyio.txt"),
+    "prometheus_client": (
+        "https://prometheus.github.io/client_python",
+        "inventories/prometheus_client.txt",
+    ),
 }
 
 NOT_MADE_BY_CALLING = {

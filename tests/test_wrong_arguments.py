@@ -29,6 +29,7 @@ from tests.helpers.pairs import open_pair
 from tests.helpers.public_names import public_definitions
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, until
+from tests.helpers.wrong_metrics import METRICS, METRICS_CALLS
 from tests.helpers.wrong_rules import RULES, RULES_CALLED
 from tests.helpers.wrong_values import (
     ASYNC,
@@ -79,6 +80,7 @@ from trio_wsk import (
     serve_events,
 )
 from trio_wsk._serving.arguments import settings_for_events, settings_for_handler
+from trio_wsk.metrics import Durations
 from trio_wsk.observers import AccessLog, CallbackFailed, LoggingObserver
 from trio_wsk.testing import MemoryNetwork, check_transport
 from trio_wsk.transports import LinuxTransport, PortableTransport, Transport, listen_fds
@@ -274,6 +276,7 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
     "Address.parse": {"text": Row((None, 7, b"::1", []), "read from text", TypeError)},
     "AddressSet": {"networks": Row((None, 7, "::/0", b"::/0", print), "in a list", TypeError)},
     **RULES,
+    **METRICS,
     "SocketStreams": {"listening": Row((None, 7, work), "server.listening")},
     "PortableTransport.tcp": {
         **{name: TRANSPORT[name] for name in ("port", "host", "backlog", "socket_options")},
@@ -337,6 +340,7 @@ NO_ROW: Mapping[str, str] = {
     "context": "takes anything",
     "args": "are whatever the callback takes",
     "Connection.on_edges": "is called by the readiness",
+    "WorkerMetrics.end": "does nothing for a worker that is not known",
     "place": "of PortableTransport, which its own methods make",
     "findings": "of ProbeReport, which is made by us",
     "inspect_points": "of ProbeReport, which is made by us",
@@ -588,6 +592,8 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Penalties.remaining": _made(inspectors.Penalties().remaining),
     "Penalties.forgive": _made(inspectors.Penalties().forgive),
     "Penalties.observer": _made(inspectors.Penalties().observer),
+    **METRICS_CALLS,
+    "Durations": _made(Durations),
     "SocketStreams": _made(SocketStreams),
     "PortableTransport.tcp": _made(PortableTransport.tcp, port=0),
     "PortableTransport.unix": _made(PortableTransport.unix, path="/nowhere/socket"),

@@ -17,7 +17,7 @@ class ListeningState(enum.Enum):
     REFUSING = "refusing"
     """They are reset: `ListeningSocket.refuse`."""
     DRAINING = "draining"
-    """Its server drains: those who wait already are taken, and then nobody."""
+    """Its server drains: those who wait already are taken. After that it is closed."""
     CLOSED = "closed"
     """It is closed."""
     FAILED = "failed"

@@ -1,0 +1,1 @@
+"""Tests of what is shown to Prometheus, and of the pages that show it."""
