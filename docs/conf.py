@@ -64,6 +64,7 @@ intersphinx_mapping = {
         "https://prometheus.github.io/client_python",
         "inventories/prometheus_client.txt",
     ),
+    "coredis": ("https://coredis.readthedocs.io/en/stable", "inventories/coredis.txt"),
 }
 
 NOT_MADE_BY_CALLING = {

@@ -39,6 +39,8 @@ PURE = {
     "_vocabulary/records.py",
     "_vocabulary/statistics.py",
     "_vocabulary/verdict.py",
+    "inspectors/_breaker.py",
+    "inspectors/_scripts.py",
     "transports/_heartbeat.py",
     "transports/_syn.py",
     "transports/linux/_alarms.py",
@@ -67,6 +69,8 @@ OPENS_NURSERIES = {
     "_listening/opening.py",
     "_serving/opening.py",
     "inspectors/_dns_lists.py",  # all zones at once, within one look-up
+    "inspectors/_redis_client.py",  # all nodes of a cluster at once, within one question
+    "inspectors/_shared.py",  # what renews and asks, as long as its block is entered
     "testing",
 }
 

@@ -451,6 +451,13 @@ def _made(function: Callable[..., object], **more: Any) -> Callable[..., Awaitab
     return call
 
 
+async def _shared(**argument: Any) -> None:
+    import coredis  # noqa: PLC0415 - an extra, which all the others here do without
+
+    inspectors.Shared(**{"client": coredis.Redis(), "rule": inspectors.SourceLimit(1), **argument})
+    await trio.lowlevel.checkpoint()
+
+
 @asynccontextmanager
 async def _listening() -> AsyncIterator[object]:
     dispatch = ListenDispatch(accept=lambda _: Status.SUCCESS)
@@ -584,6 +591,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "DnsLists": _made(functools.partial(inspectors.DnsLists, "bad.test")),
     "server_names": _made(functools.partial(inspectors.server_names, "example.com")),
     "alpn": _made(functools.partial(inspectors.alpn, "h2")),
+    "Shared": _shared,
     "NetworksFile.watch": inspectors.NetworksFile(os.devnull).watch,
     "SourceLimit.open_from": _made(inspectors.SourceLimit(1).open_from),
     "Penalties.add": _made(

@@ -49,6 +49,8 @@ from ._vocabulary.records import (
     RequestRejected,
     RuleWouldReject,
     ServerStarted,
+    SharedBack,
+    SharedLost,
 )
 
 __all__ = [
@@ -80,6 +82,8 @@ __all__ = [
     "RequestRejected",
     "RuleWouldReject",
     "ServerStarted",
+    "SharedBack",
+    "SharedLost",
 ]
 
 _KINDS: Final[list[type[Record]]] = [getattr(records, name) for name in records.__all__]

@@ -122,6 +122,16 @@ RULES: Mapping[str, Mapping[str, Row]] = {
         **TABLE,
         **RULE,
     },
+    "Shared": {
+        "client": Row((None, "redis://", 7, object()), "client is a coredis.Redis"),
+        "rule": Row((None, 7, work, wait), "rule is a ConnectionLimit"),
+        "name": Row(("", 7, b"x"), "name is a text to count by"),
+        "prefix": Row((None, "", 7, b"x"), "prefix is what keys begin with"),
+        "timeout": Row((None, 0, math.inf, *NO_SECONDS), "timeout is"),
+        "lease": Row((None, 0, math.inf, *NO_SECONDS), "lease is"),
+        "when_lost": Row((None, True, "open"), "'local', 'pass' or 'reject'"),
+        "observers": Row((7, print, [7]), "observers"),
+    },
     "Penalties.add": {
         "who": PENALIZED,
         "seconds": Row((None, math.inf, *NO_SECONDS), "seconds is a time in seconds"),

@@ -102,3 +102,16 @@ def _(record: records.NetworksRead) -> Line:
 def _(record: records.NetworksUnreadable) -> Line:
     text = f"{record.path} can't be used, so what it said before still holds: {record.error}"
     return logging.WARNING, text, None
+
+
+@line_of.register(records.SharedLost)
+def _(record: records.SharedLost) -> Line:
+    why = "in time" if record.error is None else f"({record.error})"
+    text = f"no answer {why} from the server that {record.name} is shared by; it is decided without"
+    return logging.WARNING, text, None
+
+
+@line_of.register(records.SharedBack)
+def _(record: records.SharedBack) -> Line:
+    text = f"the server that {record.name} is shared by answers again, after {record.seconds:.1f} s"
+    return logging.WARNING, text, None

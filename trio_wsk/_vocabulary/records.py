@@ -44,6 +44,8 @@ __all__ = [
     "RequestRejected",
     "RuleWouldReject",
     "ServerStarted",
+    "SharedBack",
+    "SharedLost",
 ]
 
 
@@ -334,3 +336,26 @@ class NetworksUnreadable(Record):
     """Its path."""
     error: Exception
     """Why."""
+
+
+@attrs.frozen(kw_only=True)
+class SharedLost(Record):
+    """The server through which a rule is shared does not answer: its fallback decides from now on.
+
+    Told once, when it starts. What to do: look after the server, and the way to it.
+    """
+
+    name: str
+    """What the rule is counted by."""
+    error: Exception | None
+    """What the client says; None if there was no answer in time."""
+
+
+@attrs.frozen(kw_only=True)
+class SharedBack(Record):
+    """The server through which a rule is shared answers again, and decides."""
+
+    name: str
+    """What the rule is counted by."""
+    seconds: float
+    """For how long the fallback has decided, in seconds."""

@@ -42,6 +42,7 @@ from ._proxy_protocol import ProxyProtocol
 from ._rates import RateLimit, SourceRateLimit
 from ._rule import Answer, Rule, RuleStatistics, needs
 from ._rules import Rules, all_of
+from ._shared import Shared
 from ._sources import HasAddresses, Networks
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "Rule",
     "RuleStatistics",
     "Rules",
+    "Shared",
     "SourceLimit",
     "SourceRateLimit",
     "TlsExtension",

@@ -68,11 +68,14 @@ class ConnectionLimit:
         """Take a place for a request."""
         if self.open >= self.most:
             return self._verdict
+        self._take()
+        control.give_back(request, self._give_back)
+        return None
+
+    def _take(self) -> None:
         self.open += 1
         if self.open > self.open_most:  # noqa: PLR1730 - max() costs more, each time
             self.open_most = self.open
-        control.give_back(request, self._give_back)
-        return None
 
     def _give_back(self) -> None:
         self.open -= 1
@@ -156,26 +159,27 @@ class SourceLimit:
         source = self._sources.source_of(request.remote_address)
         if source is None:
             return None
-        count = self._open.get(source, 0)
-        if count >= self.most:
+        if self._open.get(source, 0) >= self.most:
             return self._verdict
+        if self._take(source):
+            control.give_back(request, _Place(self, source))
+            return None
+        return None if self._passes_when_full else self._verdict
+
+    def _take(self, source: Source) -> bool:
+        """Take a place, even if it is one too many; False if there is no room for the source."""
+        count = self._open.get(source, 0)
         if not count and len(self._open) >= self._most_sources:
             self.overflowed += 1
-            return None if self._passes_when_full else self._verdict
+            return False
         self._open[source] = count + 1
-        control.give_back(request, _Place(self, source))
-        return None
+        return True
 
     def _move(self, source: Source, address: Address) -> Source | None:
         """Have a place be of the source of this address; return that, None if it isn't counted."""
         other = self._sources.source_of(address)
         self._give_back(source)
-        if other is not None and other not in self._open and len(self._open) >= self._most_sources:
-            self.overflowed += 1
-            return None
-        if other is not None:
-            self._open[other] = self._open.get(other, 0) + 1
-        return other
+        return other if other is not None and self._take(other) else None
 
     def _give_back(self, source: Source) -> None:
         count = self._open[source]

@@ -21,7 +21,7 @@ from ._sources import FORGOTTEN_AT_ONCE, MOST_SOURCES, Sources, check_when_full
 from ._times import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from trio_wsk._connection.connection import Connection
     from trio_wsk._inspection.request import ConnectionRequest
@@ -73,6 +73,7 @@ class Penalties:
 
     __slots__ = (
         "_added",
+        "_heard_by",
         "_most_sources",
         "_rejects_when_full",
         "_sources",
@@ -123,6 +124,7 @@ class Penalties:
         self._until: OrderedDict[Source, float] = OrderedDict()
         self._times = Times(self._until.clear)
         self._added: Counter[str] = Counter()
+        self._heard_by: Callable[[Source, float | None], object] | None = None
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
         """How it turns peers away."""
@@ -157,6 +159,8 @@ class Penalties:
         if source is None:
             return
         self._added[reason] += 1
+        if self._heard_by is not None:
+            self._heard_by(source, seconds)
         now = self._times.now()
         known = self._until.get(source)
         if known is None and not self._has_room(now):
@@ -173,9 +177,7 @@ class Penalties:
           InvalidParameterError: it is none of these. (Yours.)
         """
         source = self._sources.source_of(_address_of(who))
-        now = self._times.now()
-        until = None if source is None else self._until.get(source)
-        return 0.0 if until is None else max(0.0, until - now)
+        return 0.0 if source is None else self._remaining(source)
 
     def forgive(self, who: Connection | ConnectionRequest | Address) -> None:
         """Take all penalties from a source: a login has succeeded, say.
@@ -184,8 +186,11 @@ class Penalties:
           InvalidParameterError: it is none of these. (Yours.)
         """
         source = self._sources.source_of(_address_of(who))
-        if source is not None:
-            self._until.pop(source, None)
+        if source is None:
+            return
+        self._until.pop(source, None)
+        if self._heard_by is not None:
+            self._heard_by(source, None)
 
     def observer(
         self,
@@ -227,6 +232,18 @@ class Penalties:
             is_full = self._rejects_when_full and not self._has_room(now)
             return self._verdict if is_full else None
         return self._verdict if until - now > self.threshold else None
+
+    def _remaining(self, source: Source) -> float:
+        now = self._times.now()
+        return max(0.0, self._until.get(source, -math.inf) - now)
+
+    def _learn(self, source: Source, seconds: float) -> None:
+        """Take note of how many seconds of penalty a source has, as others know."""
+        now = self._times.now()
+        if not seconds:
+            self._until.pop(source, None)
+        elif source in self._until or self._has_room(now):
+            self._until[source] = now + seconds
 
     def _has_room(self, now: float) -> bool:
         """Whether there is room for one source more; forget a few whose penalties are over."""
