@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import attrs
 import pytest
+
+from trio_wsk._protocols.client_hello import ClientHello, parse_client_hello
+from trio_wsk._protocols.proxy_header import ProxyHeader, parse_proxy_header
 
 from .benchmarks import __file__ as package
 from .benchmarks.__main__ import SECOND_MODES, _parse, main
@@ -22,7 +26,14 @@ from .benchmarks._measure import check_needs
 from .benchmarks._modes import CPU, MODES, RATE, Mode, Procedure
 from .benchmarks._outcome import Outcome, Reading, Sample
 from .benchmarks._pages import MAIN, SECOND, parts, write
-from .benchmarks._processes import Bench, BenchmarkError, Cores, NotHereError, Programs
+from .benchmarks._processes import (
+    Bench,
+    BenchmarkError,
+    Cores,
+    NotHereError,
+    Programs,
+    server_command,
+)
 from .benchmarks._report import Spread, ratio, rows, table
 from .benchmarks._store import Run, from_json, to_json
 from .benchmarks.contenders._lag import summary as lag_summary
@@ -242,6 +253,34 @@ def test_lines_end_with_the_message() -> None:
     rows = dict(re.findall(r'\{\.name = "(lines\d+)", \.size = (\d+), \.line = 64,', LOAD))
 
     assert {"lines1": "64", "lines16": str(16 * 64)} == rows
+
+
+def sent_by_load(name: str) -> bytes:
+    """Return what ``load.c`` has under a name, which is written there as Python has it, too."""
+    found = re.search(rf"^#define {name} (.*?[^\\])$", LOAD, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    texts = re.findall(r'"[^"]*"', found[1])
+    return b"".join(ast.literal_eval(f"b{text}") for text in texts)
+
+
+def test_what_rules_read_is_in_order() -> None:
+    """What is sent in the mode of rules is a PROXY header, and a ClientHello with a name."""
+    header = parse_proxy_header(sent_by_load("PROXY_V2"))
+    hello = parse_client_hello(sent_by_load("HELLO"))
+
+    assert isinstance(header, ProxyHeader)
+    assert "203.0.113.9:4711" == str(header.source)
+    assert isinstance(hello, ClientHello)
+    assert "example.com" == hello.server_name
+
+
+def test_contender_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program of a contender is named that can't be found, and nothing fails."""
+    monkeypatch.setenv("PATH", "")
+    programs = Programs(FOLDER / "load", speaks_tls=False, servers={})
+
+    with pytest.raises(NotHereError, match="`haproxy`"):
+        server_command(BY_NAME["haproxy_none"], "once", programs)
 
 
 def test_contenders_are_files() -> None:

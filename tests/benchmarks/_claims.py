@@ -238,6 +238,47 @@ CLAIMS: Final = (
         Side("wsk_events_sync", 25, against="wsk_events"),
         Kind.MORE,
     ),
+    *(
+        Claim(
+            f"{what}: CPU, against no rule",
+            "rules",
+            CPU,
+            Side(f"{program}_{rule}", must if program == "wsk" else None, against=without),
+            kind=Kind.MORE,
+        )
+        for rule, what, must in (
+            ("listed", "200,000 in a list", 10),
+            ("limited", "a limit and a rate", 20),  # which are two rules
+        )
+        for program, without in (("wsk", "wsk_serve"), ("haproxy", "haproxy_none"))
+    ),
+    *(
+        Claim(
+            f"{what}: CPU, against {against}",
+            "rules",
+            CPU,
+            Side(f"{program}_{rule}", against=f"{program}_{without}"),
+            kind=Kind.MORE,
+        )
+        for rule, what, against in (
+            ("proxied", "PROXY v2", "no header"),
+            ("hello", "server names", "no rule"),
+        )
+        for program, without in (
+            ("wsk", "serve" if rule == "proxied" else "hello_unread"),
+            ("haproxy", "none" if rule == "proxied" else "unread"),
+        )
+    ),
+    *(
+        Claim(
+            "turned away by a list: CPU, against serving",
+            "rules",
+            CPU,
+            Side(f"{program}_denied", must, against=without),
+            kind=Kind.TIMES_AS_MUCH,
+        )
+        for program, must, without in (("wsk", 0.6, "wsk_serve"), ("haproxy", None, "haproxy_none"))
+    ),
     Claim(
         "with an async inspector: CPU, against trio.serve_tcp",
         "inspected",

@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from ._modes import INSPECTED
+from ._modes import INSPECTED, RULED
 
 
 class Language(enum.Enum):
@@ -37,6 +37,10 @@ class Contender:
     """What it is told besides the task."""
     load: str | None = None
     """The row of ``MODES`` in ``load.c``, where it isn't the mode's."""
+    needs: str = ""
+    """The program that it is, if that isn't ours. Where it is missing, it is left out."""
+    behind: str = ""
+    """The contender in C that it forwards to, and whose program it is told of, last."""
     takes_a_gate: bool = False
     """Whether it has the kernel hold SYNs. Where that can't be had it is left out."""
     title: str = attrs.field()
@@ -65,6 +69,39 @@ def _inspected() -> Iterator[Contender]:
             takes_a_gate=point == "before",
             title=f"{point}, {form}, {verdict}",
         )
+
+
+def _with_rules() -> Iterator[Contender]:
+    """Make one for each rule, and as many of HAProxy, which has to have somebody behind it."""
+    loads = {"denied": "reset", "proxied": "proxied", "hello": "hello"}
+    for rule, title in RULED.items():
+        load = loads.get(rule)
+        yield Contender(
+            f"wsk_{rule}",
+            is_ours=True,
+            program="wsk_ruled",
+            arguments=(rule,),
+            load=load,
+            title=f"serve, {title}",
+        )
+        yield _haproxy(rule, title, load)
+    yield Contender(
+        "wsk_hello_unread", is_ours=True, program="wsk_serve", load="hello", title="serve, a hello"
+    )
+    yield _haproxy("none", "no rule", None)
+    yield _haproxy("unread", "a hello", "hello")
+
+
+def _haproxy(rule: str, title: str, load: str | None) -> Contender:
+    return Contender(
+        f"haproxy_{rule}",
+        program="haproxy",
+        arguments=(rule,),
+        load=load,
+        needs="haproxy",
+        behind="c_epoll",
+        title=f"HAProxy, {title}",
+    )
 
 
 CONTENDERS: Final = (
@@ -104,6 +141,7 @@ CONTENDERS: Final = (
     ),
     Contender("plain", is_ours=True, program="wsk_inspected", title="not inspected"),
     *_inspected(),
+    *_with_rules(),
     *(
         Contender(
             f"pended_{program}",

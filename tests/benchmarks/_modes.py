@@ -124,6 +124,15 @@ INSPECTED: Final = tuple(
     for verdict in ("accept", "reject")
 )
 
+RULED: Final = {
+    "listed": "a list",
+    "limited": "a limit and a rate",
+    "denied": "on a list",
+    "proxied": "PROXY",
+    "hello": "server names",
+}
+"""Rules by which is served, and what a page calls each."""
+
 BY_LINE: Final = (
     "trio_serve_tcp",
     "anyio_trio",
@@ -347,6 +356,23 @@ MODES: Final = (
         ),
         compared=(CPU, RATE),
         shown=(P50, P99),
+    ),
+    Mode(
+        "rules",
+        "connect, say something, echo, close, by rules or not; or be reset; 64 at once",
+        task="once",
+        load="echo1",
+        connections=64,
+        unit="connections",
+        contenders=(
+            "wsk_serve",
+            "wsk_hello_unread",
+            *(f"wsk_{rule}" for rule in RULED),
+            *(f"haproxy_{rule}" for rule in ("none", "unread", *RULED)),
+        ),
+        compared=(CPU, RATE),
+        shown=(P50, P99),
+        baseline="wsk_serve",
     ),
     Mode(
         "handshake",

@@ -254,6 +254,8 @@ def server_command(contender: Contender, task: str, programs: Programs) -> list[
     Raises:
       NotHereError: what runs it is not installed.
     """
+    if contender.needs and shutil.which(contender.needs) is None:
+        raise NotHereError(f"there is no `{contender.needs}` on the PATH")
     if contender.language is Language.C:
         return [programs.servers[contender.name], task]
     if contender.language is Language.NODE:
@@ -262,7 +264,8 @@ def server_command(contender: Contender, task: str, programs: Programs) -> list[
             raise NotHereError("there is no `node` on the PATH")
         return [node, HERE / contender.folder / f"{contender.program}.js", task]
     module = f"{__package__}.{contender.folder}.{contender.program}"
-    return [sys.executable, "-m", module, task, *contender.arguments]
+    behind = [programs.servers[contender.behind]] if contender.behind else []
+    return [sys.executable, "-m", module, task, *contender.arguments, *behind]
 
 
 def take_descriptors(number: int) -> None:

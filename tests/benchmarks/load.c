@@ -90,6 +90,9 @@ struct mode {
     const char *name;
     size_t size;       /* octets sent, and echoed, in one exchange */
     size_t line;       /* if not 0: octets of each line in it, the last of which is LF */
+    const char *ahead; /* octets sent before those, and not echoed; NULL: none */
+    size_t ahead_size;
+    const char *text;  /* what is sent and echoed; NULL: letters */
     bool tls;
     bool lasting;      /* connections stay open; an exchange is a round trip */
     bool once;         /* each slot runs one exchange, then keeps its connection */
@@ -99,6 +102,18 @@ struct mode {
     bool is_silent;    /* if so: closes without a reset */
 };
 
+/* A PROXY header of version 2: 203.0.113.9, port 4711, to 203.0.113.80, port 443. */
+#define PROXY_V2 \
+    "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" \
+    "\xcb\0\x71\x09\xcb\0\x71\x50\x12\x67\x01\xbb"
+
+/* A ClientHello for example.com, of TLS 1.3; nothing that a reader of it can do without. */
+#define HELLO \
+    "\x16\3\1\0\x4a" "\1\0\0\x46" "\3\3" "thirty-two octets made at random" "\0" \
+    "\0\2\x13\1" "\1\0" "\0\x1b" \
+    "\0\0\0\x10\0\x0e\0\0\x0b" "example.com" \
+    "\0\x2b\0\3\2\3\4"
+
 static const struct mode MODES[] = {
     {.name = "echo1", .size = 1},
     {.name = "late", .size = 1, .delay_ns = 8000000},
@@ -107,6 +122,8 @@ static const struct mode MODES[] = {
     {.name = "bulk", .size = MESSAGE_MAX, .lasting = true},
     {.name = "lines1", .size = 64, .line = 64, .lasting = true},
     {.name = "lines16", .size = 1024, .line = 64, .lasting = true},
+    {.name = "proxied", .size = 1, .ahead = PROXY_V2, .ahead_size = sizeof PROXY_V2 - 1},
+    {.name = "hello", .size = sizeof HELLO - 1, .text = HELLO},
 #ifdef TLS
     {.name = "tls", .size = 64, .tls = true, .lasting = true},
 #endif
@@ -284,10 +301,15 @@ static ssize_t slot_get(struct slot *slot, void *data, size_t size)
     return recv(slot->fd, data, size, 0);
 }
 
+static size_t to_send(const struct mode *of)
+{
+    return of->ahead_size + of->size;
+}
+
 static void slot_send(struct slot *slot)
 {
-    while (slot->sent < slot->mode->size) {
-        ssize_t n = slot_put(slot, message + slot->sent, slot->mode->size - slot->sent);
+    while (slot->sent < to_send(slot->mode)) {
+        ssize_t n = slot_put(slot, message + slot->sent, to_send(slot->mode) - slot->sent);
         if (n >= 0) {
             slot->sent += (size_t)n;
         } else if (errno == EAGAIN) {
@@ -399,7 +421,7 @@ static bool slot_receive(struct slot *slot)
         slot_fail(slot, "recv", strerror(errno));
     else if (n == 0)
         slot_fail(slot, "recv", "end of file before the echo");
-    else if (memcmp(buffer, message + slot->received, (size_t)n))
+    else if (memcmp(buffer, message + slot->mode->ahead_size + slot->received, (size_t)n))
         slot_fail(slot, "recv", "not what was sent");
     else
         slot->received += (size_t)n;
@@ -415,7 +437,7 @@ static bool slot_event(struct slot *slot, uint32_t events)
             slot_fail(slot, "idle", "data or end of file without a question");
         else
             ended = slot->mode->is_ended ? slot_ended(slot) : slot_receive(slot);
-        if (slot->mode->tls && slot->fd >= 0 && slot->sent < slot->mode->size)
+        if (slot->mode->tls && slot->fd >= 0 && slot->sent < to_send(slot->mode))
             slot_send(slot); /* its handshake goes on */
     }
     if (!ended && slot->fd >= 0 && events & EPOLLOUT)
@@ -618,6 +640,10 @@ static void prepare(void)
         message[i] = (unsigned char)('a' + i % 26);
     for (size_t i = mode->line; mode->line && i <= sizeof message; i += mode->line)
         message[i - 1] = '\n';
+    if (mode->ahead)
+        memcpy(message, mode->ahead, mode->ahead_size);
+    if (mode->text)
+        memcpy(message, mode->text, mode->size);
 #ifdef TLS
     if (mode->tls && !(tls_context = SSL_CTX_new(TLS_client_method())))
         die("SSL_CTX_new");
