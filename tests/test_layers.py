@@ -37,6 +37,7 @@ PURE = {
     "_vocabulary/listening_state.py",
     "_vocabulary/more.py",
     "_vocabulary/records.py",
+    "_vocabulary/refused.py",
     "_vocabulary/statistics.py",
     "_vocabulary/verdict.py",
     "inspectors/_breaker.py",

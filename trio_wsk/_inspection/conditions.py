@@ -16,6 +16,7 @@ from trio_wsk.transports._contract import PeerEnd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_wsk._vocabulary.refused import Refused
     from trio_wsk._vocabulary.verdict import InspectId, OverflowPolicy
 
     from .request import ConnectionRequest
@@ -51,6 +52,8 @@ class Conditions:
     overflow: Overflow
     gone: frozenset[PeerEnd]
     """How a peer has to leave to count as gone."""
+    refuses: tuple[Refused, ...]
+    """Whom the inspector refuses by their address alone, as far as it says."""
 
 
 def conditions_of(
@@ -92,6 +95,7 @@ def conditions_of(
         max_pending=max_pending,
         overflow=overflow,
         gone=_GONE[abort_on_half_close],
+        refuses=getattr(inspect, "refuses", ()),
     )
 
 

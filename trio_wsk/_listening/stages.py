@@ -125,6 +125,8 @@ class Stages:
                 dropping=dropping,
                 farewell=self.last_words,
             )
+            # Before it listens, so that not one of them is asked about.
+            plan.transport.refuse_sources(plan.conditions.refuses)
         self.intake: Final = Intake(
             plan.transport,
             admission,

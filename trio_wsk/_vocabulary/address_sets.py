@@ -14,7 +14,7 @@ from typing import Final, NoReturn, TypeAlias, final
 
 from .addresses import IPV4_OCTETS, MAPPED, Address, tcp_parts
 
-__all__ = ["AddressSet"]
+__all__ = ["AddressSet", "ranges_of"]
 
 Prefix: TypeAlias = "tuple[int, int]"
 """The first address of a network, as a number, and how many bits follow its prefix."""
@@ -110,6 +110,28 @@ class AddressSet:
 
     def __reduce__(self) -> tuple[object, ...]:
         return AddressSet, ([str(network) for network in self],)
+
+
+def ranges_of(networks: AddressSet, octets: int) -> Iterator[tuple[int, int]]:
+    """Return the fewest ranges of addresses that say the same, in order, as numbers.
+
+    Args:
+      networks: The set.
+      octets: Of an address: 4 for those of IPv4, 16 for the others.
+
+    Returns:
+      The first address of each, and the first one after it.
+    """
+    prefixes = networks._ipv4 if octets == IPV4_OCTETS else networks._ipv6
+    start = end = -1
+    for value, host_bits in prefixes:
+        if value != end:
+            if end > start:
+                yield start, end
+            start = value
+        end = value + (1 << host_bits)
+    if end > start:
+        yield start, end
 
 
 def _read_network(

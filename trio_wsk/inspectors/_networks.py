@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, final
 
+from trio_wsk._vocabulary.refused import Refused, RefusedNetworks
 from trio_wsk._vocabulary.verdict import CloseStyle, InspectAction, Verdict
 
 from ._rule import checked_name
-from ._sources import check_networks
+from ._sources import check_networks, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +95,12 @@ class _InNetworks:
     ) -> None:
         self.name: Final = checked_name(name)
         self.close_styles: Final = frozenset({verdict.style})
+        known = listed(networks)
+        self.refuses: Final[tuple[Refused, ...]] = (
+            ()
+            if known is None
+            else (RefusedNetworks(listed=known, close=verdict.style, others=not turned_away),)
+        )
         self._networks = networks
         self._verdict = verdict
         self._turned_away = turned_away

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, final
+from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
 
@@ -11,6 +11,7 @@ from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.address_sets import AddressSet
 from trio_wsk._vocabulary.arguments import checked_seconds
 from trio_wsk._vocabulary.errors import InvalidParameterError
+from trio_wsk._vocabulary.refused import NetworkList
 from trio_wsk.observers import Observers, checked_observers
 
 if TYPE_CHECKING:
@@ -53,14 +54,15 @@ class NetworksFile:
         self._path = Path(path)
         self._observers = Observers(checked_observers(observers))
         self._mark = _mark_of(self._path)
-        self._networks = _read(self._path)
+        self.listed: Final = NetworkList(_read(self._path))
+        """The networks, for who wants to know when they change."""
 
     def __contains__(self, address: Address) -> bool:
-        return address in self._networks
+        return address in self.listed.networks
 
     def __len__(self) -> int:
         """How many networks there are, the fewest that say it."""
-        return len(self._networks)
+        return len(self.listed.networks)
 
     def __repr__(self) -> str:
         return f"NetworksFile({str(self._path)!r})"
@@ -77,7 +79,8 @@ class NetworksFile:
         mark, networks = await trio.to_thread.run_sync(
             _read_with_mark, self._path, abandon_on_cancel=True
         )
-        self._mark, self._networks = mark, networks
+        self._mark = mark
+        self.listed.replace(networks)
 
     async def watch(self, *, every: float = 1.0) -> NoReturn:
         """Read the file again whenever it has changed; runs until it is cancelled.

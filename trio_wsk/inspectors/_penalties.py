@@ -14,6 +14,7 @@ from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk._vocabulary.arguments import checked_count, checked_seconds
 from trio_wsk._vocabulary.errors import InvalidParameterError
+from trio_wsk._vocabulary.refused import Refused
 from trio_wsk._vocabulary.verdict import AbortReason, CloseStyle, InspectAction, Verdict
 
 from ._rule import checked_name
@@ -21,7 +22,7 @@ from ._sources import FORGOTTEN_AT_ONCE, MOST_SOURCES, Sources, check_when_full
 from ._times import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from trio_wsk._connection.connection import Connection
     from trio_wsk._inspection.request import ConnectionRequest
@@ -75,6 +76,7 @@ class Penalties:
         "_added",
         "_heard_by",
         "_most_sources",
+        "_refused",
         "_rejects_when_full",
         "_sources",
         "_times",
@@ -85,6 +87,7 @@ class Penalties:
         "name",
         "overflowed",
         "reason",
+        "refuses",
         "threshold",
     )
 
@@ -128,6 +131,9 @@ class Penalties:
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
         """How it turns peers away."""
+        self._refused = self._sources.refused(self._verdict.style, self._current)
+        self.refuses: Final[tuple[Refused, ...]] = () if self._refused is None else (self._refused,)
+        """Whom it turns away, for the kernel."""
 
     def __len__(self) -> int:
         """How many sources are remembered; the penalties of some may be over."""
@@ -166,9 +172,11 @@ class Penalties:
         if known is None and not self._has_room(now):
             self.overflowed += 1
             return
-        until = max(known or -math.inf, now) + seconds
-        self._until[source] = min(until, now + self.most_seconds)
+        until = min(max(known or -math.inf, now) + seconds, now + self.most_seconds)
+        self._until[source] = until
         self._until.move_to_end(source)
+        if until - now > self.threshold:
+            self._tell_kernel(source, until)
 
     def remaining(self, who: Connection | ConnectionRequest | Address) -> float:
         """Return how many seconds of penalty a source has now.
@@ -188,7 +196,8 @@ class Penalties:
         source = self._sources.source_of(_address_of(who))
         if source is None:
             return
-        self._until.pop(source, None)
+        if self._until.pop(source, None) is not None:
+            self._tell_kernel(source, -math.inf)
         if self._heard_by is not None:
             self._heard_by(source, None)
 
@@ -242,8 +251,21 @@ class Penalties:
         now = self._times.now()
         if not seconds:
             self._until.pop(source, None)
+            self._tell_kernel(source, -math.inf)
         elif source in self._until or self._has_room(now):
             self._until[source] = now + seconds
+            self._tell_kernel(source, now + seconds)
+
+    def _current(self) -> Iterator[tuple[Source, float]]:
+        """Return who is turned away, and until when."""
+        now = self._times.now()
+        for source, until in self._until.items():
+            if until - now > self.threshold:
+                yield source, until - self.threshold
+
+    def _tell_kernel(self, source: Source, until: float) -> None:
+        if self._refused is not None:
+            self._refused.tell(source, until - self.threshold)
 
     def _has_room(self, now: float) -> bool:
         """Whether there is room for one source more; forget a few whose penalties are over."""

@@ -7,6 +7,8 @@ have none of them:
 * ``needs``: what it looks at, a `Need`.
 * ``close_styles``: in which ways it turns peers away, so that opening a listening socket fails
   where one of them can't be had.
+* ``refuses``: whom it turns away by their address alone, as a tuple of `Refused`: all that it ever
+  turns away of those who are listed there, so that the kernel may do it before anybody is asked.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ from ._rule import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from trio_wsk._inspection.request import ConnectionRequest
+    from trio_wsk._vocabulary.refused import Refused
 
     from ._rule import Answer, Rule
 
@@ -41,7 +42,7 @@ class Chain:
       default: What is answered if none has an objection.
     """
 
-    __slots__ = ("_asked", "_default", "close_styles", "needs", "rules")
+    __slots__ = ("_asked", "_default", "close_styles", "needs", "refuses", "rules")
 
     def __init__(self, rules: tuple[Rule, ...], default: Answer) -> None:
         self.rules: Final[tuple[Rule, ...]] = rules
@@ -50,6 +51,8 @@ class Chain:
         """What the rules look at."""
         self.close_styles: Final = close_styles_of(*rules)
         """In which ways the rules turn peers away, as far as they say."""
+        self.refuses: Final[tuple[Refused, ...]] = tuple(_refused_first(rules))
+        """Whom the first rules turn away by their address alone, up to one that does more."""
         self._default = default
         self._asked = [(rule, Counts()) for rule in rules]
 
@@ -102,6 +105,28 @@ class Chain:
         rest: Any = self._ask(request, position)
         rest_answer: Answer = rest if is_answer(rest) else await rest
         return rest_answer
+
+
+def _refused_first(rules: Iterable[Rule]) -> Iterator[Refused]:
+    """Return whom the first of these rules refuse.
+
+    That ends with the first rule that does anything else: lets somebody in, counts, or only tries.
+    What stands behind it must not be asked, or known, before.
+    """
+    for rule in _each(rules):
+        refuses: tuple[Refused, ...] = getattr(rule, "refuses", ())
+        if not refuses:
+            return
+        yield from refuses
+
+
+def _each(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Go through rules, and in the place of those made of others through these."""
+    for rule in rules:
+        if isinstance(rule, (Rules, _AllOf)):
+            yield from _each(rule.rules)
+        else:
+            yield rule
 
 
 @final

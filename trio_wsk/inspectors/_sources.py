@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Final, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
 from trio_wsk._vocabulary.address_sets import AddressSet
 from trio_wsk._vocabulary.addresses import IPV4_OCTETS, Address, tcp_parts
 from trio_wsk._vocabulary.arguments import whole_number
 from trio_wsk._vocabulary.errors import InvalidParameterError
+from trio_wsk._vocabulary.refused import NetworkList, RefusedSources, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from trio_wsk._vocabulary.verdict import CloseStyle
 
 __all__ = [
     "FORGOTTEN_AT_ONCE",
@@ -20,6 +26,7 @@ __all__ = [
     "Sources",
     "check_networks",
     "check_when_full",
+    "listed",
 ]
 
 MOST_SOURCES: Final = 65536
@@ -44,9 +51,6 @@ FORGOTTEN_AT_ONCE: Final = 2
 """How many sources of which nothing has to be known any more are forgotten for each that comes: so
 there are never many of them, and no request pays for more."""
 
-Source: TypeAlias = "tuple[int, int]"
-"""The number of octets of an address, and the bits of its network."""
-
 
 def check_networks(name: str, networks: Networks) -> HasAddresses:
     """Return what says which addresses are meant: a set, or a file of networks.
@@ -65,6 +69,14 @@ def check_networks(name: str, networks: Networks) -> HasAddresses:
         except (TypeError, ValueError) as error:
             raise InvalidParameterError(f"{name}: {error}") from None
     return networks
+
+
+def listed(networks: HasAddresses) -> NetworkList | None:
+    """Return the list of these networks; None of what can only say who is in it."""
+    if isinstance(networks, AddressSet):
+        return NetworkList(networks)
+    known = getattr(networks, "listed", None)
+    return known if isinstance(known, NetworkList) else None
 
 
 def check_when_full(when_full: object) -> None:
@@ -94,6 +106,20 @@ class Sources:
         self._ipv4_rest = 32 - _checked_prefix("ipv4_prefix", ipv4_prefix, 32)
         self._ipv6_rest = 128 - _checked_prefix("ipv6_prefix", ipv6_prefix, 128)
         self._exempt = check_networks("exempt", exempt) if exempt != () else None
+
+    def refused(
+        self, close: CloseStyle, current: Callable[[], Iterable[tuple[Source, float]]]
+    ) -> RefusedSources | None:
+        """Say that some sources are refused; None if it can't be listed who is exempt."""
+        exempt = listed(self._exempt if self._exempt is not None else AddressSet())
+        if exempt is None:
+            return None
+        return RefusedSources(
+            close=close,
+            prefixes={4: 32 - self._ipv4_rest, 16: 128 - self._ipv6_rest},
+            exempt=exempt,
+            current=current,
+        )
 
     def source_of(self, address: Address) -> Source | None:
         """Return the source; None for a Unix peer, and for who is exempt."""

@@ -23,6 +23,7 @@ against `trio_wsk.testing.check_transport`.
 from __future__ import annotations
 
 from trio_wsk._engine.readiness import Readiness, Watch
+from trio_wsk._vocabulary.refused import NetworkList, RefusedNetworks, RefusedSources
 
 from ._activation import listen_fds
 from ._contract import (
@@ -42,11 +43,14 @@ from .portable import PortableTransport
 __all__ = [
     "Channel",
     "LinuxTransport",
+    "NetworkList",
     "NoDescriptorsError",
     "PeerEnd",
     "PeerFaultError",
     "PortableTransport",
     "Readiness",
+    "RefusedNetworks",
+    "RefusedSources",
     "RequestKeeper",
     "Syn",
     "TcpOption",

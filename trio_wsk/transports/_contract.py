@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from trio_wsk._engine.readiness import Readiness, Watch
     from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk._vocabulary.refused import RefusedNetworks, RefusedSources
 
 __all__ = [
     "FAULTS_IN_A_ROW",
@@ -100,6 +101,17 @@ class Transport(ABC):
                 f"{type(self).__name__} sees connections after the kernel has answered the"
                 " handshake, and can't be asked before it"
             )
+
+    def refuse_sources(self, refused: Sequence[RefusedNetworks | RefusedSources]) -> None:  # noqa: B027 - it need not
+        """Be told whom the inspector's rules refuse by their address alone; before `listen`.
+
+        A transport may refuse those by itself from now on until it is closed, without a request,
+        if that is cheaper: in the order of the rules, as each says, and nobody else. What it can't
+        have it leaves to the rules, which are asked about whoever comes through. Never raises.
+
+        Args:
+          refused: What each rule says, which changes: see `RefusedNetworks` and `RefusedSources`.
+        """
 
     def close_styles(self) -> frozenset[CloseStyle]:
         """Return how a peer can be turned away here, at the present `inspect_point`.

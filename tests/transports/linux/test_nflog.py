@@ -141,7 +141,7 @@ def test_resets_beyond_the_limit_are_counted_and_not_copied(
         copied = len(log.receive())
 
         assert 1 <= copied <= most
-        assert (0, 0, 20 - copied, 0) == gated.gate.counters()
+        assert (0, 0, 20 - copied, 0, 0) == gated.gate.counters()
 
 
 @in_own_namespace

@@ -313,7 +313,7 @@ def test_full_queue_drops_and_counts() -> None:
 
         assert 4 == gated.counters()[0]
         assert gated.nobody_came()
-        assert (10, 0, 0, 0) == gated.gate.counters()
+        assert (10, 0, 0, 0, 0) == gated.gate.counters()
         assert [SYN_SENT] * 10 == [state_of(client) for client in clients]
 
         for _ in clients:  # they try again, and all find room at last

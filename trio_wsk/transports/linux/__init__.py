@@ -8,7 +8,8 @@ no library beside Python's own.
 Each file is one idea. What the kernel is told and tells: `_messages` are netlink's, `_netlink` a
 socket for them, and `_numbered` one that owns a number. Such are `_nfqueue`, the queue, and
 `_nflog`, which tells of resets meanwhile. `_expressions` make the rules of `_rules`, which
-`_nftables` puts before listening sockets; `_sock_diag` tells what became of a connection after its
+`_nftables` puts before listening sockets, and `_known` has them refuse who is in the sets of
+`_sets`; `_sock_diag` tells what became of a connection after its
 SYN was let through.
 
 What is decided, without a socket and a clock: `_syn_table` decides about SYNs, in the words of

@@ -34,6 +34,7 @@ __all__ = [
     "expression",
     "first_fragment_to",
     "has_all_headers",
+    "is_from",
     "is_marked",
     "is_tcp",
     "jump",
@@ -68,6 +69,9 @@ _EQUAL: Final = 0
 _NOT_EQUAL: Final = 1
 _NETWORK_HEADER: Final = 1
 _TRANSPORT_HEADER: Final = 2
+_SOURCE: Final = {4: 12, 16: 8}
+"""Where the source's address stands in the header, by the octets that it has."""
+_NOT_IN_SET: Final = 1
 _META_MARK: Final = 3
 _META_PROTOCOL: Final = 16
 _PACKETS: Final = 0
@@ -134,6 +138,25 @@ def _is_to(place: Address) -> Iterator[bytes]:
         offset = 16 if host.version == _IPV4_VERSION else 24
         yield _load(_NETWORK_HEADER, offset, len(destination))
         yield _compare(destination)
+
+
+def is_from(name: str, octets: int, prefix: int, *, wanted: bool = True) -> Iterator[bytes]:
+    """Go on for packets whose source is in a set, or in none of its.
+
+    Args:
+      name: What the set is called.
+      octets: Of an address.
+      prefix: How many bits of an address are looked for; the others are zero in the set.
+      wanted: False turns it round.
+    """
+    yield _load(_NETWORK_HEADER, _SOURCE[octets], octets)
+    host_bits = 8 * octets - prefix
+    if host_bits:
+        mask = (1 << 8 * octets) - (1 << host_bits)
+        yield _and(mask.to_bytes(octets, "big"))
+    yield expression(
+        "lookup", text(1, name), be32(2, _REGISTER), be32(5, 0 if wanted else _NOT_IN_SET)
+    )
 
 
 def is_tcp() -> Iterator[bytes]:

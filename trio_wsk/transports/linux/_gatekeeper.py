@@ -280,6 +280,7 @@ class Gatekeeper:
             "limited": gate.limited,
             "resets_unheard": gate.resets_unheard,
             "truncated": gate.truncated,
+            "refused_in_kernel": gate.refused,
         }
 
     def lost(self) -> int:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     from trio_wsk._vocabulary.addresses import Address
 
+    from ._sets import KernelSet
+
     Way: TypeAlias = Callable[[int, bool], bytes]
 
 __all__ = ["Gate", "GateCounters", "Gatehouse"]
@@ -68,6 +70,8 @@ class GateCounters(NamedTuple):
     """Resets that were not copied, because there were more than `RESETS_PER_SECOND`."""
     truncated: int
     """First fragments that were dropped because they did not have all headers."""
+    refused: int
+    """SYNs of sources that the kernel knows, and refused by itself."""
 
 
 class Gatehouse:
@@ -204,20 +208,27 @@ class Gatehouse:
             changes += Table(self.table, family).delete_gate(
                 gate.serial, has_resets=self._reset_group is not None
             )
+        changes += [each.take_away() for each in gate.sets]
+        self._socket.batch(_SUBSYSTEM, changes)
+
+    def change(self, changes: Sequence[Change]) -> None:
+        """Do what `Gate.change` says."""
         self._socket.batch(_SUBSYSTEM, changes)
 
     def count(self, gate: Gate) -> GateCounters:
         """Do what `Gate.counters` says."""
-        queued = limited = unheard = truncated = 0
+        queued = limited = unheard = truncated = refused = 0
         for family in gate.families:
             passed, exceeded = self._count_in_chain(family, f"inspect_{gate.serial}")
             queued += passed
             limited += exceeded
+            for chain in ("reset", "silence"):
+                refused += self._count_in_chain(family, f"{chain}_{gate.serial}")[0]
             if self._reset_group is not None:
                 unheard += self._count_in_chain(family, f"resets_{gate.serial}")[1]
             if family == IPV6:
                 truncated += self._count_in_chain(family, f"fragments_{gate.serial}")[0]
-        return GateCounters(queued, limited, unheard, truncated)
+        return GateCounters(queued, limited, unheard, truncated, refused)
 
     def _count_in_chain(self, family: int, chain: str) -> tuple[int, int]:
         """Return what a chain's rules have counted, those without a limit and those with one."""
@@ -283,20 +294,37 @@ class Gatehouse:
 class Gate:
     """The rules before one listening socket; `Gatehouse.add` makes them."""
 
-    __slots__ = ("_house", "families", "serial")
+    __slots__ = ("_house", "families", "serial", "sets")
 
     families: Sequence[int]
     """Address families, as netfilter calls them."""
     serial: int
     """By which its house calls it."""
+    sets: list[KernelSet]
+    """What is taken away with it, after all rules that name it."""
 
     def __init__(self, house: Gatehouse, serial: int, families: Sequence[int]) -> None:
         self._house = house
         self.serial = serial
         self.families = families
+        self.sets = []
 
     def __repr__(self) -> str:
         return f"<Gate {self.serial} of {self._house.table}>"
+
+    @property
+    def table(self) -> str:
+        """The name of the tables that it is in, one for each family."""
+        return self._house.table
+
+    def change(self, changes: Sequence[Change]) -> None:
+        """Change something behind it, which must have nothing to do with chains with hooks.
+
+        Raises:
+          KernelRefusedError: the kernel refuses; nothing has changed. Or the house is closed.
+          NetlinkError: the kernel's answer can't be read.
+        """
+        self._house.change(changes)
 
     def counters(self) -> GateCounters:
         """Return what the rules have counted since they were made.

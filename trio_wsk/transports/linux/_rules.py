@@ -10,8 +10,19 @@ A `Gatehouse` has one table for each address family, with a `Gate` for each list
             jump verdict_1
         }
         chain inspect_1 {
+            jump known_1
             limit rate over N/second burst N packets counter drop              # if asked for
             meta mark set meta mark & ~REJECT_MARK, counter queue num Q
+        }
+        chain known_1 {                                                        # see _known
+            ip saddr != @exempt_1, ip saddr @sources_1, jump reset_1
+            ip saddr @networks_1, jump silence_1
+        }
+        chain reset_1 {
+            counter reject with tcp reset
+        }
+        chain silence_1 {
+            counter drop
         }
         chain gate_1 {                                   # for each address A and port P
             meta l4proto tcp, tcp dport P, tcp flags & (fin|syn|rst|ack) == syn,
@@ -176,6 +187,8 @@ class Table:
         inspect, gate, refuse = f"inspect_{serial}", f"gate_{serial}", f"verdict_{serial}"
         resets, fragments = f"resets_{serial}", f"fragments_{serial}"
         changes = [self.chain(inspect), self.chain(gate), self.chain(refuse)]
+        changes += self.make_known(serial)
+        changes.append(self.jump(inspect, f"known_{serial}"))
         if most_per_second is not None:
             changes.append(self.limit(inspect, most_per_second))
         changes.append(self.hold(inspect, hold))
@@ -195,7 +208,7 @@ class Table:
 
     def delete_gate(self, serial: int, *, has_resets: bool) -> list[Change]:
         """Take a gate's chains away, which nothing jumps to any more."""
-        chains = ["gate", "verdict", "inspect"]
+        chains = ["gate", "verdict", "inspect", "known", "reset", "silence"]
         if has_resets:
             chains.append("resets")
         if self._family == IPV6:
@@ -209,6 +222,15 @@ class Table:
                 self._name + text(3, f"{chain}_{serial}"),
             )
             for chain in chains
+        ]
+
+    def make_known(self, serial: int) -> list[Change]:
+        """Make the chains of those whom the kernel refuses by itself; it knows nobody yet."""
+        known, resets, silence = f"known_{serial}", f"reset_{serial}", f"silence_{serial}"
+        return [
+            *(self.chain(name) for name in (known, resets, silence)),
+            self._rule("reject SYNs by a rule", resets, (count(), reset()), _NO_REJECT),
+            self._rule("drop SYNs by a rule", silence, (count(), verdict(DROP))),
         ]
 
     def chain(self, name: str, priority: int | None = None) -> Change:

@@ -28,6 +28,7 @@ from trio_wsk.transports._spare import SpareDescriptor
 from ._arrivals import Arrivals
 from ._entry import Act
 from ._gatekeeper import gatekeeper_here
+from ._known import KnownSources
 from ._messages import NetlinkError
 from ._netlink import KernelRefusedError
 from ._suitable import have_syns_saved, places_of
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trio_wsk._engine.readiness import Readiness
+    from trio_wsk._vocabulary.refused import RefusedNetworks, RefusedSources
     from trio_wsk.transports._places import Place
 
 
@@ -74,6 +76,13 @@ class LinuxTransport(SocketTransport):
     ``truncated``
       First fragments of IPv6 packets to our addresses that ended before all headers were there: the
       kernel drops them, whatever they were of (RFC 7112).
+    ``refused_in_kernel``
+      SYNs, each one that is sent again, too, that the kernel has refused by itself because a rule
+      knows their source (`Transport.refuse_sources`). They are in no other count.
+    ``networks_in_kernel``, ``sources_left_out``
+      Where rules say so: how many networks of lists the kernel has now, none of a list that has
+      more than 262,144 or is not all there yet; and how many sources it could not take when they
+      were to be refused for a time, beyond 65,536 at once of one rule. Those the rules refuse.
     ``strangers``, ``strangers_reset``
       Connections that were asked about after their handshake, and those that were reset unasked:
       too many at once, or their request had been turned away.
@@ -100,6 +109,7 @@ class LinuxTransport(SocketTransport):
         check_flag("fail_open", fail_open)
         self._fail_open = fail_open
         self._arrivals = Arrivals(self, backlog=max(1, backlog))
+        self._known: KnownSources | None = None
         self._spare = SpareDescriptor()
         self._keeps_spare = False
         self._is_leaving = False
@@ -222,6 +232,12 @@ class LinuxTransport(SocketTransport):
                 " `python -m trio_wsk doctor` tells what this machine has"
             ) from error
 
+    def refuse_sources(self, refused: Sequence[RefusedNetworks | RefusedSources]) -> None:
+        """Have the kernel refuse them, as far as it can. See `Transport.refuse_sources`."""
+        if refused:
+            self._known = KnownSources(self._arrivals.gate, refused)
+            self._known.open()
+
     def listen(self, readiness: Readiness) -> None:  # noqa: ARG002 - the gatekeeper reads for us
         """From now on requests appear.
 
@@ -251,6 +267,8 @@ class LinuxTransport(SocketTransport):
     def close(self) -> None:
         """Stop listening; every request without an answer is rejected. Never raises, idempotent."""
         arrivals = self._arrivals
+        if self._known is not None:
+            self._known.close()
         arrivals.stop(Act.DROP if self._is_leaving else Act.REJECT)
         super().close()
         arrivals.close()
@@ -306,7 +324,8 @@ class LinuxTransport(SocketTransport):
 
     def counters(self) -> Mapping[str, int]:
         """What is counted here and, for all listening sockets of the run, by the queue."""
-        return self._arrivals.counters()
+        counted = self._arrivals.counters()
+        return counted if self._known is None else counted | self._known.counters()
 
 
 def _checked_limit(most_syns_per_second: object) -> int | None:
