@@ -31,6 +31,7 @@ from trio_wsk import (
     Status,
     open_listening_socket,
 )
+from trio_wsk.inspectors import Penalties, Rules, SourceRateLimit
 from trio_wsk.transports import LinuxTransport
 
 if TYPE_CHECKING:
@@ -59,12 +60,27 @@ PATIENCE = 200
 AT_ONCE = 500
 """How many SYNs are sent before what was sent has to be asked about."""
 
+FORGED = [
+    f"127.{second}.{third}.{fourth}"
+    for second in (2, 3)
+    for third in range(40)
+    for fourth in range(1, 251)
+]
+"""More sources than there is room for, for a flood in which none of them comes twice."""
+
+MOST_SOURCES = 8192
+"""Room for so many sources."""
+
+GROWN_AT_MOST = 96 << 20
+"""Octets for all that a flood can have us remember, however long it goes on: requests and verdicts
+of which there are some ten thousand each, and tables of rules."""
+
 OCTETS = 16 << 10
 """What one that is pended may cost us: several times what it does."""
 
 
 def gated(
-    inspect: Callable[..., InspectAction],
+    inspect: Callable[..., Any],
     transport: LinuxTransport | None = None,
     **options: Any,
 ) -> AbstractAsyncContextManager[ListeningSocket]:
@@ -257,6 +273,52 @@ async def test_limit_keeps_a_flood_from_us() -> None:
 
             assert 100 <= held <= most
             assert 10_000 == seen(listening)
+
+
+@in_own_namespace
+async def test_forged_sources_neither_fill_memory_nor_keep_a_client_out() -> None:
+    """
+    Of a flood of forged sources, 50,000 a second where the machine can, a part has penalties, and
+    the others are more than the table of a rate has room for. What we keep stays bounded, whatever
+    has come; and a client who comes again and again gets in each time.
+    """
+    penalties = Penalties(threshold=1, when_full="pass", most_sources=MOST_SOURCES)
+    # So slow that nobody is forgotten in time, and nobody comes too often.
+    rates = SourceRateLimit(10_000, per=10_000 * PATIENCE, burst=100_000, most_sources=MOST_SOURCES)
+    for host in FORGED[::4]:
+        penalties.add(Address.tcp(host, 1), 10 * PATIENCE, "x")
+    steady = 0
+    is_over = False
+
+    async def _flood(target: Address) -> None:
+        nonlocal is_over
+        for _ in range(2):  # once more the same: by now all tables are full
+            await flood(target, FORGED, len(FORGED), per_second=50_000)
+        is_over = True
+
+    with trio.fail_after(PATIENCE):
+        async with gated(Rules(penalties, rates)) as listening:
+            gc.collect()
+            before = resident()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_flood, listening.local_addresses[0])
+                while not is_over:
+                    place = listening.local_addresses[0]
+                    async with await connect(place) as client, await listening.accept() as taken:
+                        name = client.socket.getsockname()
+
+                        assert Address.from_sockaddr(socket.AF_INET, name) == taken.remote_address
+
+                        steady += 1
+            counted = listening.statistics()
+            grown = resident() - before
+            print(f"{steady} came in, {grown >> 20} MiB, {counted.transport}")  # noqa: T201
+
+            assert 0 < steady == counted.delivered["accept"]
+            assert 0 < counted.transport["refused_in_kernel"] <= 2 * len(FORGED[::4])
+            assert MOST_SOURCES == len(rates)
+            assert MOST_SOURCES >= len(penalties)
+            assert GROWN_AT_MOST >= grown
 
 
 def seen(listening: ListeningSocket) -> int:
