@@ -370,7 +370,7 @@ def _access(record: Record) -> Access:
 
 
 def _ended(record: records.ConnectionEnded) -> Access:
-    outcome, seconds = record.reason.value, record.at - record.opened
+    outcome, seconds = record.reason.value, record.at - record.opened_at
     counts = f"{record.octets_received} octets in, {record.octets_sent} out"
     return f"{outcome} after {seconds:.3f} s, {counts}", {
         "remote_address": str(record.remote_address),

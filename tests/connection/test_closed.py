@@ -263,7 +263,7 @@ async def test_record_says_what_was_transferred_and_when(mock_clock: MockClock) 
             at=opened + 3,
             remote_address=connection.remote_address,
             inspect_id=ids[0],
-            opened=opened,
+            opened_at=opened,
             octets_received=10,
             octets_sent=20,
             reason=EndReason.FINISHED,

@@ -237,7 +237,7 @@ class Ending(Turns):
             at=trio.current_time(),
             remote_address=self.remote_address,
             inspect_id=self._inspect_id(),
-            opened=self._opened,
+            opened_at=self._opened,
             octets_received=self._octets_in,
             octets_sent=self._octets_out,
             reason=reason,

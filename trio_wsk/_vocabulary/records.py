@@ -97,7 +97,7 @@ class ConnectionEnded(Record):
     """The peer."""
     inspect_id: InspectId | None
     """What its request was inspected by; None without an inspector."""
-    opened: float
+    opened_at: float
     """When it was handed over, in seconds on Trio's clock."""
     octets_received: int
     """Octets received: `trio_wsk.Connection.octets_received`."""
