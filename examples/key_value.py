@@ -44,18 +44,18 @@ class Store:
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
 
-    async def serve(self, stream: trio.SSLStream[trio_wsk.Connection]) -> None:
+    async def serve(self, connection: trio_wsk.Connection) -> None:
         """Handle one connection."""
-        reader = trio_wsk.Reader(stream, max_octets=LONGEST_LINE)
+        reader = trio_wsk.Reader(connection, max_octets=LONGEST_LINE)
         try:
             while await reader.more():
                 with trio.fail_after(REQUEST_SECONDS):
                     request, value = await read_request(reader)
-                await stream.send_all(self.answer(request, value))
+                await connection.send_all(self.answer(request, value))
         except trio.TooSlowError:
-            await stream.send_all(b"ERROR too slow\n")
+            await connection.send_all(b"ERROR too slow\n")
         except (Refused, trio_wsk.ReadLimitError) as refused:
-            await stream.send_all(f"ERROR {refused}\n".encode())
+            await connection.send_all(f"ERROR {refused}\n".encode())
 
     def answer(self, request: list[bytes], value: bytes) -> bytes:
         """Carry out one request."""

@@ -224,20 +224,38 @@ async def who_asks(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": answer, "more_body": False})
 
 
+class Shaken:
+    """A connection that has shaken hands, as hypercorn looks for TLS: like a `trio.SSLStream`."""
+
+    def __init__(self, connection: trio_wsk.Connection) -> None:
+        self.transport_stream = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport_stream, name)
+
+    async def do_handshake(self) -> None:
+        """Do nothing: it is done."""
+        await trio.lowlevel.checkpoint()
+
+    def selected_alpn_protocol(self) -> str | None:
+        """Return what was agreed on."""
+        tls = self.transport_stream.tls
+        return None if tls is None else tls.alpn
+
+
 @attrs.frozen
 class Hypercorn:
     """hypercorn without its accept loop: what it runs per connection, as a handler."""
 
-    serve_one: Callable[[trio.abc.Stream], Awaitable[None]]
+    serve_one: Callable[[Any], Awaitable[None]]
     """Serves one connection, plain or TLS."""
     context: Any
 
-    async def serve_until_draining(self, stream: Any) -> None:
+    async def serve_until_draining(self, connection: trio_wsk.Connection) -> None:
         """Serve one connection, and tell hypercorn when to end it."""
-        connection = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_draining, connection)
-            await self.serve_one(stream)
+            await self.serve_one(connection if connection.tls is None else Shaken(connection))
             nursery.cancel_scope.cancel()
 
     async def _end_when_draining(self, connection: trio_wsk.Connection) -> None:

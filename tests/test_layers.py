@@ -61,7 +61,6 @@ CATCHES_OS_ERRORS = {
     "_engine/choice.py",
     "_engine/epoll_readiness.py",
     "_serving/server_context.py",
-    "_serving/tls.py",
     "inspectors/_networks_file.py",
     "testing",
     "transports",

@@ -836,7 +836,7 @@ def test_option_of_handlers_is_refused_where_there_is_none() -> None:
     ("options", "call", "others"),
     [
         (ListeningOptions, open_listening_socket, {"port", "dispatch"}),
-        (ServerOptions, settings_for_handler, {"handler", "ssl_context"}),
+        (ServerOptions, settings_for_handler, {"handler"}),
         (EventServerOptions, settings_for_events, {"dispatch"}),
     ],
 )
@@ -857,9 +857,9 @@ def test_options_have_names_and_types(
 @pytest.mark.parametrize(
     ("call", "own"),
     [
-        (serve, {"handler", "port", "ssl_context", "task_status"}),
-        (open_server, {"handler", "port", "ssl_context"}),
-        (run, {"handler", "port", "ssl_context"}),
+        (serve, {"handler", "port", "task_status"}),
+        (open_server, {"handler", "port"}),
+        (run, {"handler", "port"}),
         (serve_events, {"dispatch", "port", "task_status"}),
     ],
 )

@@ -13,7 +13,7 @@ from tests.helpers.client_hellos import alpn as alpn_extension
 from tests.helpers.ruling import IN, UNDECIDED, Gate, gate
 from tests.helpers.serving import CA, SERVER_CERTIFICATE, serving
 from tests.helpers.support import connect_now
-from trio_wsk import CloseStyle, InspectPoint, InvalidParameterError
+from trio_wsk import CloseStyle, Connection, InspectPoint, InvalidParameterError
 from trio_wsk.inspectors import (
     NO_APPLICATION_PROTOCOL,
     UNRECOGNIZED_NAME,
@@ -300,10 +300,10 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, client
 
 
-async def greet(stream: trio.SSLStream[Any]) -> None:
+async def greet(connection: Connection) -> None:
     """Say whom the client wants."""
-    hello = stream.transport_stream.facts[ClientHello]
-    await stream.send_all(hello.server_name.encode())
+    hello = connection.facts[ClientHello]
+    await connection.send_all((hello.server_name or "nobody").encode())
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)

@@ -325,9 +325,9 @@ async def test_server_and_its_records_know_the_client() -> None:
     ends: list[ConnectionEnded] = []
     told: list[object] = []
 
-    async def handler(stream: trio.SSLStream[Connection]) -> None:
-        told.append(stream.transport_stream.remote_address)
-        await stream.send_all(b"hello, " + await stream.receive_some())
+    async def handler(connection: Connection) -> None:
+        told.append(connection.remote_address)
+        await connection.send_all(b"hello, " + await connection.receive_some())
 
     def observe(record: Any) -> None:
         if isinstance(record, ConnectionEnded):

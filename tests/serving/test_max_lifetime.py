@@ -242,8 +242,8 @@ async def test_time_begins_before_the_handshake(autojump_clock: MockClock) -> No
     """A connection that has had its time when TLS is there is told at once."""
     seen: list[bool] = []
 
-    async def handle(stream: trio.SSLStream[Connection]) -> None:
-        seen.append(stream.transport_stream.draining.is_set())
+    async def handle(connection: Connection) -> None:
+        seen.append(connection.draining.is_set())
 
     async with memory_server(
         handle, ssl_context=server_context(), max_lifetime=10, handshake_timeout=60

@@ -26,6 +26,7 @@ from trio_wsk import (
     DrainReport,
     EndReason,
     InspectAction,
+    InvalidDeviceStateError,
     Irp,
     ListenDispatch,
     More,
@@ -858,12 +859,23 @@ async def test_receiving_finds_the_connection_broken() -> None:
 
 
 async def test_socket_is_below_tls() -> None:
-    """It is there for options; its octets are TLS's, and the connection goes on beside it."""
+    """
+    It is there for options, and for nothing else: what would lose TLS its place is refused, and the
+    connection goes on beside it.
+    """
     site = Site(receive=echo)
     async with site.open():
         client = await site.client()
         (connection,) = site.connections
-        connection.socket.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        below = connection.socket
+        below.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        assert client.transport_stream.socket.getsockname() == below.getpeername()
+        with pytest.raises(InvalidDeviceStateError, match=r"below TLS.*receive_some\(\)"):
+            await below.recv(1)
+        with pytest.raises(InvalidDeviceStateError, match="below TLS"):
+            await trio.SocketStream(below).send_all(b"plain text")
+        with pytest.raises(InvalidDeviceStateError, match="could not go on with"):
+            below.detach()
         await client.send_all(b"x")
 
         assert b"x" == await client.receive_some()

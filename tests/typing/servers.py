@@ -25,6 +25,7 @@ from trio_wsk import (
     ServerOptions,
     ServerStatistics,
     Status,
+    TLSInfo,
 )
 
 TLS = ssl.create_default_context()
@@ -35,22 +36,22 @@ async def handle(connection: Connection) -> None:
     """Take a plain connection."""
 
 
-async def handle_tls(stream: trio.SSLStream[Connection]) -> int:
-    """Take a TLS stream; what a handler returns is nobody's business."""
-    assert_type(stream.transport_stream, Connection)
+async def handle_tls(connection: Connection) -> int:
+    """Look at what TLS has agreed on; what a handler returns is nobody's business."""
+    assert_type(connection.tls, TLSInfo | None)
     return 0
 
 
 async def handle_any(stream: trio.abc.Stream) -> None:
-    """Take either."""
-
-
-async def handle_either(stream: Connection | trio.SSLStream[Connection]) -> None:
-    """Take either, and know it."""
+    """Take any stream."""
 
 
 async def handle_half_closeable(stream: trio.abc.HalfCloseableStream) -> None:
-    """Take what can be half-closed: a plain connection, but no TLS."""
+    """Take what can be half-closed."""
+
+
+async def handle_stream(stream: trio.SSLStream[Connection]) -> None:
+    """Take what a connection is not, over TLS either."""
 
 
 def forget_async(connection: Connection) -> None:
@@ -58,7 +59,7 @@ def forget_async(connection: Connection) -> None:
 
 
 async def opened() -> None:
-    """`open_server` gives a server, and ties the handler to ``ssl_context``."""
+    """`open_server` gives a server; TLS makes no other thing of its handler."""
     async with trio_wsk.open_server(handle, 0) as server:
         assert_type(server, Server)
         assert_type(server.listening, ListeningSocket)
@@ -71,51 +72,37 @@ async def opened() -> None:
 
     trio_wsk.open_server(handle_any, 0, host="::1", max_connections=10)
     trio_wsk.open_server(handle_any, path="/run/echo", mode=0o600, ssl_context=TLS)
-    trio_wsk.open_server(handle_half_closeable, sockets=[3], grace=0)
+    trio_wsk.open_server(handle_half_closeable, sockets=[3], grace=0, ssl_context=TLS)
     trio_wsk.open_server(lambda connection: connection.aclose(), 0, on_handler_error="raise")
 
-    trio_wsk.open_server(handle_tls, 0)  # type: ignore[arg-type]  # not without TLS
-    trio_wsk.open_server(handle, 0, ssl_context=TLS)  # type: ignore[arg-type]  # not with it
-    trio_wsk.open_server(handle_half_closeable, 0, ssl_context=TLS)  # type: ignore[arg-type]  # TLS has no half-close
+    trio_wsk.open_server(handle_stream, 0, ssl_context=TLS)  # type: ignore[arg-type]  # no such stream
     trio_wsk.open_server(forget_async, 0)  # type: ignore[arg-type]  # not async
+    trio_wsk.open_server(handle, 0, ssl_context=True)  # type: ignore[call-overload]  # no context
     trio_wsk.open_server(handle, "80")  # type: ignore[call-overload]  # a port is an int
     trio_wsk.open_server(handle, 0, backlogs=1)  # type: ignore[call-overload]  # no such option
     trio_wsk.open_server(handle, 0, on_handler_error="ignore")  # type: ignore[call-overload]  # no such way
 
 
 async def opened_either_way(context: ssl.SSLContext | None) -> None:
-    """A handler for any stream goes with a context that may be there or not."""
+    """Each handler goes with a context that may be there or not."""
     async with trio_wsk.open_server(handle_any, 0, ssl_context=context) as server:
         assert_type(server, Server)
-    await trio_wsk.serve(handle_any, 0, ssl_context=context)
-    await trio_wsk.serve(handle_either, 0, ssl_context=context, max_connections=10)
+    await trio_wsk.serve(handle, 0, ssl_context=context)
+    await trio_wsk.serve(handle_tls, 0, ssl_context=context, max_connections=10)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(trio_wsk.serve, handle_any, 0, ssl_context=context))
-        nursery.start_soon(partial(trio_wsk.serve, handle_either, ssl_context=context), 0)
-
-    trio_wsk.open_server(handle, 0, ssl_context=context)  # type: ignore[arg-type]  # it may be TLS
-    trio_wsk.open_server(handle_tls, 0, ssl_context=context)  # type: ignore[arg-type]  # or not
+        nursery.start_soon(partial(trio_wsk.serve, handle, ssl_context=context), 0)
 
 
 async def serve_on(port: int, **options: Unpack[ServerOptions]) -> None:
     """Pass options on to a server with a handler."""
     await trio_wsk.serve(handle, port, **options)
-    await trio_wsk.serve(handle_tls, port, ssl_context=TLS, **options)
     async with trio_wsk.open_server(handle, port, **options) as server:
         assert_type(server, Server)
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(trio_wsk.serve, handle, port, **options))
 
-    await trio_wsk.serve(handle, port, grace=1, **options)  # type: ignore[call-overload]  # twice
-
-
-async def serve_either_on(
-    port: int, tls: ssl.SSLContext | None, **options: Unpack[ServerOptions]
-) -> None:
-    """Pass options on, and a context that may be there or not."""
-    await trio_wsk.serve(handle_either, port, ssl_context=tls, **options)
-    async with trio_wsk.open_server(handle_any, port, ssl_context=tls, **options) as server:
-        assert_type(server, Server)
+    await trio_wsk.serve(handle, port, grace=1, **options)  # type: ignore[misc]  # twice
 
 
 async def serve_events_on(port: int, **options: Unpack[EventServerOptions]) -> None:
@@ -137,6 +124,7 @@ async def passed_on() -> None:
     """What is passed on is checked where it is given."""
     settings: ServerOptions = {"host": "::1", "max_connections": 10, "grace": 1.5}
     await serve_on(0, **settings)
+    await serve_on(0, ssl_context=TLS, handshake_timeout=5, https_compatible=True)
     await serve_on(0, backlog=10, observers=[print], on_handler_error="raise")
     await serve_events_on(0, max_connections=None, idle_timeout=60, max_lifetime=3600, grace=0)
     await listen_on(0, reuse_port=True)
@@ -159,9 +147,8 @@ async def served() -> None:
         nursery.start_soon(trio_wsk.serve, handle, 0)
         nursery.start_soon(partial(trio_wsk.serve, handle, 0, max_connections=1))
 
-    await trio_wsk.serve(handle_tls, 0)  # type: ignore[arg-type]  # not without TLS
-    await trio_wsk.serve(handle, 0, ssl_context=TLS)  # type: ignore[arg-type]  # not with it
-    await trio_wsk.serve(handle, 0, grace="30")  # type: ignore[call-overload]  # seconds are numbers
+    await trio_wsk.serve(handle_stream, 0, ssl_context=TLS)  # type: ignore[arg-type]  # no such stream
+    await trio_wsk.serve(handle, 0, grace="30")  # type: ignore[arg-type]  # seconds are numbers
 
 
 async def served_with_events() -> None:
@@ -208,10 +195,10 @@ async def guests(listening: ListeningSocket) -> None:
 
 
 def programs(context: ssl.SSLContext | None) -> None:
-    """A program's last line takes each kind of handler with the context that it needs."""
+    """A program's last line takes each kind of handler, with a context or without."""
     assert_type(trio_wsk.run(handle, 7007), None)
     trio_wsk.run(handle_tls, 7007, ssl_context=TLS, grace=5)
-    trio_wsk.run(handle_either, 7007, ssl_context=context)
-    trio_wsk.run(DISPATCH, 7007, signals=())
-    trio_wsk.run(handle_tls, 7007)  # type: ignore[arg-type]
+    trio_wsk.run(handle, 7007, ssl_context=context)
+    trio_wsk.run(DISPATCH, 7007, signals=(), ssl_context=context)
+    trio_wsk.run(handle_stream, 7007)  # type: ignore[arg-type]  # no such stream
     trio_wsk.run(DISPATCH, 7007, on_handler_error="raise")  # type: ignore[call-overload]

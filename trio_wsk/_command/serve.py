@@ -74,7 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return WRONG
     handler: Any = ready.handler  # its type is looked at as it runs
-    run(handler, ssl_context=ready.ssl_context, **place, **ready.options)
+    run(handler, **place, **ready.options)
     return 0
 
 

@@ -29,7 +29,6 @@ class Ready:
     """What a server is opened with, but for its place."""
 
     handler: Callable[[Any], Awaitable[object]] | ListenDispatch
-    ssl_context: ssl.SSLContext | None
     options: ServerOptions
 
 
@@ -52,11 +51,13 @@ def made_ready(configuration: Configuration) -> Ready:
     options = _options(configuration)
     if inspect is not None:
         options["inspect"] = inspect
+    if context is not None:
+        options["ssl_context"] = context
     try:
-        settings_for_either(handler, context, "serve", **options)
+        settings_for_either(handler, "serve", **options)
     except InvalidParameterError as error:
         raise ConfigurationError(str(error)) from error
-    return Ready(handler, context, options)
+    return Ready(handler, options)
 
 
 class _Loading:

@@ -4,7 +4,7 @@ A handler that waits for its peer to say something new is the only one that can 
 harm: there is no answer to be cut short. So it is its receive that a drain ends, or the end of
 the time that the peer may be silent, and nothing else. A cancel scope around each wait would do
 that, and would cost more than the wait, so a receive is told by a mark of its connection. It is
-told the same way under TLS: the stream above is left as by a cancellation.
+told the same way below a `trio.SSLStream`: the stream above is left as by a cancellation.
 
 A drain takes one last look at each connection, and what has come by then is still answered. A
 client that does not know of the drain has sent it in good faith; and one that never stops
@@ -113,7 +113,8 @@ class Between:
 
         Args:
           connection: Whose request.
-          receive: Receives from it, or from TLS over it; takes nothing if it is cancelled.
+          receive: Receives from it, or from a `trio.SSLStream` over it; takes nothing if it is
+            cancelled.
           idle: Seconds on Trio's clock that the peer may say nothing.
           is_heard: Whether anything was received from this peer before.
 
@@ -157,8 +158,8 @@ class Between:
         there = await _receive_what_is_there(connection, receive)
         if there is not None:
             return there or More.FINISHED
-        # What came may be a part of what `receive` wants: of a TLS record.
-        may_come = connection._octets_in > before or not is_heard
+        # What came may be a part of what `receive` wants: of a TLS record, here or above.
+        may_come = connection._octets_in > before or connection._has_part or not is_heard
         if may_come and idle:
             with trio.move_on_after(min(idle, HEARD_SECONDS)):
                 return await receive() or More.FINISHED
@@ -188,7 +189,7 @@ async def receive_in_time(receive: Receive, idle: float) -> Octets | More:
 async def _receive_what_is_there(connection: Wire, receive: Receive) -> Octets | None:
     """Receive all that is here already, up to a limit; None if nothing is.
 
-    Over TLS that takes several receives: each gives a record at most.
+    Of a `trio.SSLStream` that takes several receives: each gives a record at most.
     """
     received = bytearray()
     connection._look_twice()

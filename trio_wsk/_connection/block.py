@@ -78,9 +78,6 @@ class Block(Pump):
         self.is_served: bool = False
         """A server's: its observers hear of each connection's end."""
 
-        self.is_under_tls: bool = False
-        """A server's whose handlers have TLS over its connections: b"" would break that."""
-
     @trio.lowlevel.enable_ki_protection
     def finish(self) -> None:
         """Reset what is still event-driven, and do the work that is left.

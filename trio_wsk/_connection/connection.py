@@ -25,7 +25,7 @@ from trio_wsk._vocabulary.errors import (
 
 from .carried import Carried
 from .known import Known
-from .public_socket import PublicSocket
+from .public_socket import PublicSocket, SocketBelowTLS
 from .state import IDLE
 from .stream import octets_of
 
@@ -152,6 +152,9 @@ class Connection(Known):
 
         What goes through the socket is in no count of octets.
 
+        Over TLS (`tls`) it is for options alone: what would send, receive or detach raises
+        `InvalidDeviceStateError`, also for those libraries.
+
         Raises:
           NoSocketError: the connection is closed, so that there is none any more. It is an
             AttributeError as well: ``getattr(connection, "socket", None)`` is None then.
@@ -166,7 +169,8 @@ class Connection(Known):
         if rare.socket is None:
             watch = self._watched()  # which knows the descriptor when its owner has closed it
             self._channel, inner = self._request.public_socket(channel)
-            rare.socket = PublicSocket(inner, self)
+            kind = PublicSocket if self._request.lowest(channel) is channel else SocketBelowTLS
+            rare.socket = kind(inner, self)
             self._share_fin(rare.socket)
             # Whoever waits looks again, and waits where the socket's owner can end it.
             watch.on_edges(READ | WRITE)

@@ -34,12 +34,13 @@ __all__ = [
     "end",
     "end_by_server",
     "give_dispatch",
+    "give_to_task",
     "hold_events",
     "is_ended_by_server",
     "is_over_idle",
     "is_owned_by",
     "is_retired",
-    "may_send",
+    "must_wait_to_part",
     "own",
     "part",
     "post_completion",
@@ -48,8 +49,7 @@ __all__ = [
     "start_events",
     "start_without_events",
     "tell_drain",
-    "unsent",
-    "wait_taken",
+    "wait_to_part",
 ]
 
 
@@ -64,6 +64,14 @@ def give_dispatch(connection: Connection, dispatch: ConnectionDispatch) -> None:
 def own(connection: Connection, owner: Owner) -> None:
     """Have the owner told of the end of this connection, which is the block's until then."""
     connection._owner = owner
+
+
+def give_to_task(connection: Connection) -> None:
+    """Leave a new connection to a task, as if the block had never had it."""
+    connection._owner = None
+    connection._may_leave_block()
+    if connection._watch is not None:
+        connection._watch.sink = None
 
 
 def is_owned_by(connection: Turns, owner: Owner) -> bool:
@@ -146,19 +154,14 @@ def tell_drain(connection: Turns, callback: Callable[..., object]) -> None:
     connection._tell_drain(callback)
 
 
-def may_send(connection: Connection) -> bool:
-    """Whether this side has neither closed nor finished sending."""
-    return connection._may_send
+def must_wait_to_part(connection: Connection) -> bool:
+    """Whether something is to be sent before `part`, and has no room now."""
+    return connection._must_wait_to_part
 
 
-def unsent(connection: Connection) -> int:
-    """Return how many octets are queued for sending."""
-    return connection._unsent
-
-
-def wait_taken(connection: Connection) -> Awaitable[None]:
-    """Wait until all that is queued is sent; reset the connection if the peer does not take it."""
-    return connection._wait_taken()
+def wait_to_part(connection: Connection) -> Awaitable[None]:
+    """Wait until all has been sent; reset the connection if the peer does not take it."""
+    return connection._wait_to_part()
 
 
 def part(connection: Connection) -> None:

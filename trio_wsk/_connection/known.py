@@ -67,9 +67,9 @@ class Known(NextRequest):
 
     @property
     def tls(self) -> TLSInfo | None:
-        """What TLS has agreed on, in a server of events that speaks it; None without.
+        """What TLS has agreed on, in a server that speaks it (``ssl_context``); None without.
 
-        None in a handler, too: its ``trio.SSLStream`` knows that, not the connection below it.
+        None, too, where a ``trio.SSLStream`` was put over the connection by hand.
         """
         return self._request.tls
 
@@ -80,9 +80,9 @@ class Known(NextRequest):
 
     @property
     def octets_received(self) -> int:
-        """How many octets were taken from the kernel so far, before any TLS of a handler's stream.
+        """How many octets were taken from the kernel so far.
 
-        Where the connection itself speaks TLS (`tls`), how many of its own, without TLS's.
+        Where the connection speaks TLS (`tls`), how many plain ones, without what TLS adds.
         What goes through `socket` isn't counted, here and in `octets_sent`.
         """
         return self._octets_in

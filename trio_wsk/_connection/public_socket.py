@@ -8,9 +8,11 @@ events: it would go on for ever, and hold its permit.
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NoReturn, final
 
 import trio
+
+from trio_wsk._vocabulary.errors import InvalidDeviceStateError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,10 +33,9 @@ if TYPE_CHECKING:
             """Let go of the descriptor, or refuse to; idempotent."""
 
 
-__all__ = ["PublicSocket"]
+__all__ = ["PublicSocket", "SocketBelowTLS"]
 
 
-@final
 class PublicSocket(trio.socket.SocketType):
     """All that Trio's socket is, and its connection ends with it.
 
@@ -85,4 +86,27 @@ class PublicSocket(trio.socket.SocketType):
 for _name in dir(trio.socket.SocketType):
     if not _name.startswith("_") and _name not in vars(PublicSocket):
         setattr(PublicSocket, _name, property(attrgetter(f"_inner.{_name}")))
+
+
+@final
+class SocketBelowTLS(PublicSocket):
+    """The same for a connection that speaks TLS, whose octets are TLS's: for options and such."""
+
+    def detach(self) -> int:
+        """Refuse: another owner of the descriptor would not have TLS's keys."""
+        raise InvalidDeviceStateError(
+            "connection.socket.detach() of a connection that speaks TLS, which its next owner could"
+            " not go on with; serve it without ssl_context, and have that one shake hands"
+        )
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise InvalidDeviceStateError(
+            "connection.socket is below TLS, which loses its place by octets that pass beside it;"
+            " use the connection: receive_some(), send_all(data)"
+        )
+
+
+for _name in dir(trio.socket.SocketType):
+    if _name.startswith(("recv", "send")):
+        setattr(SocketBelowTLS, _name, SocketBelowTLS._refuse)
 del _name

@@ -211,10 +211,19 @@ class Sending(Ending):
         self._abort(EndReason.TIMED_OUT)
 
     @property
-    def _may_send(self) -> bool:
-        """Whether this side has neither closed nor finished sending."""
-        is_finished = self._rare is not None and self._rare.fin_wanted
-        return self._channel is not None and not self._fin_sent and not is_finished
+    def _must_wait_to_part(self) -> bool:
+        """Whether something is to be sent before this side closes, and has no room now."""
+        if self._unsent:
+            return True
+        if self._channel is None or self._request.tls is None:
+            return False
+        return not (self._fin_sent or self._is_cut_short or self._says_good_bye(self._channel))
+
+    async def _wait_to_part(self) -> None:  # noqa: ASYNC910 - as `_wait_sent`
+        """Wait until everything has been sent, with TLS's good-bye; reset if that fails."""
+        await self._wait_taken()
+        if self._request.tls is not None:
+            await self._wait_good_bye()
 
     # --- FIN after it ------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from trio_wsk._vocabulary.arguments import whole_number
 from trio_wsk._vocabulary.end_reason import EndReason
 from trio_wsk._vocabulary.errors import (
     ConnectionBrokenError,
-    EndOfStreamError,
     InvalidParameterError,
     SocketBusyError,
     SocketClosedError,
@@ -77,7 +76,7 @@ class Stream(EventSide):
                     await trio.lowlevel.cancel_shielded_checkpoint()
             while data is None:
                 if self._marks & STOPPED:
-                    self._stop_receiving()
+                    self._check_not_interrupted()
                     await trio.lowlevel.checkpoint()
                     data = b""
                 else:
@@ -134,7 +133,7 @@ class Stream(EventSide):
                     await trio.lowlevel.cancel_shielded_checkpoint()
             while count is None:
                 if self._marks & STOPPED:
-                    self._stop_receiving()
+                    self._check_not_interrupted()
                     await trio.lowlevel.checkpoint()
                     count = 0
                 else:
@@ -149,19 +148,14 @@ class Stream(EventSide):
                 self._task_received()
         return count  # noqa: ASYNC910 - as in `receive_some`
 
-    def _stop_receiving(self) -> None:
+    def _check_not_interrupted(self) -> None:
         """Nothing is here, and nothing more is waited for: say so, if an end of file would not do.
 
-        TLS takes an end of file for an attack, and has to be left as by a cancellation.
+        Who waits for a next request below a `trio.SSLStream` is left as by a cancellation: that
+        takes an end of file for an attack.
         """
         if self._marks & INTERRUPTED:
             raise Interrupted
-        if self._block.is_under_tls:
-            raise EndOfStreamError(
-                f"nothing has passed on the connection with {self.remote_address} for too long, and"
-                " nothing more is received from it (idle_timeout)",
-                connection=self,
-            )
 
     # --- Sending -----------------------------------------------------------------------
 
@@ -325,10 +319,7 @@ class Stream(EventSide):
         check_ending_caller(self._block.home, "connection.aclose")
         try:
             if self._channel is not None:
-                if self._unsent:
-                    await self._wait_taken()
-                if self._request.tls is not None:
-                    await self._wait_good_bye()
+                await self._wait_to_part()
         finally:
             self._part()
         await trio.lowlevel.checkpoint()
@@ -352,7 +343,8 @@ class Stream(EventSide):
             self._close()
         elif channel is not None:
             # What a task has left unread is thrown away, too: it must not turn FIN into a reset.
-            discarded = self._discard_now(channel, farewells)
+            # Nor need it be decrypted for that.
+            discarded = self._discard_now(self._request.lowest(channel), farewells)
             if discarded[1] != FINISHED and self._finish_sending():
                 watch, self._watch = self._watch, None  # it goes with the channel
                 if watch is not None:

@@ -181,9 +181,10 @@ class Wire(trio.abc.HalfCloseableStream):
             self._interrupt()
         elif self._watch is not None:
             self._watch.look_again()
-        if self._rare is not None and self._rare.socket is not None:
+        rare = self._rare
+        if rare is not None and rare.socket is not None and self._request.tls is None:
             with suppress(OSError):  # its owner has closed it, or the peer is gone
-                self._rare.socket.shutdown(socket.SHUT_RD)
+                rare.socket.shutdown(socket.SHUT_RD)
 
     def _take_held(self, rare: RareState, size: int) -> bytes:
         data, rare.held = rare.held[:size], rare.held[size:]
@@ -259,6 +260,14 @@ class Wire(trio.abc.HalfCloseableStream):
                 self._share_fin(self._rare.socket)
         return True
 
+    def _says_good_bye(self, channel: Channel) -> bool:
+        """Say TLS's good-bye; return whether it has room, or nobody would hear it."""
+        try:
+            return self._request.say_good_bye(channel)
+        except OSError as error:
+            self._note_broken(error)
+            return True
+
     def _share_fin(self, public: trio.socket.SocketType) -> None:
         """Have the public socket know of FIN that was sent before there was one."""
         if self._marks & FIN_SENT:
@@ -284,6 +293,12 @@ class Wire(trio.abc.HalfCloseableStream):
         """Whether some of what `_send_now` has sent nothing of may have left all the same (TLS)."""
         channel = self._channel
         return channel is not None and self._request.is_halfway(channel)
+
+    @property
+    def _has_part(self) -> bool:
+        """Whether a part has come of what can only be received whole (TLS)."""
+        channel = self._channel
+        return channel is not None and self._request.has_part(channel)
 
     def _give_up(self) -> None:
         """What `_send_now` was given last is not gone on with."""

@@ -89,24 +89,14 @@ class EventServerOptions(ListeningOptions, total=False):
     signals: Collection[int]
 
 
-class ServerOptions(ListeningOptions, total=False):
-    """The options of `serve`, and of `open_server` with a handler.
-
-    ``ssl_context`` is not among them: it says what the handler is given.
-    """
+class ServerOptions(EventServerOptions, total=False):
+    """The options of `serve`, and of `open_server` with a handler."""
 
     dispatch: ListenDispatch | None
-    handshake_timeout: float
-    https_compatible: bool
-    max_connections: int | None
-    idle_timeout: float
-    max_lifetime: float
-    grace: float
     on_handler_error: OnHandlerError
-    signals: Collection[int]
 
 
-_OTHERS: Final = frozenset({"dispatch", "port", "ssl_context"})
+_OTHERS: Final = frozenset({"dispatch", "port"})
 """Parameters that may be meant as well."""
 
 _CALLBACKS: Final = frozenset({"abort", "accept", "drain", "failed"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from trio_wsk._connection.connection import Connection
     from trio_wsk._listening.options import (
         EventServerOptions,
         ListeningOptions,
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
         ServerOptions,
     )
 
+    Handler = Callable[[Connection], Awaitable[object]]
+
 __all__ = [
+    "Handler",
     "Settings",
     "checked_grace",
     "settings_for_either",
@@ -52,7 +56,7 @@ DEFAULT_HANDSHAKE_TIMEOUT: Final = 30.0
 class Settings:
     """The arguments of one server, checked."""
 
-    handler: Callable[[Any], Awaitable[object]] | None = None
+    handler: Handler | None = None
     """What connections are given to; None if callbacks get them."""
     ssl_context: ssl.SSLContext | None = None
     """What connections speak TLS with."""
@@ -79,8 +83,7 @@ class Settings:
 
 
 def settings_for_either(
-    handler: Callable[[Any], Awaitable[object]] | ListenDispatch,
-    ssl_context: ssl.SSLContext | None,
+    handler: Handler | ListenDispatch,
     call: str,
     **options: Unpack[ServerOptions],
 ) -> Settings:
@@ -88,7 +91,6 @@ def settings_for_either(
 
     Args:
       handler: A handler, or a dispatch in its place.
-      ssl_context: What to speak TLS with.
       call: What was called.
       **options: The others.
 
@@ -96,7 +98,7 @@ def settings_for_either(
       InvalidParameterError: one is wrong; the message says what is right. (The caller's.)
     """
     if not isinstance(handler, ListenDispatch):
-        return settings_for_handler(handler, ssl_context, **options)
+        return settings_for_handler(handler, **options)
     if options.pop("dispatch", None) is not None:
         raise InvalidParameterError(
             f"{call} takes one ListenDispatch, in the place of the handler, not another"
@@ -107,15 +109,14 @@ def settings_for_either(
             "on_handler_error= is of handlers, and there is none in a server of events; leave it"
             " out"
         )
-    of_events = cast("EventServerOptions", {**options, "ssl_context": ssl_context})
-    return settings_for_events(handler, **of_events)
+    return settings_for_events(handler, **cast("EventServerOptions", options))
 
 
 def settings_for_handler(
-    handler: Callable[[Any], Awaitable[object]],
-    ssl_context: ssl.SSLContext | None,
+    handler: Handler,
     *,
     dispatch: ListenDispatch | None = None,
+    ssl_context: ssl.SSLContext | None = None,
     handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
     https_compatible: bool = False,
     max_connections: int | None = None,

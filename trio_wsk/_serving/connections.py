@@ -73,7 +73,7 @@ class ServedConnections:
             else Lifetimes(self._block, max_lifetime, grace, self.tell)
         )
         self._handled: set[Connection] = set()  # by handlers: a reset reaches them all
-        self._shaking: set[Connection] = set()  # hands, before their callbacks get them
+        self._shaking: set[Connection] = set()  # hands, before anybody gets them
         self._none_open: trio.Event | None = None
         self.view: Final = OpenConnections(self)
         """What users see of it."""
@@ -82,27 +82,31 @@ class ServedConnections:
         """Take note: a handler is about to be given this connection."""
         self._handled.add(connection)
         self._count_opened(connection)
+        self._begin(connection)
 
     def opened_with_events(self, connection: Connection) -> None:
         """Take note: callbacks get this connection, which itself says when it ends."""
         control.own(connection, self)
         self._count_opened(connection)
-        if self._idle is not None:  # as in `begun`
-            self._idle.watch(connection)
+        self._begin(connection)
 
     def opened_to_shake_hands(self, connection: Connection) -> None:
-        """Take note: this connection is to shake hands before callbacks get it."""
+        """Take note: this connection is to shake hands before anybody gets it."""
         self._shaking.add(connection)
         self._count_opened(connection)
 
-    def has_shaken_hands(self, connection: Connection) -> None:
-        """Take note: callbacks get this connection now."""
+    def has_shaken_hands(self, connection: Connection, *, is_handled: bool) -> None:
+        """Take note: a handler gets this connection now, or callbacks."""
         self._shaking.discard(connection)
-        control.own(connection, self)
-        self.begun(connection)
+        if is_handled:
+            control.give_to_task(connection)
+            self._handled.add(connection)
+        else:
+            control.own(connection, self)
+        self._begin(connection)
 
-    def begun(self, connection: Connection) -> None:
-        """Take note: what passes from now on passes between its peer and its user."""
+    def _begin(self, connection: Connection) -> None:
+        """What passes from now on passes between its peer and its user."""
         if self._idle is not None:
             self._idle.watch(connection)
 

@@ -21,11 +21,8 @@ from trio_wsk._vocabulary.statistics import ServerStatistics
 from .connections import ServedConnections
 from .handlers import Handlers, name_of
 from .handshakes import Handshakes
-from .tls import HandlerOverTLS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from trio_wsk._connection.block import Block
     from trio_wsk._connection.connection import Connection
     from trio_wsk._listening.listening import ListeningSocket
@@ -63,29 +60,15 @@ class ServerCore:
             max_lifetime=settings.max_lifetime,
             grace=settings.grace,
         )
-        self.tls: Final = self._make_tls()
         self.handlers: Final = self._make_handlers()
         self.handshakes: Final = self._make_handshakes()
-
-    def _make_tls(self) -> HandlerOverTLS | None:
-        settings = self.settings
-        if settings.handler is None or settings.ssl_context is None:
-            return None
-        return HandlerOverTLS(
-            settings.handler,
-            settings.ssl_context,
-            handshake_timeout=settings.handshake_timeout,
-            https_compatible=settings.https_compatible,
-            block=self.block,
-            begun=self.connections.begun,
-        )
 
     def _make_handlers(self) -> Handlers | None:
         settings = self.settings
         if settings.handler is None:
             return None
         return Handlers(
-            settings.handler if self.tls is None else self.tls.handle,
+            settings.handler,
             name=f"trio_wsk: {name_of(settings.handler)}",
             nursery=self.nursery,
             block=self.block,
@@ -96,15 +79,15 @@ class ServerCore:
 
     def _make_handshakes(self) -> Handshakes | None:
         settings = self.settings
-        if settings.handler is not None or settings.ssl_context is None:
+        if settings.ssl_context is None:
             return None
         return Handshakes(
             settings.ssl_context,
             handshake_timeout=settings.handshake_timeout,
             https_compatible=settings.https_compatible,
             block=self.block,
-            owner=self.connections,
-            shaken=self._has_shaken_hands,
+            connections=self.connections,
+            shaken=self._call_back if self.handlers is None else self._have_handled,
         )
 
     def start(self) -> None:
@@ -112,30 +95,30 @@ class ServerCore:
         self.block.is_served = True
         where = tuple(self.listening.local_addresses)
         self.block.tell(records.ServerStarted, local_addresses=where)
-        permits = self.settings.max_connections
-        if self.handlers is None:
-            self.admitting.serve(self, permits)
-        else:
+        if self.handlers is not None:
             self.block.farewells = Farewells(self.block.call_at, self.block.post)
-            self.admitting.serve(self.handlers, permits)
+        taker = self.handshakes or self.handlers or self
+        self.admitting.serve(taker, self.settings.max_connections)
 
     runs_callbacks = True
     """See `Taker`: those that a server of events takes go on to the accept callback."""
 
     def take(self, connection: Connection) -> bool:
         """In a server of events: take note of a connection, and leave it to the accept callback."""
-        if self.handshakes is not None:
-            self.connections.opened_to_shake_hands(connection)
-            self.handshakes.begin(connection)
-            return True
         self.connections.opened_with_events(connection)
         if self.is_draining:
             self.connections.tell(connection)
         return False
 
-    def _has_shaken_hands(self, connection: Connection) -> None:
-        """In a server of events over TLS: give the accept callback a connection."""
-        self.connections.has_shaken_hands(connection)
+    def _have_handled(self, connection: Connection) -> None:
+        """In a server of handlers over TLS: give one a connection that has shaken hands."""
+        assert self.handlers is not None
+        self.connections.has_shaken_hands(connection, is_handled=True)
+        self.handlers.have_handled(connection)
+
+    def _call_back(self, connection: Connection) -> None:
+        """In a server of events over TLS: give the accept callback one that has shaken hands."""
+        self.connections.has_shaken_hands(connection, is_handled=False)
         if self.is_draining or control.is_retired(connection):
             self.connections.tell(connection)
         self.admitting.indicate(connection)
@@ -154,14 +137,11 @@ class ServerCore:
             expired=connections.expired,
             handler_failures=0 if handlers is None else handlers.failures,
             peers_left=0 if handlers is None else handlers.peers_left,
-            handshake_failures=MappingProxyType({**self._handshake_failures()}),
+            handshake_failures=MappingProxyType(
+                {} if self.handshakes is None else {**self.handshakes.failures}
+            ),
             callback_failures=sum(listening.callback_failures.values()),
         )
-
-    def _handshake_failures(self) -> Mapping[str, int]:
-        if self.tls is not None:
-            return self.tls.handshake_failures
-        return {} if self.handshakes is None else self.handshakes.failures
 
     def abort(self) -> None:
         """End at once: nobody listens, handlers are cancelled, connections are reset."""

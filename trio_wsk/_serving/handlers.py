@@ -18,18 +18,15 @@ from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.end_reason import EndReason
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from trio_wsk._connection.block import Block
     from trio_wsk._connection.connection import Connection
 
+    from .arguments import Handler
     from .connections import ServedConnections
 
-    PlainHandler = Callable[[Connection], Awaitable[object]]
-    TLSHandler = Callable[[trio.SSLStream[Connection]], Awaitable[object]]
-    EitherHandler = Callable[[Connection | trio.SSLStream[Connection]], Awaitable[object]]
-
-__all__ = ["EitherHandler", "Handlers", "PlainHandler", "TLSHandler", "name_of"]
+__all__ = ["Handlers", "name_of"]
 
 
 class Handlers(ReusedTasks["Connection"]):
@@ -47,7 +44,7 @@ class Handlers(ReusedTasks["Connection"]):
 
     def __init__(
         self,
-        handler: PlainHandler,
+        handler: Handler,
         *,
         name: str,
         nursery: trio.Nursery,
@@ -74,14 +71,16 @@ class Handlers(ReusedTasks["Connection"]):
     def take(self, connection: Connection) -> bool:
         """Have a connection handled."""
         self._connections.opened(connection)
-        if not self._block.is_under_tls:
-            self._connections.begun(connection)
+        self.have_handled(connection)
+        return True
+
+    def have_handled(self, connection: Connection) -> None:
+        """Have a connection handled that is in the account already."""
         try:
             self.start(connection)
         except RuntimeError:  # a handler's error is ending the server at this moment
             connection.abort()
             self._connections.ended(connection)
-        return True
 
     # One coroutine for all of it: each more weighs on every connection that is open.
     async def _run(self, connection: Connection) -> None:  # noqa: ASYNC910 - a task of its own
@@ -92,8 +91,8 @@ class Handlers(ReusedTasks["Connection"]):
         while True:
             try:
                 await self._handler(connection)
-                if control.unsent(connection):
-                    await control.wait_taken(connection)
+                if control.must_wait_to_part(connection):
+                    await control.wait_to_part(connection)
                 control.part(connection)
             except BaseException as error:  # noqa: BLE001 - parted into what is reported and what goes on
                 forget_first_frame(error)

@@ -1,8 +1,9 @@
-"""The TLS handshakes of a server of events: who is shaking hands, until when, and what comes of it.
+"""The TLS handshakes of a server: who is shaking hands, until when, and what comes of it.
 
 There is no task for any of them. A step is due when something has come for it, and costs as much
 as signing does: so one is done in each turn of the pump, and what else goes on has its turn
-before the next one.
+before the next one. Nobody has a connection before it has shaken hands: no task of a handler's
+waits for that, and no callback is told of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from trio_wsk._connection.block import Block
     from trio_wsk._connection.connection import Connection
-    from trio_wsk._connection.state import Owner
+
+    from .connections import ServedConnections
 
 __all__ = ["Handshakes"]
 
@@ -37,7 +39,7 @@ class Handshakes:
       handshake_timeout: Seconds on Trio's clock for each.
       https_compatible: Whether an end without close_notify is an end.
       block: The listening block that the connections live in.
-      owner: Whose the connections are; told of the end of those that end meanwhile.
+      connections: The account of the server's connections.
       shaken: Is given each connection that has shaken hands.
     """
 
@@ -50,7 +52,7 @@ class Handshakes:
         handshake_timeout: float,
         https_compatible: bool,
         block: Block,
-        owner: Owner,
+        connections: ServedConnections,
         shaken: Callable[[Connection], object],
     ) -> None:
         self.failures: Counter[str] = Counter()
@@ -58,15 +60,19 @@ class Handshakes:
         self._context = context
         self._https_compatible = https_compatible
         self._block = block
-        self._owner = owner
+        self._connections = connections
         self._shaken = shaken
         self._due: deque[Handshake] = deque()
         self._deadlines: Deadlines[Connection] | None = None
         if handshake_timeout < math.inf:
             self._deadlines = Deadlines(block.call_at, handshake_timeout, self._failed)
 
-    def begin(self, connection: Connection) -> None:
-        """In the pump: have a new connection shake hands."""
+    runs_callbacks = False
+    """See `Taker`: a handshake begins in the pump's next turn."""
+
+    def take(self, connection: Connection) -> bool:
+        """Have a new connection shake hands."""
+        self._connections.opened_to_shake_hands(connection)
         handshake = Handshake(
             connection,
             self._context,
@@ -78,11 +84,12 @@ class Handshakes:
         if self._deadlines is not None:
             self._deadlines.start(connection)
         self._note_due(handshake)
+        return True
 
     def ended(self, connection: Connection) -> None:
         """Take note: it is closed, and has never shaken hands."""
         self._forget(connection)
-        self._owner.ended(connection)
+        self._connections.ended(connection)
 
     def _forget(self, connection: Connection) -> None:
         if self._deadlines is not None:

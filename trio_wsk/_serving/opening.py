@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import trio
 
@@ -27,46 +27,23 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from typing_extensions import Unpack
 
+    from trio_wsk._connection.connection import Connection
     from trio_wsk._listening.options import EventServerOptions, ListeningOptions, ServerOptions
 
     from .arguments import Settings
-    from .handlers import EitherHandler, PlainHandler, TLSHandler
 
 __all__ = ["open_server", "ours", "run_server", "serve", "serve_events"]
 
 
 @overload
 def open_server(
-    handler: PlainHandler,
+    handler: Callable[[Connection], Awaitable[object]],
     port: int | None = None,
-    *,
-    ssl_context: None = None,
-    **options: Unpack[ServerOptions],
-) -> AbstractAsyncContextManager[Server]: ...
-
-
-@overload
-def open_server(
-    handler: TLSHandler,
-    port: int | None = None,
-    *,
-    ssl_context: ssl.SSLContext,
-    **options: Unpack[ServerOptions],
-) -> AbstractAsyncContextManager[Server]: ...
-
-
-@overload
-def open_server(
-    handler: EitherHandler,
-    port: int | None = None,
-    *,
-    ssl_context: ssl.SSLContext | None,
     **options: Unpack[ServerOptions],
 ) -> AbstractAsyncContextManager[Server]: ...
 
@@ -78,10 +55,8 @@ def open_server(
 
 
 def open_server(
-    handler: Callable[[Any], Awaitable[object]] | ListenDispatch,
+    handler: Callable[[Connection], Awaitable[object]] | ListenDispatch,
     port: int | None = None,
-    *,
-    ssl_context: ssl.SSLContext | None = None,
     **options: Unpack[ServerOptions],
 ) -> AbstractAsyncContextManager[Server]:
     """Serve for as long as the block lasts: `serve` as a block, or `serve_events` as one.
@@ -94,7 +69,6 @@ def open_server(
         `serve_events`, which has no use for what belongs to handlers: ``dispatch`` and
         ``on_handler_error``.
       port: As for `open_listening_socket`.
-      ssl_context: As for `serve`.
       **options: As for `serve`.
 
     Returns:
@@ -102,67 +76,33 @@ def open_server(
     """
     with ours(options):
         check_options("open_server", options)
-        settings = settings_for_either(handler, ssl_context, "open_server", **options)
+        settings = settings_for_either(handler, "open_server", **options)
         return run_server(settings, port)
 
 
-@overload
-async def serve(
-    handler: PlainHandler,
-    port: int | None = None,
-    *,
-    ssl_context: None = None,
-    task_status: trio.TaskStatus[Server] = ...,
-    **options: Unpack[ServerOptions],
-) -> None: ...
-
-
-@overload
-async def serve(
-    handler: TLSHandler,
-    port: int | None = None,
-    *,
-    ssl_context: ssl.SSLContext,
-    task_status: trio.TaskStatus[Server] = ...,
-    **options: Unpack[ServerOptions],
-) -> None: ...
-
-
-@overload
-async def serve(
-    handler: EitherHandler,
-    port: int | None = None,
-    *,
-    ssl_context: ssl.SSLContext | None,
-    task_status: trio.TaskStatus[Server] = ...,
-    **options: Unpack[ServerOptions],
-) -> None: ...
-
-
 async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
-    handler: Callable[[Any], Awaitable[object]],
+    handler: Callable[[Connection], Awaitable[object]],
     port: int | None = None,
     *,
-    ssl_context: ssl.SSLContext | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[ServerOptions],
 ) -> None:
     """Listen, and run ``handler(connection)`` in a task of its own for each connection.
 
     Args:
-      handler: An async function. It is given a `Connection`, or with ``ssl_context`` a
-        ``trio.SSLStream`` over one that has shaken hands. Whether there is a context may be
-        known later: then the handler takes either, a ``trio.abc.Stream`` for one.
+      handler: An async function, which is given a `Connection`.
       port: As for `open_listening_socket`, and so are all options that are not below (``host``,
         ``path``, ``sockets``, ``backlog``, ``inspect``, ``observers``, …).
       dispatch: The callbacks of conditional accept, ``inspect`` and ``abort``, and ``failed``;
         with ``inspect`` alone, ``inspect=`` is shorter.
-      ssl_context: Speak TLS, with a server's context that has a certificate. The handshake is
-        done before the handler is started; its failure is a count in ``statistics()``, not a
-        crash.
+      ssl_context: Speak TLS, with a server's context that has a certificate. The connection is the
+        same as without, and what is received and sent are plain octets: `Connection.tls` has what
+        was agreed on, ``send_eof`` and every end but a reset say good-bye (close_notify) before
+        FIN, and a peer that ends without one has broken the connection. The handshake is done
+        before the handler is started; its failure is a count in ``statistics()``, not a crash.
       handshake_timeout: Seconds on Trio's clock for that; 30 by default.
       https_compatible: Take an end of the connection for the end of what the client says, and
-        end without a good-bye, as HTTPS does; see `trio.SSLStream`. Only for protocols that say
+        end without a good-bye, as HTTPS does. Only for protocols that say
         themselves how long a message is, as HTTP does: without close_notify, whoever is between
         the two can cut a message short (RFC 8446 6.1).
       max_connections: How many connections may be open at once; by default, and with None, as
@@ -172,10 +112,9 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
       idle_timeout: Seconds on Trio's clock, for which nothing may pass on a connection, either way;
         by default there is no limit. Then it is ended in good order, as far as the peer lets that
         be: a handler that waits to receive hears of an end as if the peer had finished, and may
-        still send; over TLS, ``receive_some`` raises `EndOfStreamError`, and letting that out is
-        no crash. It is reset if the peer does not take what is being sent, and if it is still there
-        when nothing has passed for as long again. The end comes up to a quarter of a second late;
-        where the system can't tell when something has passed (Unix sockets), a second more.
+        still send. It is reset if the peer does not take what is being sent, and if it is still
+        there when nothing has passed for as long again. The end comes up to a quarter of a second
+        late; where the system can't tell when something has passed (Unix sockets), a second more.
       max_lifetime: Seconds on Trio's clock, for which a connection may be open; by default there is
         no limit. Then, or up to a tenth earlier, so that those who came together don't leave
         together, it is told as by a drain, but alone: `Connection.more` ends, and
@@ -209,7 +148,7 @@ async def serve(  # noqa: ASYNC128 - whom it hands the status to calls it
     """
     with ours(options):
         check_options("serve", options)
-        settings = settings_for_handler(handler, ssl_context, **options)
+        settings = settings_for_handler(handler, **options)
     await _serve_until_over(settings, port, task_status)
 
 
@@ -233,10 +172,8 @@ async def serve_events(  # noqa: ASYNC128, D417 - as for `serve`
         been closed. With ``idle_timeout``, a connection on which nothing passes is ended as by
         `Connection.disconnect`, or reset if the peer does not take what is queued. With
         ``max_lifetime``, ``dispatch.drain`` is called for each that has had it.
-      ssl_context: Speak TLS, as with `serve`. A connection is accepted when it has shaken hands,
-        and is the same as without: `Connection.tls` has what was agreed on, ``disconnect`` says
-        good-bye before FIN, and an end without a good-bye is an abortive one. There is no task for
-        a handshake: one step of one is done in each turn.
+      ssl_context: As for `serve`. A connection is accepted when it has shaken hands, and an end
+        without a good-bye is an abortive one.
       handshake_timeout: As for `serve`.
       https_compatible: As for `serve`.
 

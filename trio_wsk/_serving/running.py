@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Final, overload
 
 import trio
 
@@ -18,17 +18,16 @@ from .opening import ours, run_server
 from .signals import ENDING_SIGNALS, EndingSignals, check_main_thread
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable, Iterator
 
     from typing_extensions import Unpack
 
+    from trio_wsk._connection.connection import Connection
     from trio_wsk._listening.dispatch import ListenDispatch
     from trio_wsk._listening.options import EventServerOptions, ServerOptions
     from trio_wsk.observers import Observer
 
     from .arguments import Settings
-    from .handlers import EitherHandler, PlainHandler, TLSHandler
 
 __all__ = ["run"]
 
@@ -38,30 +37,8 @@ KILLED: Final = 128
 
 @overload
 def run(
-    handler: PlainHandler,
+    handler: Callable[[Connection], Awaitable[object]],
     port: int | None = None,
-    *,
-    ssl_context: None = None,
-    **options: Unpack[ServerOptions],
-) -> None: ...
-
-
-@overload
-def run(
-    handler: TLSHandler,
-    port: int | None = None,
-    *,
-    ssl_context: ssl.SSLContext,
-    **options: Unpack[ServerOptions],
-) -> None: ...
-
-
-@overload
-def run(
-    handler: EitherHandler,
-    port: int | None = None,
-    *,
-    ssl_context: ssl.SSLContext | None,
     **options: Unpack[ServerOptions],
 ) -> None: ...
 
@@ -73,10 +50,8 @@ def run(
 
 
 def run(
-    handler: Callable[[Any], Awaitable[object]] | ListenDispatch,
+    handler: Callable[[Connection], Awaitable[object]] | ListenDispatch,
     port: int | None = None,
-    *,
-    ssl_context: ssl.SSLContext | None = None,
     **options: Unpack[ServerOptions],
 ) -> None:
     """Run Trio with a server in it, until a signal asks for its end: a program's last line.
@@ -97,7 +72,6 @@ def run(
     Args:
       handler: An async function, as for `serve`; or a `ListenDispatch`, as for `serve_events`.
       port: As for `open_listening_socket`.
-      ssl_context: As for `serve`.
       signals: What asks for the end; by default SIGINT, which is Ctrl-C, and SIGTERM (on Windows
         SIGBREAK, too). With ``()`` there is none, and Ctrl-C is Trio's `KeyboardInterrupt`.
       **options: As for `open_server`.
@@ -120,7 +94,7 @@ def run(
     with ours(options):
         check_options("run", options)
         options["observers"] = _with_console(options.get("observers", ()))
-        settings = settings_for_either(handler, ssl_context, "run", **options)
+        settings = settings_for_either(handler, "run", **options)
         if trio.lowlevel.in_trio_run():
             raise RuntimeError(
                 "run() starts Trio, which runs here already; write await trio_wsk.serve(...) in an"

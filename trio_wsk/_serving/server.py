@@ -46,9 +46,8 @@ class Server:
 
         As many as ``statistics().open_connections``. Each says who and how it is: by
         ``remote_address``, ``opened_at``, ``idle_seconds``, ``state``, and counts of octets. Who
-        goes through them may await meanwhile, and is given none that has ended. Over TLS they are
-        what the handlers' streams have as ``transport_stream``. Those that linger after their
-        handlers have returned are not among them.
+        goes through them may await meanwhile, and is given none that has ended. Those that linger
+        after their handlers have returned are not among them.
         """
         return self._core.connections.view
 

@@ -11,7 +11,7 @@ class ConnectionState(enum.Enum):
     """How far a connection is in its life, as far as this side has seen."""
 
     HANDSHAKE = "handshake"
-    """TLS shakes hands, before its handler is called."""
+    """TLS shakes hands, before anybody has it: its handler, or its callbacks."""
     OPEN = "open"
     """Both sides may send. With a handler, it is at work on a request."""
     WAITING = "waiting"

@@ -128,7 +128,7 @@ class Durations:
     def __call__(self, record: Record) -> None:
         """Count what a record says."""
         if isinstance(record, records.ConnectionEnded):
-            _note(self._connection, record.at - record.opened)
+            _note(self._connection, record.at - record.opened_at)
         elif isinstance(record, records.ConnectionUnparked):
             _note(self._queued, record.at - record.parked_at)
         elif isinstance(record, (records.RequestApproved, records.RequestRejected)):

@@ -284,6 +284,11 @@ class TLSChannel:
     # --- Sending -----------------------------------------------------------------------
 
     @property
+    def has_part(self) -> bool:
+        """Whether a part of a record has come, and the rest of it has not."""
+        return bool(self._received or self._until_header)
+
+    @property
     def owes(self) -> bool:
         """Whether something waits for room to be sent."""
         return bool(self._owed or self._outgoing.pending)
@@ -361,18 +366,14 @@ class TLSChannel:
     # --- The end -----------------------------------------------------------------------
 
     def shutdown(self, how: int, /) -> None:
-        """``SHUT_WR``: send close_notify, and then FIN.
-
-        A peer that has said good-bye itself may have gone since, and need not hear ours.
+        """``SHUT_WR``: send close_notify, and then FIN, as `say_good_bye` does.
 
         Raises:
           BlockingIOError: the good-bye has no room yet. Call it again at the next edge.
         """
         try:
-            if how != socket.SHUT_RD:
-                self._say_good_bye()
-                if not self._flush():
-                    raise _would_block()
+            if how != socket.SHUT_RD and not self.say_good_bye():
+                raise _would_block()
             self.inner.shutdown(how)
         except BlockingIOError:
             raise
@@ -384,7 +385,20 @@ class TLSChannel:
         """Take the end of what is below for the peer's end from now on."""
         self._needs_good_bye = False
 
-    def _say_good_bye(self) -> None:
+    def say_good_bye(self) -> bool:
+        """Send close_notify, if it was not sent; return whether it has left.
+
+        A peer that has said good-bye itself may have gone since, and need not hear ours.
+        """
+        try:
+            self._encrypt_good_bye()
+            return self._flush()
+        except OSError:
+            if not self._has_ended:
+                raise
+            return True
+
+    def _encrypt_good_bye(self) -> None:
         if self._has_said_good_bye or self.info is None or self._https_compatible:
             return
         self._has_said_good_bye = True
@@ -404,8 +418,7 @@ class TLSChannel:
             if self.info is None:
                 self._discard()
             elif not self.is_halfway:
-                self._say_good_bye()
-                self._flush()
+                self.say_good_bye()
         except OSError:
             pass
         self.inner.close()

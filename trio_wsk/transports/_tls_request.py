@@ -105,6 +105,22 @@ class TLSRequest(TransportRequest):
         """Reset the connection, without a good-bye."""
         self._inner.abort(cast("TLSChannel", channel).inner)
 
+    def has_part(self, channel: Channel) -> bool:
+        """Ask the channel."""
+        return cast("TLSChannel", channel).has_part
+
+    def lowest(self, channel: Channel) -> Channel:
+        """Return what it goes over."""
+        return cast("TLSChannel", channel).inner
+
+    def private_channel(self, channel: Channel) -> Channel:
+        """Return what it goes over, out of its public socket: TLS has had its last word."""
+        return self._inner.private_channel(cast("TLSChannel", channel).inner)
+
+    def say_good_bye(self, channel: Channel) -> bool:
+        """Have the channel say close_notify."""
+        return cast("TLSChannel", channel).say_good_bye()
+
     def waive_good_bye(self, channel: Channel) -> None:
         """Tell the channel."""
         cast("TLSChannel", channel).waive_good_bye()

@@ -305,6 +305,28 @@ class TransportRequest(ABC):
     def give_up(self, channel: Channel) -> None:  # noqa: B027 - nothing is ever halfway
         """Say that the next ``send`` is given others, although it `is_halfway`."""
 
+    def has_part(self, channel: Channel) -> bool:  # noqa: ARG002 - others can
+        """Whether a part has come of what ``recv`` returns whole or not at all: of a TLS record."""
+        return False
+
+    def lowest(self, channel: Channel) -> Channel:
+        """Return what the octets of a channel pass as they are on the network: itself, without TLS.
+
+        For who throws them away.
+        """
+        return channel
+
+    def say_good_bye(self, channel: Channel) -> bool:  # noqa: ARG002 - there is none below TLS
+        """Say what is said before FIN, and may be said before the last wait for room.
+
+        Returns:
+          Whether there was room for it. If not, `Channel.shutdown` goes on with it.
+
+        Raises:
+          OSError: the connection is broken.
+        """
+        return True
+
     def waive_good_bye(self, channel: Channel) -> None:  # noqa: B027 - there is none below TLS
         """Take the peer's FIN for its end from now on, with a good-bye of TLS before it or without.
 
