@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -137,6 +136,29 @@ def test_places_are_over_with_their_lease(server: RedisServer) -> None:
     assert 3 == evaluate(server, PLACES, key, 1500, "b", 500, 3, 0, 5)
 
 
+def test_places_of_all_count_together(server: RedisServer) -> None:
+    """What who asks holds counts as well as what others do."""
+    key = next(KEYS)
+
+    assert 2 == evaluate(server, PLACES, key, 1000, "a", 500, 3, 0, 2)
+    assert 1 == evaluate(server, PLACES, key, 1000, "b", 500, 3, 0, 2)
+    assert 0 == evaluate(server, PLACES, key, 1000, "a", 500, 3, 2, 1)
+    assert 1 == evaluate(server, PLACES, key, 1000, "a", 500, 3, 1, 2)
+
+
+def test_place_that_nobody_waited_for_is_told_back() -> None:
+    """More was granted than are there to take it: the server has to hear of it."""
+    ledger, told = ledger_of(SourceLimit(3), 1.0), list[tuple[int, int]]()
+    ledger.start(told.append)
+    source = (4, 7)
+    assert ledger.take(source)
+
+    assert 1 == ledger.settle(source, 1, 1)
+    assert not told
+    assert 0 == ledger.settle(source, 1, 0)
+    assert [source] == told
+
+
 class Process:
     """One that shares a limit, and how many of its peers wait, and are in, by source."""
 
@@ -154,7 +176,7 @@ class Process:
 
 
 class Fleet(RuleBasedStateMachine):
-    """Processes that share a limit by source over a server that may be flushed."""
+    """Processes that share a limit by source."""
 
     server: RedisServer
     MOST = 3
@@ -165,7 +187,6 @@ class Fleet(RuleBasedStateMachine):
         super().__init__()
         self.processes = [Process(self.MOST) for _ in range(3)]
         self.keys = [next(KEYS), next(KEYS)]
-        self.was_flushed = False
 
     def says(self, process: Process, source: int) -> tuple[Sequence[object], int]:
         """Return what a process says now, and for how many."""
@@ -228,21 +249,15 @@ class Fleet(RuleBasedStateMachine):
             process.ledger.give_back((4, source))
             process.unsaid.add(source)
 
-    @precondition(lambda self: not self.was_flushed)
-    @rule()
-    def flush(self) -> None:
-        """The server forgets all."""
-        self.was_flushed = True
-        self.server.ask("DEL", *self.keys)
-        for process in self.processes:
-            process.unsaid |= {0, 1}
-
     @invariant()
     def never_too_many(self) -> None:
-        """As long as the server has forgotten nothing, no source has more than it may."""
-        if not self.was_flushed:
-            for source in range(2):
-                assert sum(each.inside[source] for each in self.processes) <= self.MOST
+        """No source has more than it may."""
+        for source in range(2):
+            assert self.inside(source) <= self.MOST
+
+    def inside(self, source: int) -> int:
+        """Return how many of a source are in, wherever."""
+        return sum(each.inside[source] for each in self.processes)
 
     def teardown(self) -> None:
         """When all was said the server knows what each process has, and nothing else."""
@@ -264,17 +279,32 @@ class Fleet(RuleBasedStateMachine):
             }
 
 
-def test_places_are_in_balance_whatever_gets_lost(server: RedisServer) -> None:
+class ForgetfulFleet(Fleet):
+    """The same, over a server that is flushed now and then."""
+
+    @rule()
+    def flush(self) -> None:
+        """The server forgets all."""
+        self.server.ask("DEL", *self.keys)
+        for process in self.processes:
+            process.unsaid |= {0, 1}
+
+    @invariant()
+    def never_too_many(self) -> None:
+        """Until all was said again there may be too many, but no more than that in each."""
+        for source in range(2):
+            assert self.inside(source) <= self.MOST * len(self.processes)
+
+
+@pytest.mark.parametrize("fleet", [Fleet, ForgetfulFleet])
+def test_places_are_in_balance_whatever_gets_lost(fleet: type[Fleet], server: RedisServer) -> None:
     """
     In any order of arrivals, answers, losses and ends: never more than the limit in all
-    processes together, and the server knows what each has once all was said.
+    processes together, and the server knows what each has once all was said; also when it has
+    forgotten everything meanwhile.
     """
-
-    class OnThisServer(Fleet):
-        """As it says."""
-
-    OnThisServer.server = server
-    run_state_machine_as_test(OnThisServer, settings=settings(stateful_step_count=40))
+    Fleet.server = server
+    run_state_machine_as_test(fleet, settings=settings(max_examples=50, stateful_step_count=30))
 
 
 # --- When a lost server is tried again --------------------------------------------------------
