@@ -29,6 +29,7 @@ from tests.helpers.pairs import open_pair
 from tests.helpers.public_names import public_definitions
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, until
+from tests.helpers.wrong_control import CONTROL, CONTROL_CALLS
 from tests.helpers.wrong_metrics import METRICS, METRICS_CALLS
 from tests.helpers.wrong_rules import RULES, RULES_CALLED
 from tests.helpers.wrong_values import (
@@ -277,6 +278,7 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
     "AddressSet": {"networks": Row((None, 7, "::/0", b"::/0", print), "in a list", TypeError)},
     **RULES,
     **METRICS,
+    **CONTROL,
     "SocketStreams": {"listening": Row((None, 7, work), "server.listening")},
     "PortableTransport.tcp": {
         **{name: TRANSPORT[name] for name in ("port", "host", "backlog", "socket_options")},
@@ -340,6 +342,7 @@ NO_ROW: Mapping[str, str] = {
     "context": "takes anything",
     "args": "are whatever the callback takes",
     "Connection.on_edges": "is called by the readiness",
+    "Control.do": "is called by what listens",
     "WorkerMetrics.end": "does nothing for a worker that is not known",
     "place": "of PortableTransport, which its own methods make",
     "findings": "of ProbeReport, which is made by us",
@@ -601,6 +604,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Penalties.forgive": _made(inspectors.Penalties().forgive),
     "Penalties.observer": _made(inspectors.Penalties().observer),
     **METRICS_CALLS,
+    **CONTROL_CALLS,
     "Durations": _made(Durations),
     "SocketStreams": _made(SocketStreams),
     "PortableTransport.tcp": _made(PortableTransport.tcp, port=0),

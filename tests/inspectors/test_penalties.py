@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -65,6 +66,21 @@ async def test_penalties_have_a_maximum(autojump_clock: trio.testing.MockClock) 
         await trio.sleep(59)
 
         assert [IN] == await at.come_all(A)
+
+
+async def test_sources_are_listed_as_networks(autojump_clock: trio.testing.MockClock) -> None:
+    """penalized() has the networks that have any penalty left, each with its seconds."""
+    penalties = Penalties(ipv4_prefix=24, ipv6_prefix=48)
+    penalties.add(at_port(A), 50, "bad")
+    penalties.add(at_port("2001:db8:1:2::3"), 10, "bad")
+
+    assert {ip_network("192.0.2.0/24"): 50, ip_network("2001:db8:1::/48"): 10} == (
+        penalties.penalized()
+    )
+
+    await trio.sleep(20)
+
+    assert {ip_network("192.0.2.0/24"): 30} == penalties.penalized()
 
 
 async def test_who_is_forgiven_has_none() -> None:

@@ -23,6 +23,7 @@ from ._times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from ipaddress import IPv4Network, IPv6Network
 
     from trio_wsk._connection.connection import Connection
     from trio_wsk._inspection.request import ConnectionRequest
@@ -186,6 +187,12 @@ class Penalties:
         """
         source = self._sources.source_of(_address_of(who))
         return 0.0 if source is None else self._remaining(source)
+
+    def penalized(self) -> dict[IPv4Network | IPv6Network, float]:
+        """Return how many seconds each source has now, of those that have any."""
+        now = self._times.now()
+        left = ((source, until - now) for source, until in self._until.items())
+        return {self._sources.network_of(each): seconds for each, seconds in left if seconds > 0}
 
     def forgive(self, who: Connection | ConnectionRequest | Address) -> None:
         """Take all penalties from a source: a login has succeeded, say.

@@ -132,6 +132,13 @@ class Sources:
         rest = self._ipv4_rest if length == IPV4_OCTETS else self._ipv6_rest
         return length, int.from_bytes(octets, "big") >> rest
 
+    def network_of(self, source: Source) -> IPv4Network | IPv6Network:
+        """Return the network that a source is."""
+        length, bits = source
+        if length == IPV4_OCTETS:
+            return IPv4Network((bits << self._ipv4_rest, 32 - self._ipv4_rest))
+        return IPv6Network((bits << self._ipv6_rest, 128 - self._ipv6_rest))
+
 
 def _checked_prefix(name: str, prefix: object, most: int) -> int:
     if not whole_number(prefix) or not 0 <= prefix <= most:
