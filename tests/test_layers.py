@@ -24,6 +24,7 @@ PACKAGE = Path(trio_wsk.__path__[0])
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 PURE = {
+    "_supervisor/restarts.py",
     "_delivery/contract.py",
     "_delivery/delivery.py",
     "_inspection/table.py",
@@ -56,6 +57,11 @@ PURE = {
 }
 # `testing` plays the machine and its peers, and holds transports against their contract.
 CATCHES_OS_ERRORS = {
+    "_supervisor/generation.py",
+    "_supervisor/process.py",
+    "_supervisor/sockets.py",
+    "_supervisor/takeover.py",
+    "_supervisor/worker.py",
     "_configuration/ready.py",
     "_configuration/sources.py",
     "_connection/farewell.py",
@@ -71,6 +77,9 @@ CATCHES_OS_ERRORS = {
 OPENS_NURSERIES = {
     "_listening/opening.py",
     "_serving/opening.py",
+    "_supervisor/generation.py",
+    "_supervisor/supervising.py",
+    "_supervisor/worker.py",
     "inspectors/_dns_lists.py",  # all zones at once, within one look-up
     "inspectors/_redis_client.py",  # all nodes of a cluster at once, within one question
     "inspectors/_shared.py",  # what renews and asks, as long as its block is entered
@@ -85,7 +94,7 @@ FOR_USERS = {
     ("_inspection/request.py", "_listening"),  # `request.listening`
 }
 # Of the standard library, which says that they are public in another way.
-NOT_OURS = {"_accept", "_asdict"}
+NOT_OURS = {"_accept", "_args_from_interpreter_flags", "_asdict"}
 
 LINES_OF_MODULE = 450
 LINES_OF_CLASS = 300

@@ -50,6 +50,8 @@ VALUES: dict[str, tuple[str, str, object]] = {
     "mode": ("660", "0o660", 0o660),
     "fd": ("3, 4", "[3, 4]", [3, 4]),
     "socket_name": ("echo", '"echo"', ["echo"]),
+    "workers": ("4", "4", 4),
+    "shared_queue": ("yes", "true", True),
     "tls_cert": ("a.pem", '"a.pem"', "a.pem"),
     "tls_key": ("b.pem", '"b.pem"', "b.pem"),
     "max_connections": ("100", "100", 100),
@@ -59,7 +61,13 @@ VALUES: dict[str, tuple[str, str, object]] = {
     "inspect": ("app.rules:all.of", '"app.rules:all.of"', "app.rules:all.of"),
     "inspect_point": ("before-handshake", '"before-handshake"', "before-handshake"),
 }
-NEEDED = {"host": "port", "mode": "path", "tls_key": "tls_cert", "inspect_point": "inspect"}
+NEEDED = {
+    "host": "port",
+    "mode": "path",
+    "shared_queue": "workers",
+    "tls_key": "tls_cert",
+    "inspect_point": "inspect",
+}
 
 
 def with_needed(name: str) -> list[str]:
@@ -146,6 +154,8 @@ def test_place_is_one_thing(given_options: list[dict[str, str]]) -> None:
         ("mode", "999", "the permissions of a file, such as 0o660"),
         ("fd", "3,3", "the number of a descriptor that is a socket"),
         ("fd", "x", "the number of a descriptor that is a socket"),
+        ("workers", "0", "a count, 1 or more"),
+        ("shared_queue", "maybe", "true or false"),
         ("max_connections", "0", "a count, 1 or more"),
         ("max_connections", "1e3", "a count, 1 or more"),
         ("idle_timeout", "0", "a time in seconds, more than 0, or inf for no limit"),
@@ -183,6 +193,26 @@ def test_second_place_is_a_mistake() -> None:
     assert [
         "--path: path names a second place to listen at, beside port (--port); leave one out"
     ] == (problems_of(command_line({**ECHO, "port": "1", "path": "/p"})))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            {"inspect": "a:b", "inspect_point": "before-handshake"},
+            "--inspect-point: inspect_point is after-handshake with workers: the kernel gives",
+        ),
+        (
+            {"max_connections": "3"},
+            "--max-connections: max_connections is for all workers together, and each of 4 needs",
+        ),
+    ],
+)
+def test_what_workers_can_not_have_is_told(options: dict[str, str], complaint: str) -> None:
+    """What makes no sense in several processes is refused, with the reason."""
+    (problem,) = problems_of(command_line({**ECHO, "workers": "4", **options}))
+
+    assert problem.startswith(complaint)
 
 
 def test_variable_that_is_nearly_ours_is_a_mistake() -> None:

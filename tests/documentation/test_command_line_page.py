@@ -1,4 +1,4 @@
-"""The terminal sessions of the page about the command line are run, and show what stands there."""
+"""The terminal sessions of the pages about the command line are run, and show what stands there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 PAGE = (DOCS / "how-to" / "command-line.md").read_text("utf-8")
 FILE = re.compile(r"^```(?:python|toml)\n# (?P<name>\S+)\n(?:.*\n)*?```$", re.MULTILINE)
 SESSION = re.compile(r"^```console\n\$ (?P<command>.+)\n(?P<shown>(?:.*\n)*?)```$", re.MULTILINE)
-SESSIONS = {match["command"]: match["shown"].splitlines() for match in SESSION.finditer(PAGE)}
+WORKERS = (DOCS / "how-to" / "workers.md").read_text("utf-8")
+SESSIONS = {
+    match["command"]: match["shown"].splitlines()
+    for page in (PAGE, WORKERS)
+    for match in SESSION.finditer(page)
+}
 PORT = "7007"
 
 
@@ -70,7 +75,9 @@ def test_page_has_every_option() -> None:
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {flag for row in rows for flag in re.findall(r"--[\w-]+", row)}
 
-    assert {option.flag for option in OPTIONS.values() if option.metavar} | {"--config"} == named
+    assert {option.flag for option in OPTIONS.values() if option.metavar is not None} | {
+        "--config"
+    } == named
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
@@ -84,6 +91,6 @@ def test_help_has_every_option(command: str) -> None:
         encoding="utf-8",
     )
 
-    assert {option.flag for option in OPTIONS.values() if option.metavar} <= {
+    assert {option.flag for option in OPTIONS.values() if option.metavar is not None} <= {
         word.strip("[],") for word in done.stdout.split()
     }

@@ -58,6 +58,7 @@ def running_python(
     folder: Path = ROOT,
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    patience: float = PATIENCE,
 ) -> Iterator[Program]:
     """Run Python in a folder, with more in its environment, as `running` does."""
     process = subprocess.Popen(  # noqa: S603 - our own program
@@ -70,7 +71,7 @@ def running_python(
         text=True,
         preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - it calls nothing that could hold a lock
     )
-    timer = Timer(PATIENCE, process.kill)
+    timer = Timer(patience, process.kill)
     timer.start()
     with process:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trio_wsk._configuration.configuration import ConfigurationError, configuration_of
@@ -13,6 +14,7 @@ from trio_wsk._configuration.ready import made_ready
 from trio_wsk._configuration.sources import FILE_VARIABLE, command_line, environment, file
 from trio_wsk._configuration.targets import look_in_working_directory
 from trio_wsk._serving.running import run
+from trio_wsk._supervisor.supervising import supervise
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     for option in OPTIONS.values():
         if option.metavar is None:
             parser.add_argument(option.name, nargs="?", help=option.help)
+        elif option.is_flag:
+            parser.add_argument(option.flag, action="store_const", const="yes", help=option.help)
         else:
             parser.add_argument(option.flag, metavar=option.metavar, help=option.help)
 
@@ -68,14 +72,22 @@ def _serve(options: argparse.Namespace) -> int:
     look_in_working_directory()
     try:
         configuration = _configuration(options)
-        ready = made_ready(configuration)
-        place: Any = place_of(configuration)
+        if configuration.workers is None:
+            _serve_here(configuration)
+        else:
+            supervise(partial(_configuration, options))
     except (ConfigurationError, InvalidParameterError) as error:
         sys.stderr.write(f"{error}\n")
         return WRONG
+    return 0
+
+
+def _serve_here(configuration: Configuration) -> None:
+    """Serve in this process."""
+    ready = made_ready(configuration)
+    place: Any = place_of(configuration)
     handler: Any = ready.handler  # its type is looked at as it runs
     run(handler, **place, **ready.options)
-    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

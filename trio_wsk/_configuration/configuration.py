@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from trio_wsk._vocabulary.verdict import InspectPoint
+
 from .options import OPTIONS, PLACES, WrongValueError
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ __all__ = ["Configuration", "ConfigurationError", "configuration_of"]
 _OF_PLACES = {"host": "port", "mode": "path"}
 """What goes with one kind of place only."""
 
-_TOGETHER = {"tls_key": "tls_cert", "inspect_point": "inspect"}
+_TOGETHER = {"tls_key": "tls_cert", "inspect_point": "inspect", "shared_queue": "workers"}
 """What makes no sense without another option."""
 
 
@@ -47,6 +49,8 @@ class Configuration:
     mode: int | None = None
     fd: list[int] | None = None
     socket_name: list[str] | None = None
+    workers: int | None = None
+    shared_queue: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
     max_connections: int | None = None
@@ -83,6 +87,7 @@ def configuration_of(sources: Sequence[Source]) -> Configuration:
         except WrongValueError as wanted:
             problems.append(f"{each.where}: {name} is {wanted}, not {each.value!r}")
     problems += _contradictions(given)
+    problems += _of_workers(values, given)
     if problems:
         raise ConfigurationError(*problems)
     return Configuration(**values, origins={name: each.where for name, each in given.items()})
@@ -119,3 +124,22 @@ def _contradictions(given: Mapping[str, Given]) -> Iterator[str]:
     for name, other_name in needed.items():
         if name in given and other_name not in given:
             yield f"{given[name].where}: {name} goes with {other_name}, which is not given"
+
+
+def _of_workers(values: Mapping[str, Any], given: Mapping[str, Given]) -> Iterator[str]:
+    """Say what can't be had with workers, or not with so many."""
+    workers = values.get("workers")
+    if workers is None:
+        return
+    if values.get("inspect_point") == InspectPoint.BEFORE_HANDSHAKE.value:
+        yield (
+            f"{given['inspect_point'].where}: inspect_point is after-handshake with workers: the"
+            " kernel gives the packets of a port to one process; leave workers out, or inspect"
+            " after the handshake"
+        )
+    limit = values.get("max_connections")
+    if limit is not None and limit < workers:
+        yield (
+            f"{given['max_connections'].where}: max_connections is for all workers together, and"
+            f" each of {workers} needs one; {limit} is not enough"
+        )

@@ -37,12 +37,17 @@ class Option:
     name: str
     """As in the file."""
     metavar: str | None
-    """What stands for its value on the command line; None if it has none there."""
+    """What stands for its value on the command line; None for what is there by its position."""
     help: str
     check: Callable[[object], object]
     """Returns the value as it is kept, or raises `WrongValueError`."""
     read: Callable[[str], object] = str
     """Makes of text what `check` takes; what doesn't look like it stays text."""
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it takes no value on the command line."""
+        return self.check is _flag
 
     @property
     def flag(self) -> str:
@@ -80,6 +85,13 @@ def _list(text: str) -> object:
 
 def _numbers(text: str) -> object:
     return [_number(part.strip()) for part in text.split(",")]
+
+
+_SAID: Final = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+def _yes_or_no(text: str) -> object:
+    return _SAID.get(text.lower(), text)
 
 
 # --------------------------------------------------------------------------------- checks
@@ -163,6 +175,12 @@ def _point(value: object) -> str:
     return str(value)
 
 
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise WrongValueError("true or false")
+    return value
+
+
 def _option(
     name: str,
     metavar: str | None,
@@ -191,6 +209,14 @@ _ALL: Final = [
         _texts,
         "listen on those sockets of the service manager that it calls so; without a place, on all",
         _list,
+    ),
+    _option("workers", "COUNT", _count, "serve in as many processes, under a supervisor", _number),
+    _option(
+        "shared_queue",
+        "",
+        _flag,
+        "have all workers take from one queue of the port, and none have one of its own",
+        _yes_or_no,
     ),
     _option("tls_cert", "FILE", _text, "speak TLS with this certificate, with its chain, as PEM"),
     _option("tls_key", "FILE", _text, "the certificate's key, if it is not in the same file"),

@@ -60,7 +60,7 @@ def command_line(options: Mapping[str, str | None]) -> Source:
 
 
 def _flag(option: Option) -> str:
-    return option.flag if option.metavar else f"the {option.name}"
+    return option.flag if option.metavar is not None else f"the {option.name}"
 
 
 def environment(variables: Mapping[str, str]) -> Source:

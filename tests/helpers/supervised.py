@@ -1,0 +1,221 @@
+"""A supervisor that a test runs, as a user would, and clients that count what they lose."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from tests.helpers.programs import Program, running_python
+from tests.helpers.support import PATIENCE
+
+APP = """
+import os, trio_wsk
+
+VERSION = "first"
+
+async def who(stream):
+    if await stream.receive_some():
+        await stream.send_all(f"{os.getpid()} {VERSION}\\n".encode())
+
+async def echo(stream):
+    while data := await stream.receive_some():
+        await stream.send_all(data)
+
+async def die(stream):
+    if await stream.receive_some():
+        os._exit(3)
+"""
+
+
+LONG = 4 * PATIENCE
+"""Seconds for a supervisor's life: each of its processes takes time to start."""
+
+
+class Supervised:
+    """A supervisor that runs, in a folder with ``app.py``."""
+
+    def __init__(self, program: Program, folder: Path) -> None:
+        self.program = program
+        self.folder = folder
+        self.heard: list[str] = []
+        """What it has said so far."""
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process."""
+        return self.program.process.pid
+
+    def send(self, number: int) -> None:
+        """Send the supervisor a signal."""
+        self.program.process.send_signal(number)
+
+    async def line(self, beginning: str) -> str:
+        """Wait for the next line that begins so; return what follows."""
+        with trio.fail_after(LONG):
+            while True:
+                line = await trio.to_thread.run_sync(
+                    self.program.next_error, abandon_on_cancel=True
+                )
+                self.heard.append(line)
+
+                assert line, self.heard
+
+                if line.startswith(beginning):
+                    return line.removeprefix(beginning)
+
+    async def port(self) -> int:
+        """Read where it listens."""
+        where = await self.line("listening on 127.0.0.1:")
+        return int(where.partition(",")[0])
+
+    def workers(self) -> list[int]:
+        """Return the processes that the supervisor has started."""
+        return _children(self.pid)
+
+    async def ends(self) -> int:
+        """Wait for its end, and return its status."""
+        with trio.fail_after(LONG):
+            return await trio.to_thread.run_sync(self.program.process.wait, abandon_on_cancel=True)
+
+
+@asynccontextmanager
+async def supervised(
+    folder: Path, *arguments: str, pass_fds: Sequence[int] = (), before: str | None = None
+) -> AsyncIterator[Supervised]:
+    """Run a supervisor; kill what is left of it in the end.
+
+    Args:
+      folder: Where.
+      *arguments: What stands behind ``serve``.
+      pass_fds: Descriptors that it is given.
+      before: A program in place of the package's own.
+    """
+    if not (folder / "app.py").exists():
+        (folder / "app.py").write_text(APP, "utf-8")
+    how = ["-m", "trio_wsk"] if before is None else ["-c", before]
+    with running_python(*how, "serve", *arguments, folder=folder, pass_fds=pass_fds) as program:
+        supervisor = Supervised(program, folder)
+        try:
+            yield supervisor
+        finally:
+            for pid in _descendants(supervisor.pid):
+                kill(pid)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that a process's threads have started; none if it has ended."""
+    try:
+        texts = [each.read_text("ascii") for each in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return []
+    return [int(each) for text in texts for each in text.split()]
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return a process's children, and theirs."""
+    return [each for child in _children(pid) for each in (child, *_descendants(child))]
+
+
+def kill(pid: int) -> None:
+    """Kill a process, if it is still there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process that is nobody's of ours has ended."""
+    with trio.fail_after(LONG):
+        while "Z" != _state(pid):  # noqa: ASYNC110 - no event tells of others' children
+            await trio.sleep(0.01)
+
+
+def _state(pid: int) -> str:
+    """Return the letter for a process's state; that of the dead if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+class Clients:
+    """Clients that come again and again, ask who serves them, and count what they lose.
+
+    Args:
+      address: Where the server listens: a port of 127.0.0.1, or a path.
+      tls: What they speak TLS with.
+    """
+
+    def __init__(self, address: int | str, tls: ssl.SSLContext | None = None) -> None:
+        self._address = address
+        self._tls = tls
+        self.answers: Counter[str] = Counter()
+        """How often each worker, and its version, has answered."""
+        self.lost: Counter[str] = Counter()
+        """How many connections had no answer, and why."""
+
+    async def ask(self) -> str:
+        """Ask once, and return the answer."""
+        stream = await self._connect()
+        async with stream:
+            await stream.send_all(b"?")
+            answer = b""
+            while not answer.endswith(b"\n"):
+                part = await stream.receive_some()
+                if not part:
+                    raise EOFError
+                answer += part
+        return answer.decode().strip()
+
+    async def _connect(self) -> trio.abc.Stream:
+        if isinstance(self._address, str):
+            return await trio.open_unix_socket(self._address)
+        stream = await trio.open_tcp_stream("127.0.0.1", self._address)
+        if self._tls is None:
+            return stream
+        return trio.SSLStream(
+            stream, self._tls, server_hostname="server.test", https_compatible=True
+        )
+
+    async def _ask_again_and_again(self) -> None:
+        while True:
+            with trio.CancelScope(shield=True):  # one that is begun comes to its end
+                try:
+                    with trio.fail_after(LONG):
+                        self.answers[await self.ask()] += 1
+                except (OSError, EOFError, trio.BrokenResourceError, trio.TooSlowError) as error:
+                    self.lost[f"{type(error).__name__}: {error!s:.40} {error.__cause__}"] += 1
+            await trio.lowlevel.checkpoint()
+
+    @asynccontextmanager
+    async def asking(self, tasks: int) -> AsyncIterator[None]:
+        """Have so many ask again and again."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(tasks):
+                nursery.start_soon(self._ask_again_and_again)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until what was answered is so."""
+        with trio.fail_after(LONG):
+            while not condition():  # noqa: ASYNC110 - of counts
+                await trio.sleep(0.01)
+
+    def versions(self) -> set[str]:
+        """Which versions have answered."""
+        return {answer.split()[1] for answer in self.answers}
+
+
+def connected(port: int) -> socket.socket:
+    """Connect a client that waits for nothing longer than a test has patience."""
+    return socket.create_connection(("127.0.0.1", port), PATIENCE)

@@ -1,0 +1,1 @@
+"""Tests of supervisors and their workers."""

@@ -1,0 +1,232 @@
+"""A number of workers that run one configuration, from their start to their end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+import attrs
+import trio
+
+from .messages import ABORT, Job
+from .process import start_worker
+from .restarts import Restarts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trio_wsk._configuration.configuration import Configuration
+
+    from .process import Worker
+
+__all__ = ["Generation", "StartFailedError", "jobs_of"]
+
+_DEFAULT_GRACE: Final = 30.0
+
+_LATE: Final = 5.0
+"""Seconds beyond the grace after which a worker that was told to end is killed: it hangs."""
+
+_START: Final = 60.0
+"""Seconds that a worker may take until it serves: a program that needs longer to be imported needs
+a look at that."""
+
+
+class StartFailedError(Exception):
+    """A generation could not start: why."""
+
+
+def jobs_of(
+    configuration: Configuration, dealt: Sequence[list[int]], *, is_last: bool
+) -> list[Job]:
+    """Say what each worker is to do; the limit of connections is that of all together.
+
+    Args:
+      configuration: What to serve.
+      dealt: The descriptors for each.
+      is_last: Whether nobody else holds them.
+    """
+    return [
+        Job(_share(configuration, number, len(dealt)), descriptors, is_last)
+        for number, descriptors in enumerate(dealt)
+    ]
+
+
+def _share(configuration: Configuration, number: int, workers: int) -> Configuration:
+    limit = configuration.max_connections
+    if limit is None:
+        return configuration
+    share = limit // workers + (number < limit % workers)
+    return attrs.evolve(configuration, max_connections=share)
+
+
+@final
+class Generation:
+    """Workers that have started together, and will end together.
+
+    Args:
+      jobs: What each is to do.
+      grace: Seconds that they give connections to finish.
+      say: Is given what an operator should know.
+      gave_up: Is called with the reason when one of them crashes again and again.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        *,
+        grace: float | None,
+        say: Callable[[str], object],
+        gave_up: Callable[[str], object],
+    ) -> None:
+        self._grace = _DEFAULT_GRACE if grace is None else grace
+        self._say = say
+        self._gave_up = gave_up
+        self._slots = [_Slot(self, number, job) for number, job in enumerate(jobs, 1)]
+        self._scope = trio.CancelScope()
+        self._ending: bytes | None = None
+        self._told_to_end = trio.Event()
+        self._failure: str | None = None
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return len(self._slots)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Start the workers, and keep them running until they are told to end.
+
+        Raises:
+          StartFailedError: one of them could not start, so that none runs; instead of
+            ``task_status.started()``.
+        """
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as starting:
+                    for slot in self._slots:
+                        starting.start_soon(nursery.start, slot.run)
+                if self._failure is None:
+                    task_status.started()
+        if self._failure is not None:
+            raise StartFailedError(self._failure)
+
+    def end(self, how: bytes) -> None:
+        """Have the workers end, in their grace; what hangs is killed then."""
+        if self._ending is None:
+            self._ending = how
+            self._told_to_end.set()
+            self._scope.deadline = trio.current_time() + self._grace + _LATE
+            self._tell(how)
+
+    def abort(self) -> None:
+        """Have the workers end at once."""
+        self._ending = ABORT
+        self._told_to_end.set()
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + _LATE)
+        self._tell(ABORT)
+
+    def _tell(self, word: bytes) -> None:
+        for slot in self._slots:
+            slot.tell(word)
+
+    # What follows is for the slots.
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the workers were told to end."""
+        return self._ending is not None
+
+    def start_failed(self, reason: str) -> None:
+        """One could not start: none shall run."""
+        if not self.is_ending:
+            self._failure = self._failure or reason
+        self._scope.cancel(reason="a worker could not start")
+
+    def crashes(self, number: int, how: str, *, first: bool) -> None:
+        """One has crashed, and is started again."""
+        if first:
+            self._say(f"worker {number} {how}; it is started again")
+
+    def is_back(self, number: int, tries: int) -> None:
+        """One that had crashed more than once serves again."""
+        if tries > 1:
+            self._say(f"worker {number} serves again, at try {tries}")
+
+    def greet(self, worker: Worker) -> None:
+        """One serves that was being started when all were told to end."""
+        if self._ending is not None:
+            worker.tell(self._ending)
+
+    def gives_up(self, number: int, how: str, crashes: int) -> None:
+        """One has crashed too often."""
+        self._gave_up(f"worker {number} has crashed {crashes} times in a row: the last one {how}")
+
+    async def wait(self, seconds: float) -> None:
+        """Wait, for as long as nobody is told to end."""
+        with trio.move_on_after(seconds):
+            await self._told_to_end.wait()
+
+
+@final
+class _Slot:
+    """The place of one worker, and of its successors."""
+
+    def __init__(self, generation: Generation, number: int, job: Job) -> None:
+        self._generation = generation
+        self._number = number
+        self._job = job
+        self._restarts = Restarts()
+        self._worker: Worker | None = None
+
+    def tell(self, word: bytes) -> None:
+        """Say something to the worker that serves; one that does not serve yet need not."""
+        if self._worker is not None:
+            self._worker.tell(word)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep a worker running."""
+        generation = self._generation
+        served, how = await self._one(task_status)
+        if served is None:
+            generation.start_failed(how)
+            task_status.started()
+            return
+        while not generation.is_ending:
+            wait = self._restarts.crashed(served or 0.0)
+            crashes = self._restarts.crashes
+            if wait is None:
+                generation.gives_up(self._number, how, crashes)
+                return
+            generation.crashes(self._number, how, first=crashes == 1)
+            await generation.wait(wait)
+            if not generation.is_ending:
+                served, how = await self._one(trio.TASK_STATUS_IGNORED)
+
+    async def _one(  # noqa: ASYNC128 - whom it hands the status to calls it
+        self, task_status: trio.TaskStatus[None]
+    ) -> tuple[float | None, str]:
+        """Run one process; return for how long it has served, if at all, and how it has ended."""
+        try:
+            worker = await start_worker(self._job)
+        except OSError as error:
+            return None, f"can't be started: {error.strerror}"  # noqa: ASYNC910 - it has tried
+        try:
+            failure: str | None = f"did not serve within {_START:g} s"
+            with trio.move_on_after(_START):
+                failure = await worker.failure()
+            if failure is not None:
+                return None, failure
+            return await self._serving(worker, task_status)
+        finally:
+            self._worker = None
+            with trio.move_on_after(_LATE, shield=True):
+                await worker.kill()
+
+    async def _serving(
+        self, worker: Worker, task_status: trio.TaskStatus[None]
+    ) -> tuple[float, str]:
+        began = trio.current_time()
+        self._generation.is_back(self._number, self._restarts.crashes)
+        self._worker = worker
+        task_status.started()
+        self._generation.greet(worker)
+        how = await worker.wait()
+        return trio.current_time() - began, f"(process {worker.pid}) {how}"

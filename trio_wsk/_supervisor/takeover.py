@@ -1,0 +1,110 @@
+"""A new supervisor in the place of an old one: for a program that has been replaced on disk.
+
+The old one starts the command that it was started with itself, and passes its sockets. The new one
+finds in its environment which they are, and says through a pair of sockets when all of its workers
+serve. Until then the old one goes on, and it does so if the new one fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final, final
+
+import attrs
+import trio
+
+from .messages import LONGEST, READY
+from .process import ending_of, interpreter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Inheritance", "NoSuccessorError", "start_successor"]
+
+_VARIABLE: Final = "TRIO_WSK_TAKEOVER"
+
+
+class NoSuccessorError(Exception):
+    """A new supervisor could not take over: why."""
+
+
+@final
+@attrs.frozen
+class Inheritance:
+    """What a supervisor has from the one before it."""
+
+    place: Sequence[object]
+    """Where the sockets listen, in the words of a configuration."""
+    descriptors: list[list[int]]
+    """The sockets, by queue."""
+    channel: int
+    """The descriptor to say through that the workers serve."""
+
+    @classmethod
+    def taken(cls) -> Inheritance | None:
+        """Take what there is, once: nobody whom we start shall find it."""
+        text = os.environ.pop(_VARIABLE, None)
+        if text is None:
+            return None
+        found: dict[str, Any] = json.loads(text)
+        return cls(**found)
+
+    def tell(self) -> None:
+        """Tell the one before that our workers serve."""
+        with socket.socket(fileno=self.channel) as channel:
+            try:
+                channel.send(READY)
+            except OSError:
+                pass  # it has ended meanwhile, however: what it had is ours
+
+    def close(self) -> None:
+        """Have no one whom we start hold the channel open."""
+        os.set_inheritable(self.channel, False)  # noqa: FBT003 - Python's signature
+
+
+async def start_successor(place: Sequence[object], descriptors: list[list[int]]) -> int:
+    """Start a new supervisor, and wait until its workers serve; return its process's number.
+
+    Raises:
+      NoSuccessorError: it has ended before that.
+
+    If cancelled, it is killed.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    inherited = Inheritance(place, descriptors, theirs.fileno())
+    with ours, theirs:
+        try:
+            process = await trio.lowlevel.open_process(
+                [*interpreter(), *_arguments()],
+                pass_fds=[theirs.fileno(), *(fd for queue in descriptors for fd in queue)],
+                env={**os.environ, _VARIABLE: json.dumps(attrs.asdict(inherited))},
+            )
+        except OSError as error:
+            raise NoSuccessorError(f"it can't be started: {error.strerror}") from error
+        theirs.close()
+        await _until_it_serves(process, ours)
+    return process.pid
+
+
+def _arguments() -> list[str]:
+    """Return what followed the interpreter, and its options, on our command line."""
+    module = sys.modules["__main__"].__spec__
+    if module is None:
+        return sys.argv
+    return ["-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
+
+
+async def _until_it_serves(process: trio.Process, ours: socket.socket) -> None:
+    ours.settimeout(0)
+    talk = trio.socket.from_stdlib_socket(ours)
+    said = b""
+    try:
+        said = await talk.recv(LONGEST)
+        if said != READY:
+            raise NoSuccessorError(f"it {ending_of(await process.wait())}")
+    finally:
+        if said != READY and process.returncode is None:
+            process.kill()
