@@ -608,6 +608,40 @@ MUTANTS = [
         request={"finish": lambda self: self.real.reset()},
     ),
     Mutant(
+        check="established_is_answered_again",
+        says="the handshake is over, and approve() returned False",
+        request={"approve": lambda self: self.real.approve() and False},
+    ),
+    Mutant(
+        check="established_is_answered_again",
+        says="an established request was reset, and its peer saw fin",
+        inspect_point=BEFORE,
+        request={"reset": lambda self: self.real.finish()},
+    ),
+    Mutant(
+        check="established_hears_what_is_promised",
+        says="less than close_styles()",
+        transport={"close_styles_when_established": lambda self: frozenset({CloseStyle.RESET})},
+    ),
+    Mutant(
+        check="established_hears_what_is_promised",
+        says="an established request was finished, and its peer saw reset",
+        inspect_point=BEFORE,
+        request={"finish": lambda self: self.real.reset()},
+    ),
+    Mutant(
+        check="established_hears_what_is_promised",
+        says="silence() of an established request returned False",
+        inspect_point=BEFORE,
+        request={"silence": lambda self: bool(self.real.reset())},
+    ),
+    Mutant(
+        check="established_hears_what_is_promised",
+        says="silence() returned True, and its peer was told",
+        inspect_point=BEFORE,
+        request={"silence": reset_and_say_silent},
+    ),
+    Mutant(
         check="finish_is_no_reset_over_unread_data",
         says="a request with unread data was finished, and its peer saw reset",
         request={"finish": finish_by_closing},
@@ -947,6 +981,25 @@ MUTANTS = [
         check="listening_socket_peeks",
         says="a peer was let through, and accept() never returned it",
         request={"peek": peek_and_take},
+    ),
+    Mutant(
+        check="peek_leaves_the_octets",
+        says="a peer has sent b'first, second', and peek() saw b', second'",
+        inspect_point=BEFORE,
+        request={"peek": peek_and_take},
+    ),
+    Mutant(
+        check="reset_is_told",
+        says="a peer has reset, and RESET was not told",
+        inspect_point=BEFORE,
+        request=telling(lambda tell, end: None),
+    ),
+    Mutant(
+        check="listening_socket_asks_in_two_stages",
+        says="a peer was to read b'421 busy', and read b''",
+        inspect_point=BEFORE,
+        transport={"close_styles": lambda self: self.real.close_styles_when_established()},
+        channel={"send": send_nowhere},
     ),
     Mutant(
         check="listening_socket_withholds_the_handshake",

@@ -80,5 +80,7 @@ async def test_check_that_asks_too_much_says_why(autojump_clock: MockClock) -> N
     before = MemoryHarness(InspectPoint.BEFORE_HANDSHAKE)
     after = MemoryHarness(InspectPoint.AFTER_HANDSHAKE)
 
-    assert "there are no octets before the handshake" == CHECKS["data_is_no_end"].why_not(before)
-    assert "" == CHECKS["data_is_no_end"].why_not(after)
+    assert "there are no octets before the handshake" == CHECKS["listening_socket_peeks"].why_not(
+        before
+    )
+    assert "" == CHECKS["listening_socket_peeks"].why_not(after)

@@ -467,7 +467,7 @@ def options_for(
     return {
         **place,
         "dispatch": ListenDispatch(
-            inspect=stage.inspect, abort=stage.abort, failed=stage.failed, accept=accept
+            inspect=stage, abort=stage.abort, failed=stage.failed, accept=accept
         ),
         "inspect_point": InspectPoint.BEFORE_HANDSHAKE,
         "inspect_timeout": 10,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -24,6 +25,8 @@ from trio_wsk import (
     Verdict,
     open_listening_socket,
 )
+from trio_wsk._inspection.two_stages import TwoStages, stages_of
+from trio_wsk.inspectors import Need
 from trio_wsk.observers import LoggingObserver, RequestAborted, RequestPended, RequestRejected
 
 if TYPE_CHECKING:
@@ -70,6 +73,13 @@ class Desk:
         self, inspect: Callable[[ConnectionRequest], Any] | InspectAction | Verdict
     ) -> None:
         self._inspect = inspect
+        self.needs = getattr(inspect, "needs", Need.ADDRESSES)
+        self.stages: TwoStages | None = None
+        stages = stages_of(inspect)
+        if stages is not None:
+            self.stages = TwoStages(
+                partial(self._ask, stages.before_handshake), stages.after_handshake
+            )
         self.listening: ListeningSocket
         self.asked: list[ConnectionRequest] = []
         """The requests that the inspector was asked about, in order."""
@@ -86,13 +96,17 @@ class Desk:
         self._clients: list[trio.SocketStream] = []
         self._changed = trio.Event()
 
-    def inspect(self, request: ConnectionRequest) -> Any:
+    def __repr__(self) -> str:
+        return "Desk"
+
+    def __call__(self, request: ConnectionRequest) -> Any:
         """Note the request, and ask the inspector."""
+        return self._ask(self._inspect, request)
+
+    def _ask(self, inspect: Any, request: ConnectionRequest) -> Any:
         self._note()
         self.asked.append(request)
-        if isinstance(self._inspect, (InspectAction, Verdict)):
-            return self._inspect
-        return self._inspect(request)
+        return inspect if isinstance(inspect, (InspectAction, Verdict)) else inspect(request)
 
     def abort(self, inspect_id: InspectId) -> None:
         """Note the call, and what can be known during it."""
@@ -218,7 +232,7 @@ async def inspecting(
     """Open a listening socket on the loopback address, with an inspector."""
     desk = Desk(inspect)
     dispatch = ListenDispatch(
-        inspect=desk.inspect,
+        inspect=desk,
         abort=desk.abort,
         failed=desk.failed,
         accept=options.pop("accept", None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -18,6 +19,7 @@ from trio_wsk import (
     WouldBlockError,
     open_listening_socket,
 )
+from trio_wsk._inspection.two_stages import TwoStages
 from trio_wsk.inspectors import Need
 from trio_wsk.observers import RequestAborted, RequestRejected
 from trio_wsk.testing import MemoryNetwork
@@ -59,6 +61,12 @@ class Gate:
         self.network = MemoryNetwork()
         self.needs = getattr(inspect, "needs", Need.ADDRESSES)
         self.close_styles = getattr(inspect, "close_styles", ())
+        self.stages: TwoStages | None = getattr(inspect, "stages", None)
+        if self.stages is not None:
+            self.stages = TwoStages(
+                partial(self._ask, self.stages.before_handshake),
+                partial(self._ask, self.stages.after_handshake),
+            )
         self._inspector = inspect
         self._asking: dict[InspectId, Address] = {}
         self.records: list[Record] = []
@@ -101,8 +109,11 @@ class Gate:
 
     def __call__(self, request: ConnectionRequest) -> Any:
         """Note whose request it is, and ask the inspector."""
+        return self._ask(self._inspector, request)
+
+    def _ask(self, inspector: Any, request: ConnectionRequest) -> Any:
         self._asking[request.inspect_id] = request.transport_remote_address
-        return self._inspector(request)
+        return inspector(request)
 
     def observe(self, record: Record) -> None:
         """Keep what is told."""

@@ -83,7 +83,7 @@ async def test_closing_does_not_touch_what_was_delivered(
 async def test_leaving_the_block_aborts_every_request(end: str) -> None:
     """However it is left: every abort callback has been called when it has ended."""
     desk = Desk(lambda request: wait_for_cancellation(request) if len(desk.asked) % 2 else PEND)
-    dispatch = ListenDispatch(inspect=desk.inspect, abort=desk.abort)
+    dispatch = ListenDispatch(inspect=desk, abort=desk.abort)
     with trio.CancelScope() as scope, suppress(ZeroDivisionError):
         async with open_listening_socket(
             0, host=HOST, dispatch=dispatch, observers=[desk.observe, Silent()]
@@ -114,7 +114,7 @@ async def test_failure_of_the_listening_socket_is_told_once(way: str) -> None:
     error = OSError(12345, "on purpose")
 
     async def inspect_async(request: ConnectionRequest) -> InspectAction:
-        return desk.inspect(request)  # type: ignore[no-any-return] # it is what PEND is
+        return desk(request)  # type: ignore[no-any-return] # it is what PEND is
 
     def failed(listening: ListeningSocket, error: OSError) -> None:
         assert [request.inspect_id] == desk.told_abort
@@ -123,7 +123,7 @@ async def test_failure_of_the_listening_socket_is_told_once(way: str) -> None:
 
     desk = Desk(PEND)
     dispatch = ListenDispatch(
-        inspect=desk.inspect if way == "plain" else inspect_async,
+        inspect=desk if way == "plain" else inspect_async,
         abort=desk.abort,
         failed=failed,
     )

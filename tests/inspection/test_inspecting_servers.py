@@ -57,7 +57,7 @@ class Bouncer(Desk):
         return {
             "port": 0,
             "host": HOST,
-            "inspect": self.inspect,
+            "inspect": self,
             "observers": [self.observe, Silent()],
         }
 
@@ -146,7 +146,7 @@ async def test_serve_events_takes_an_inspector_and_an_abort_callback() -> None:
         connection.disconnect(data=data.upper())
 
     dispatch = ListenDispatch(
-        inspect=bouncer.inspect,
+        inspect=bouncer,
         abort=bouncer.abort,
         accept=lambda _: ConnectionDispatch(receive=receive),
     )

@@ -17,7 +17,7 @@ logs that are in order are listed, word by word. That it would notice a mistake,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import attrs
@@ -43,6 +43,8 @@ ACCEPTS: Final = "ab"
 REQUESTS: Final = (0, 1)
 ALIVE: Final = UNDECIDED | {State.APPROVED, State.ESTABLISHED}
 ANSWERS: Final = {"A": Event.ACCEPT, "R": Event.REJECT, "P": Event.PEND}
+ANSWERS_OF_FIRST: Final = {**ANSWERS, "O": Event.PASS}
+"""Those of the first of two stages."""
 COMPLETIONS: Final = {"Y": Event.COMPLETE_ACCEPT, "N": Event.COMPLETE_REJECT}
 
 
@@ -51,45 +53,74 @@ COMPLETIONS: Final = {"Y": Event.COMPLETE_ACCEPT, "N": Event.COMPLETE_REJECT}
 # What a log is made of. What was said, in capitals: it was (I)nspected; its inspector answered
 # (A)ccept, (R)eject or (P)end; it was completed, with success, by (Y)es or (N)o. And what was done:
 # the transport was told (y)es or (n)o or to reset it (x), who worked on it was (c)ancelled, the
-# abort callback was called (a), somebody has it (d).
+# abort callback was called (a), somebody has it (d). The first of two stages may have n(O)
+# objection; then the transport was told to let the request on to its (h)andshake.
+
+
+def _rejected() -> list[str]:
+    return ["IRn", "IYRn", "INRn", "INPn", "IPNn"]
+
+
+def _lost(answers: Iterable[str]) -> list[str]:
+    logs = ["x", "IPcxa"]  # no room at arrival; lost while it was pended
+    for lost in ("Icx", "IYcx", "INcx"):  # its inspector may answer all the same
+        logs.append(lost + "a")
+        logs += [lost + end for late in answers for end in (late + "a", "a" + late)]
+    return logs
 
 
 def _logs_in_order() -> frozenset[str]:
     """List every log that a request may end with."""
     accepted = ["IAy", "IYAy", "INAy", "IYPy", "IPYy"]
     logs = [way + end for way in accepted for end in ("d", "xa")]
-    logs += ["IRn", "IYRn", "INRn", "INPn", "IPNn"]
-    logs += ["x", "IPcxa"]  # no room at arrival; lost while it was pended
-    for lost in ("Icx", "IYcx", "INcx"):  # its inspector may answer all the same
-        logs.append(lost + "a")
-        logs += [lost + end for late in ANSWERS for end in (late + "a", "a" + late)]
-    return frozenset(logs)
+    return frozenset([*logs, *_rejected(), *_lost(ANSWERS)])
 
 
 IN_ORDER: Final = _logs_in_order()
-SO_FAR_IN_ORDER: Final = frozenset(log[:end] for log in IN_ORDER for end in range(len(log) + 1))
+
+
+def _logs_of_two_stages() -> frozenset[str]:
+    """List every log that a request may end with that is asked about in two stages."""
+    logs = [way + end for way in ("IAy", "IYAy", "INAy") for end in ("d", "xa")]
+    second = ["cxa", *(log for log in IN_ORDER if log.startswith("I"))]
+    passed = ["IOh", "IYOh", "INOh", "IYPh", "IPYh"]
+    logs += [first + then for first in passed for then in second]
+    return frozenset([*logs, *_rejected(), *_lost(ANSWERS_OF_FIRST)])
+
+
+def _now(log: str) -> str:
+    """Return what was said and done since the handshake of a request that was let on to it."""
+    return log.rpartition("h")[2]
 
 
 def _has_answered(log: str) -> bool:
-    return any(answer in log for answer in ANSWERS)
+    return any(answer in _now(log) for answer in ANSWERS_OF_FIRST)
 
 
-def _what_matters(log: str) -> tuple[object, ...]:
-    """Return what two logs have to agree in for their futures to be the same."""
-    futures = {word[len(log) :] for word in IN_ORDER if word.startswith(log)}
-    is_decided = any(word in log for word in "ynYN")
-    return frozenset(futures), _has_answered(log), is_decided, "x" in log
+class Logs:
+    """What may be said and done, and in which order."""
+
+    def __init__(self, in_order: frozenset[str]) -> None:
+        self.in_order = in_order
+        self.so_far = frozenset(log[:end] for log in in_order for end in range(len(log) + 1))
+        matters = {log: self._what_matters(log) for log in self.so_far}
+        shortest: dict[object, str] = {}
+        for log in sorted(self.so_far, key=lambda log: (len(log), log)):
+            shortest.setdefault(matters[log], log)
+        # It stands for all with the same future, or there would be a hundred times as many states,
+        # which differ in nothing but their past.
+        self.shortest = {log: shortest[matters[log]] for log in self.so_far}
+
+    def _what_matters(self, log: str) -> tuple[object, ...]:
+        """Return what two logs have to agree in for their futures to be the same."""
+        futures = {word[len(log) :] for word in self.in_order if word.startswith(log)}
+        is_decided = any(word in _now(log) for word in "ynYN")
+        is_between = log.endswith("h")
+        return frozenset(futures), _has_answered(log), is_decided, "x" in log, is_between
 
 
-# The shortest log with the same future stands for all of them, or there would be a hundred times
-# as many states, which differ in nothing but their past.
-SHORTEST: Final = {
-    log: min(
-        (same for same in SO_FAR_IN_ORDER if _what_matters(same) == _what_matters(log)),
-        key=lambda same: (len(same), same),
-    )
-    for log in SO_FAR_IN_ORDER
-}
+ONE_STAGE: Final = Logs(IN_ORDER)
+TWO_STAGES: Final = Logs(_logs_of_two_stages())
 
 
 # --- The world ----------------------------------------------------------------------------
@@ -103,6 +134,8 @@ class Request(NamedTuple):
     has_come: bool = False
     is_reset: bool = False
     """Its peer has reset it, which nobody has noticed."""
+    is_second: bool = False
+    """The second of two stages is asked about it, or is to be."""
 
     @property
     def is_alive(self) -> bool:
@@ -137,10 +170,19 @@ class Snapshot(NamedTuple):
         return [number for number in REQUESTS if self.requests[number].is_undecided]
 
     @property
+    def waiting(self) -> list[int]:
+        """Which of these wait for somebody's word, and not for the end of their handshake."""
+        return [
+            number
+            for number in self.undecided
+            if self.requests[number].state is not State.HANDSHAKING
+        ]
+
+    @property
     def pending(self) -> int:
-        """How many requests are undecided, or approved and not established."""
+        """How many requests wait for a word, or are approved and not established."""
         establishing = [each for each in self.requests if each.state is State.APPROVED]
-        return len(self.undecided) + len(establishing)
+        return len(self.waiting) + len(establishing)
 
 
 @attrs.frozen(kw_only=True)
@@ -148,11 +190,19 @@ class Rules:
     """How a world is: when requests are inspected, its limits, and what it is made of."""
 
     before_handshake: bool = False
+    two_stages: bool = False
+    accepts: str = ACCEPTS
+    """Those that may be queued: how they are served has been seen where there is one stage."""
     max_pending: int = 9
     max_parked: int = 9
     overflow: OverflowPolicy = "wait"
     table: Table = attrs.field(default=TABLE, repr=False)
     delivery: Deliveries = attrs.field(default=Delivery, repr=False)
+
+    @property
+    def logs(self) -> Logs:
+        """What may be said and done in such a world."""
+        return TWO_STAGES if self.two_stages else ONE_STAGE
 
 
 class World:
@@ -199,9 +249,13 @@ class World:
         request = self.requests[number]
         log = request.log + self.logged[number]
 
-        assert log in SO_FAR_IN_ORDER, f"out of order: {log}, and now it is {request.state}"
+        logs = self.rules.logs
 
-        return request._replace(log=SHORTEST[log], is_reset=request.is_reset and request.is_alive)
+        assert log in logs.so_far, f"out of order: {log}, and now it is {request.state}"
+
+        return request._replace(
+            log=logs.shortest[log], is_reset=request.is_reset and request.is_alive
+        )
 
     # --- What connects the two ------------------------------------------------------------
 
@@ -222,6 +276,8 @@ class World:
             self.logged[number] += "y"
             if not self.rules.before_handshake:
                 self.establish(number, to_event=to_event)
+        elif moved.answer is Answer.LET_ON:
+            self.logged[number] += "h"
         elif moved.answer is Answer.REFUSE:
             self.logged[number] += "n"
         elif moved.answer is Answer.RESET:
@@ -258,23 +314,43 @@ class World:
     def arrive(self, number: int, _: str) -> None:
         """A request comes; the oldest makes room for it, if that is the policy."""
         self.requests[number] = self.requests[number]._replace(has_come=True)
-        if self.now.pending >= self.rules.max_pending:
-            if self.rules.overflow == "reset" or not self.now.undecided:
-                self.happens(number, Event.OVERFLOW)
-                return
-            self.happens(self.now.undecided[0], Event.OVERFLOW)
+        if self.now.pending >= self.rules.max_pending and not self.makes_room():
+            self.happens(number, Event.OVERFLOW)
+            return
+        self.happens(number, Event.INSPECT)
+        self.logged[number] += "I"
+
+    def makes_room(self) -> bool:
+        """The oldest goes for a newcomer, if that is the policy and there is one."""
+        if self.rules.overflow == "reset" or not self.now.waiting:
+            return False
+        self.happens(self.now.waiting[0], Event.OVERFLOW)
+        return True
+
+    def connect(self, number: int, _: str) -> None:
+        """The handshake is over of a request that the first of two stages has let through."""
+        if self.requests[number].is_reset:
+            self.happens(number, Event.LEAVE)
+        elif len(self.now.waiting) >= self.rules.max_pending and not self.makes_room():
+            self.happens(number, Event.OVERFLOW)
+        else:
+            self.happens(number, Event.ESTABLISH)
+            self.requests[number] = self.requests[number]._replace(is_second=True)
+
+    def ask_again(self, number: int, _: str) -> None:
+        """The pump asks the second stage."""
         self.happens(number, Event.INSPECT)
         self.logged[number] += "I"
 
     def answer(self, number: int, which: str) -> None:
         """An async inspector answers."""
         self.logged[number] += which
-        self.happens(number, ANSWERS[which])
+        self.happens(number, ANSWERS_OF_FIRST[which])
 
     def answer_in_pump(self, number: int, which: str) -> None:
         """A plain inspector answers, where the accept event may be called."""
         self.logged[number] += which
-        self.happens(number, ANSWERS[which], to_event=True)
+        self.happens(number, ANSWERS_OF_FIRST[which], to_event=True)
 
     def complete(self, number: int, which: str) -> None:
         """Somebody completes an inspection, and is told what came of it."""
@@ -283,7 +359,9 @@ class World:
         if request.is_undecided or number in self.aborts:
             if expected is Status.SUCCESS:
                 self.logged[number] += which
-            status = self.happens(number, COMPLETIONS[which])
+            is_first = self.rules.two_stages and not request.is_second
+            event = Event.COMPLETE_PASS if is_first and which == "Y" else COMPLETIONS[which]
+            status = self.happens(number, event)
         else:
             is_remembered = request.log.startswith("I") and "x" in request.log
             status = Status.CONNECTION_ABORTED if is_remembered else Status.NOT_FOUND
@@ -359,6 +437,7 @@ def expected_status(log: str) -> Status:
     """Say from its log what completing a request gives."""
     if "I" in log and "x" in log:
         return Status.CONNECTION_ABORTED
+    log = _now(log)
     if "I" not in log or any(word in log for word in "ynYN"):
         return Status.NOT_FOUND
     return Status.SUCCESS
@@ -372,7 +451,7 @@ def possibilities(rules: Rules, now: Snapshot) -> Iterator[Possibility]:
     for number in REQUESTS:
         for which in COMPLETIONS:
             yield "complete", number, which
-        yield from _of_inspector(now, number)
+        yield from _of_inspector(rules, now, number)
     if now.is_closed:
         return
     if now.aborts:
@@ -385,10 +464,11 @@ def possibilities(rules: Rules, now: Snapshot) -> Iterator[Possibility]:
     yield from _of_socket(rules, now)
 
 
-def _of_inspector(now: Snapshot, number: int) -> Iterator[Possibility]:
-    log = now.requests[number].log
-    if "I" in log and not _has_answered(log):
-        for which in ANSWERS:
+def _of_inspector(rules: Rules, now: Snapshot, number: int) -> Iterator[Possibility]:
+    request = now.requests[number]
+    is_first = rules.two_stages and not request.is_second
+    if "I" in _now(request.log) and not _has_answered(request.log):
+        for which in ANSWERS_OF_FIRST if is_first else ANSWERS:
             yield "answer", number, which
             if not now.has_ended:
                 yield "answer_in_pump", number, which
@@ -406,6 +486,12 @@ def _of_peer(rules: Rules, now: Snapshot, number: int) -> Iterator[Possibility]:
             yield "reset_unnoticed", number, ""
     if request.state is State.APPROVED:
         yield "establish_late", number, ""
+    if request.state is State.HANDSHAKING and (
+        len(now.waiting) < rules.max_pending or rules.overflow != "wait"
+    ):
+        yield "connect", number, ""
+    if request.state is State.CONNECTED:
+        yield "ask_again", number, ""
 
 
 def _arrival(rules: Rules, now: Snapshot, number: int) -> Iterator[Possibility]:
@@ -419,7 +505,7 @@ def _arrival(rules: Rules, now: Snapshot, number: int) -> Iterator[Possibility]:
 def _of_socket(rules: Rules, now: Snapshot) -> Iterator[Possibility]:
     if now.undecided:
         yield "expire", now.undecided[0], ""
-    if now.asked < len(ACCEPTS):
+    if now.asked < len(rules.accepts):
         yield "queue", 0, ACCEPTS[now.asked]
     for accept in now.queued:
         yield "withdraw", 0, accept
@@ -430,7 +516,17 @@ def _of_socket(rules: Rules, now: Snapshot) -> Iterator[Possibility]:
 
 
 OURS: Final = frozenset(
-    {"answer", "complete", "establish_late", "queue", "switch", "turn", "tell_abort"}
+    {
+        "answer",
+        "ask_again",
+        "complete",
+        "connect",
+        "establish_late",
+        "queue",
+        "switch",
+        "tell_abort",
+        "turn",
+    }
 )
 """What can happen without any peer leaving, any time passing or anybody closing anything."""
 
@@ -442,9 +538,9 @@ def check(rules: Rules, now: Snapshot) -> None:
     """What is true in every state of the world."""
     for number, request in enumerate(now.requests):
         is_over = request.has_come and not request.is_alive
-        is_late_answer_due = request.log.startswith("Ic") and not _has_answered(request.log)
+        is_late_answer_due = _now(request.log).startswith("Ic") and not _has_answered(request.log)
         if is_over and number not in now.aborts:
-            assert request.log in IN_ORDER, f"not told: {request}"
+            assert request.log in rules.logs.in_order, f"not told: {request}"
         if now.has_ended:
             assert not request.is_alive, f"alive behind a closed socket: {request}"
         assert is_over or not is_late_answer_due
@@ -454,7 +550,7 @@ def check(rules: Rules, now: Snapshot) -> None:
         assert is_parked is (number in now.parked), f"lost from the line: {request}"
     assert len(set(now.parked)) == len(now.parked)
     assert not (now.queued and now.parked), "somebody waits beside what is there"
-    assert len(now.undecided) <= rules.max_pending
+    assert len(now.waiting) <= rules.max_pending
     if now.has_ended:
         assert () == now.queued
     if now.is_closed:
@@ -466,7 +562,9 @@ def check_step(rules: Rules, world: World, what: str, then: Snapshot) -> None:
     before = world.now
     logged = "".join(world.logged)
 
-    assert set(logged) <= set("ARP") or not before.is_closed, "done after the socket was closed"
+    assert set(logged) <= set(ANSWERS_OF_FIRST) or not before.is_closed, (
+        "done after the socket was closed"
+    )
 
     for number, place in world.delivered:
         ahead = [each for each in before.parked if then.requests[each].is_alive]
@@ -541,6 +639,8 @@ def _all_is_over(now: Snapshot) -> bool:
     return not now.aborts and not any(request.is_alive for request in now.requests)
 
 
+OVERFLOWS: Final[tuple[OverflowPolicy, ...]] = ("wait", "reset", "evict")
+
 WORLDS: Final = [
     Rules(),
     Rules(before_handshake=True),
@@ -551,6 +651,10 @@ WORLDS: Final = [
     Rules(before_handshake=True, max_pending=1, max_parked=1, overflow="evict"),
     Rules(before_handshake=True, max_pending=1, max_parked=1, overflow="reset"),
     Rules(before_handshake=True, max_parked=1, overflow="reset"),
+    *(
+        Rules(before_handshake=True, two_stages=True, accepts="", max_pending=1, overflow=overflow)
+        for overflow in OVERFLOWS
+    ),
 ]
 
 
@@ -724,6 +828,53 @@ def test_mistake_in_the_table_is_found(mistake: str) -> None:
         max_pending=1,
         overflow="reset",
         table=MISTAKEN_TABLES[mistake],
+    )
+    with pytest.raises(AssertionError):
+        walk(rules)
+
+
+ON: Final = Step(State.HANDSHAKING, Answer.LET_ON)
+
+MISTAKES_OF_STAGES: Final[dict[str, Table]] = {
+    "the second stage is not asked": changed(State.INSPECTING, Event.PASS, YES),
+    "the second stage is asked before the handshake": changed(
+        State.INSPECTING, Event.PASS, Step(State.CONNECTED, Answer.LET_ON)
+    ),
+    "a stage that is completed is the last one": changed(State.PENDED, Event.COMPLETE_PASS, YES),
+    "an early word of the first stage is its last": changed(State.PASSED_EARLY, Event.PEND, YES),
+    "an early no is forgotten by who has no objection": changed(
+        State.PASSED_EARLY, Event.PEND, Step(State.PENDED)
+    ),
+    "the handshake is not let on": changed(
+        State.PENDED, Event.COMPLETE_PASS, Step(State.HANDSHAKING)
+    ),
+    "what is between the stages can be completed": changed(
+        State.HANDSHAKING, Event.COMPLETE_REJECT, Step(State.REJECTED, Answer.REFUSE)
+    ),
+    "a peer between the stages can't leave": changed(State.HANDSHAKING, Event.LEAVE, None),
+    "a peer between the stages leaves and nobody is told": changed(
+        State.HANDSHAKING, Event.LEAVE, Step(State.ABORTED, Answer.RESET, cancels=True)
+    ),
+    "a peer between the stages has all the time": changed(State.HANDSHAKING, Event.EXPIRE, None),
+    "who is connected and not asked outlives the socket": changed(
+        State.CONNECTED, Event.CLOSE, Step(State.CONNECTED, Answer.RESET, aborts=True)
+    ),
+    "who is connected is delivered unasked": changed(
+        State.HANDSHAKING, Event.ESTABLISH, Step(State.ESTABLISHED)
+    ),
+    "a late answer of the first stage is listened to": changed(State.ABORTED, Event.PASS, ON),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES_OF_STAGES)
+def test_mistake_about_two_stages_is_found(mistake: str) -> None:
+    """One wrong step between the two stages, and some state of the world is out of order."""
+    rules = Rules(
+        before_handshake=True,
+        two_stages=True,
+        max_pending=1,
+        overflow="reset",
+        table=MISTAKES_OF_STAGES[mistake],
     )
     with pytest.raises(AssertionError):
         walk(rules)

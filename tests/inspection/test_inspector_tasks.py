@@ -50,7 +50,7 @@ async def test_task_is_used_again() -> None:
     async with inspecting(inspect) as desk:
         await ask(desk, 3)
 
-    assert 1 == spawned.count("Desk.inspect")
+    assert 1 == spawned.count("Desk")
 
 
 async def test_context_does_not_leak_from_request_to_request() -> None:
@@ -187,7 +187,7 @@ async def test_cancelled_task_is_not_used_again() -> None:
 
         assert request.cancel_scope.cancelled_caught
 
-    assert 2 == spawned.count("Desk.inspect")
+    assert 2 == spawned.count("Desk")
 
 
 async def test_crash_of_one_inspection_leaves_the_task_for_the_next() -> None:
@@ -210,7 +210,7 @@ async def test_crash_of_one_inspection_leaves_the_task_for_the_next() -> None:
 
         assert {"inspector-failed": 1} == desk.statistics().rejected
 
-    assert (2, 1) == (asked, spawned.count("Desk.inspect"))
+    assert (2, 1) == (asked, spawned.count("Desk"))
 
 
 async def test_lock_that_an_inspector_has_left_held_is_broken() -> None:
@@ -233,7 +233,7 @@ async def test_lock_that_an_inspector_has_left_held_is_broken() -> None:
             assert number + 1 == desk.statistics().approved
 
     assert [True, True] == found
-    assert 2 == spawned.count("Desk.inspect")
+    assert 2 == spawned.count("Desk")
 
 
 async def test_idle_task_keeps_nothing() -> None:

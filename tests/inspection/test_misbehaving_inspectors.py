@@ -321,7 +321,7 @@ async def test_ctrl_c_in_an_inspector_ends_the_block(way: str) -> None:
         return (inspect if way == "plain" else inspect_async)(request)
 
     desk = Desk(start)
-    dispatch = ListenDispatch(inspect=desk.inspect, abort=desk.abort)
+    dispatch = ListenDispatch(inspect=desk, abort=desk.abort)
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the end of the block raises
         async with open_listening_socket(
             0, host=HOST, dispatch=dispatch, observers=[desk.observe, Silent()]
@@ -346,7 +346,7 @@ async def test_group_of_an_inspector_is_parted() -> None:
     desk = Desk(inspect)
     with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012 - the end of the block raises
         async with open_listening_socket(
-            0, host=HOST, inspect=desk.inspect, observers=[desk.observe, Silent()]
+            0, host=HOST, inspect=desk, observers=[desk.observe, Silent()]
         ) as desk.listening:
             desk.client()
             await trio.sleep_forever()

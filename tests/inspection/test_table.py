@@ -22,26 +22,31 @@ from trio_wsk._inspection.table import (
 )
 
 DRAWN: Final = """
-                INS  ACC  REJ  PEN  C-A  C-R  EST  DEL  LEA  EXP  OVE  CLO
-ARRIVED         ins  .    .    .    .    .    .    .    .    .    ove  .
-INSPECTING      .    app  rej  pen  a-e  r-e  .    .    abo  tim  ove  clo
-ACCEPTED_EARLY  .    app  rej  app  =    =    .    .    abo  tim  ove  clo
-REJECTED_EARLY  .    app  rej  rej  =    =    .    .    abo  tim  ove  clo
-PENDED          .    .    .    .    app  rej  .    .    abo  tim  ove  clo
-APPROVED        .    .    .    .    =    =    est  .    abo  .    ove  clo
-ESTABLISHED     .    .    .    .    =    =    .    del  abo  .    ove  clo
-DELIVERED       .    .    .    .    =    =    .    .    .    .    .    .
-REJECTED        .    .    .    .    =    =    .    .    .    .    .    .
-ABORTED         .    =    =    =    =    =    .    .    .    .    .    .
-TIMED_OUT       .    =    =    =    =    =    .    .    .    .    .    .
-OVERFLOWED      .    =    =    =    =    =    .    .    .    .    .    .
-CLOSED          .    =    =    =    =    =    .    .    .    .    .    .
+                INS  ACC  PAS  REJ  PEN  C-A  C-P  C-R  EST  DEL  LEA  EXP  OVE  CLO
+ARRIVED         ins  .    .    .    .    .    .    .    .    .    .    .    ove  .
+INSPECTING      .    app  han  rej  pen  a-e  p-e  r-e  .    .    abo  tim  ove  clo
+PASSED_EARLY    .    app  han  rej  han  =    =    =    .    .    abo  tim  ove  clo
+ACCEPTED_EARLY  .    app  han  rej  app  =    =    =    .    .    abo  tim  ove  clo
+REJECTED_EARLY  .    app  han  rej  rej  =    =    =    .    .    abo  tim  ove  clo
+PENDED          .    .    .    .    .    app  han  rej  .    .    abo  tim  ove  clo
+HANDSHAKING     .    .    .    .    .    =    =    =    con  .    abo  tim  ove  clo
+CONNECTED       ins  .    .    .    .    =    =    =    .    .    abo  tim  ove  clo
+APPROVED        .    .    .    .    .    =    =    =    est  .    abo  .    ove  clo
+ESTABLISHED     .    .    .    .    .    =    =    =    .    del  abo  .    ove  clo
+DELIVERED       .    .    .    .    .    =    =    =    .    .    .    .    .    .
+REJECTED        .    .    .    .    .    =    =    =    .    .    .    .    .    .
+ABORTED         .    =    =    =    =    =    =    =    .    .    .    .    .    .
+TIMED_OUT       .    =    =    =    =    =    =    =    .    .    .    .    .    .
+OVERFLOWED      .    =    =    =    =    =    =    =    .    .    .    .    .    .
+CLOSED          .    =    =    =    =    =    =    =    .    .    .    .    .    .
 """
 """The table once more, state by state and event by event: what comes next, ``=`` for no change,
 ``.`` for what can't happen."""
 
-ANSWERS: Final = frozenset({Event.ACCEPT, Event.REJECT, Event.PEND})
-COMPLETIONS: Final = frozenset({Event.COMPLETE_ACCEPT, Event.COMPLETE_REJECT})
+ANSWERS: Final = frozenset({Event.ACCEPT, Event.PASS, Event.REJECT, Event.PEND})
+COMPLETIONS: Final = frozenset({Event.COMPLETE_ACCEPT, Event.COMPLETE_PASS, Event.COMPLETE_REJECT})
+BETWEEN: Final = frozenset({State.HANDSHAKING, State.CONNECTED})
+"""Where nobody is asked, since two stages are."""
 LOSSES: Final = {
     Event.LEAVE: State.ABORTED,
     Event.EXPIRE: State.TIMED_OUT,
@@ -160,15 +165,19 @@ def test_rejection_aborts_nothing() -> None:
     ]
     refusing = {state for state, followed in to_rejected if followed.answer is Answer.REFUSE}
 
-    assert UNDECIDED == refusing
+    assert UNDECIDED - BETWEEN == refusing
     assert all(not (followed.aborts or followed.cancels) for _, followed in to_rejected)
     assert State.REJECTED in {state for state, _ in to_rejected}
     assert Answer.NOTHING is step(State.REJECTED, Event.COMPLETE_REJECT).answer
 
 
 def test_one_answer_of_each_kind_to_the_transport() -> None:
-    """The transport is told yes on entering APPROVED, no on REJECTED, and a reset on a loss."""
+    """
+    The transport is told yes on entering APPROVED, and HANDSHAKING, no on REJECTED, and a reset on
+    a loss.
+    """
     told = {
+        Answer.LET_ON: {State.HANDSHAKING},
         Answer.APPROVE: {State.APPROVED},
         Answer.REFUSE: {State.REJECTED},
         Answer.RESET: set(LOST),
@@ -199,9 +208,28 @@ def test_early_word_counts_when_the_inspector_pends() -> None:
     assert [Step(State.ACCEPTED_EARLY), Step(State.REJECTED_EARLY)] == [yes, no]
     assert Step(State.APPROVED, Answer.APPROVE) == step(yes.state, Event.PEND)
     assert Step(State.REJECTED, Answer.REFUSE) == step(no.state, Event.PEND)
-    for early in (yes.state, no.state):
-        assert step(inspecting, Event.ACCEPT) == step(early, Event.ACCEPT)
-        assert step(inspecting, Event.REJECT) == step(early, Event.REJECT)
+    on = step(inspecting, Event.COMPLETE_PASS)
+
+    assert Step(State.HANDSHAKING, Answer.LET_ON) == step(on.state, Event.PEND)
+    for early in (yes.state, on.state, no.state):
+        for answer in ANSWERS - {Event.PEND}:
+            assert step(inspecting, answer) == step(early, answer)
+
+
+def test_two_stages_are_asked_once_each() -> None:
+    """
+    The first of two stages has no objection, by itself or completed: the handshake goes on, nobody
+    is asked until it is over, and then the second one is, as if it were the only one.
+    """
+    for state, event in ((State.INSPECTING, Event.PASS), (State.PENDED, Event.COMPLETE_PASS)):
+        assert Step(State.HANDSHAKING, Answer.LET_ON) == step(state, event)
+
+    assert Step(State.CONNECTED) == step(State.HANDSHAKING, Event.ESTABLISH)
+    assert Step(State.INSPECTING) == step(State.CONNECTED, Event.INSPECT)
+    assert {State.ARRIVED, State.CONNECTED} == {
+        state for state, event, _ in EVERY_STEP if event is Event.INSPECT
+    }
+    assert all(not TABLE[state].keys() & ANSWERS for state in BETWEEN)
 
 
 def test_status_of_completions() -> None:
@@ -230,7 +258,8 @@ def test_late_answers_are_not_listened_to() -> None:
     An inspector answers once, and only one that was cancelled can answer after the end: wherever
     it may be running, each of its answers has its place.
     """
-    running = {State.INSPECTING, State.ACCEPTED_EARLY, State.REJECTED_EARLY} | LOST
+    early = {State.PASSED_EARLY, State.ACCEPTED_EARLY, State.REJECTED_EARLY}
+    running = {State.INSPECTING} | early | LOST
     answerable = {state for state, row in TABLE.items() if row.keys() >= ANSWERS}
     unanswerable = {state for state, row in TABLE.items() if not row.keys() & ANSWERS}
 

@@ -243,11 +243,15 @@ def test_rules_say_how_they_turn_away(make: Callable[[Any], Any]) -> None:
     assert make(b"no").needs is Need.OCTETS
 
 
-async def test_before_the_handshake_there_is_nothing_to_look_at() -> None:
-    """Opening says so."""
-    with pytest.raises(InvalidParameterError, match="first octets"):
-        async with gate(Rules(client_hello()), InspectPoint.BEFORE_HANDSHAKE):
-            pass
+async def test_before_the_handshake_it_is_asked_when_that_is_over() -> None:
+    """So the name decides about a request whose SYN was inspected, too."""
+    async with gate(Rules(server_names("example.com")), InspectPoint.BEFORE_HANDSHAKE) as at:
+        visitors = [await at.come(), await at.come()]
+        for visitor, name in zip(visitors, (b"example.com", b"example.net"), strict=True):
+            await visitor.stream.send_all(Hello(extensions=[server_name(name)]).octets())
+        await at.look()
+
+        assert [IN, "server-name-unknown"] == [visitor.fate for visitor in visitors]
 
 
 @pytest.mark.parametrize(

@@ -248,11 +248,18 @@ async def test_peer_that_leaves_without_a_word_has_left() -> None:
         assert "fin" == visitor.fate
 
 
-async def test_before_the_handshake_there_is_no_header() -> None:
-    """It needs octets, and says so where there are none."""
-    with pytest.raises(InvalidParameterError, match="needs first octets"):
-        async with gate(Rules(rule_for("required")), InspectPoint.BEFORE_HANDSHAKE):
-            raise AssertionError("it was opened")
+async def test_before_the_handshake_it_is_asked_when_that_is_over() -> None:
+    """Its header is read, and consumed, of a request whose SYN was inspected."""
+    rules = Rules(deny([STRANGER]), rule_for("required"))
+    async with gate(rules, InspectPoint.BEFORE_HANDSHAKE) as at:
+        visitor = await at.come(PROXY)
+        await visitor.stream.send_all(bytes(HEADERS["v2"]) + b"hello")
+        connection = await at.listening.accept()
+
+        assert CLIENT == connection.remote_address
+        assert b"hello" == await connection.receive_some()
+
+        connection.close()
 
 
 # --- Places that were taken before ------------------------------------------------------------

@@ -235,12 +235,16 @@ async def looks_at_octets(request: ConnectionRequest) -> InspectAction | None:
 
 
 async def test_octets_are_not_to_be_had_before_the_handshake() -> None:
-    """Rules of which one needs octets are refused where there are none, when opening."""
+    """What hides that it has two stages is refused where there are no octets, when opening."""
     rules = Rules(Asked(), looks_at_octets)
+
+    @needs(rules.needs)
+    def hides(request: ConnectionRequest) -> Any:
+        return rules(request)
 
     assert Need.OCTETS is rules.needs
     with pytest.raises(InvalidParameterError, match="needs first octets"):
-        async with gate(rules, InspectPoint.BEFORE_HANDSHAKE):
+        async with gate(hides, InspectPoint.BEFORE_HANDSHAKE):
             raise AssertionError("it was opened")
 
 

@@ -47,6 +47,7 @@ NUMBERS: dict[str, Callable[[ServerStatistics], float]] = {
     "queued_connections": lambda it: it.listening.parked,
     "queued_connections_most": lambda it: it.listening.parked_most,
     "inspected_connections_total": lambda it: it.listening.inspected,
+    "let_on_connections_total": lambda it: it.listening.let_on,
     "approved_connections_total": lambda it: it.listening.approved,
     "pending_inspections": lambda it: it.listening.pending,
     "pending_inspections_most": lambda it: it.listening.pending_most,

@@ -13,6 +13,8 @@ from trio_wsk._vocabulary.need import Need
 from trio_wsk._vocabulary.verdict import InspectPoint, Overflow
 from trio_wsk.transports._contract import PeerEnd
 
+from .two_stages import stages_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from trio_wsk._vocabulary.verdict import InspectId, OverflowPolicy
 
     from .request import ConnectionRequest
+    from .two_stages import TwoStages
 
 __all__ = ["DEFAULT_MAX_PENDING", "Conditions", "conditions_of"]
 
@@ -29,7 +32,11 @@ and 1024 is the limit that most systems give a process at first."""
 
 INSPECT_TIMEOUT: Final = {InspectPoint.AFTER_HANDSHAKE: 10.0, InspectPoint.BEFORE_HANDSHAKE: 2.0}
 """Seconds for a verdict. After the handshake the peer waits in silence: as long as a resolver
-may take (resolv.conf(5): 5 s, twice). Before it its kernel repeats SYN after 1 s, 2 s, 3 s."""
+may take (resolv.conf(5): 5 s, twice). Before it its kernel repeats SYN after 1 s, 2 s, 3 s.
+
+Two stages have one time, that of the second: it waits for the peer's octets, each of which may be
+lost once, and no peer that was let through to its handshake could know that its time ran before.
+Rules that look something up have a time of their own, which bounds the first."""
 
 _ALWAYS_GONE: Final = frozenset({PeerEnd.RESET, PeerEnd.CLOSED, PeerEnd.SILENT})
 
@@ -50,6 +57,8 @@ class Conditions:
     timeout: float
     max_pending: int
     overflow: Overflow
+    stages: TwoStages | None
+    """Those of the inspector, where it is asked in two."""
     gone: frozenset[PeerEnd]
     """How a peer has to leave to count as gone."""
     refuses: tuple[Refused, ...]
@@ -80,28 +89,33 @@ def conditions_of(
         raise InvalidParameterError(
             f"abort_on_half_close is None, True or False, not {abort_on_half_close!r}"
         )
-    timeout = _checked_timeout(inspect_point, inspect_timeout)
+    is_before = inspect_point is InspectPoint.BEFORE_HANDSHAKE
+    stages = stages_of(inspect) if is_before else None
+    timeout = _checked_timeout(inspect_point, inspect_timeout, stages)
     if not isinstance(overflow, Overflow):
         overflow = Overflow(pending=overflow, parked=overflow)
     if inspect is None:
         _check_nothing_to_ask(abort, inspect_point)
         return None
     check_function("inspect", inspect)
-    _check_need(inspect, inspect_point)
+    _check_need(inspect, inspect_point, stages)
     return Conditions(
         inspect=inspect,
         abort=abort,
         timeout=timeout,
         max_pending=max_pending,
         overflow=overflow,
+        stages=stages,
         gone=_GONE[abort_on_half_close],
         refuses=getattr(inspect, "refuses", ()),
     )
 
 
-def _checked_timeout(inspect_point: InspectPoint, inspect_timeout: float | None) -> float:
+def _checked_timeout(
+    inspect_point: InspectPoint, inspect_timeout: float | None, stages: TwoStages | None
+) -> float:
     if inspect_timeout is None:
-        return INSPECT_TIMEOUT[inspect_point]
+        return INSPECT_TIMEOUT[InspectPoint.AFTER_HANDSHAKE if stages else inspect_point]
     if not is_time(inspect_timeout) or not 0 < inspect_timeout < math.inf:
         raise InvalidParameterError(
             "inspect_timeout is a time in seconds, more than 0 and not without end, which would"
@@ -110,15 +124,17 @@ def _checked_timeout(inspect_point: InspectPoint, inspect_timeout: float | None)
     return inspect_timeout
 
 
-def _check_need(inspect: object, inspect_point: InspectPoint) -> None:
+def _check_need(inspect: object, inspect_point: InspectPoint, stages: TwoStages | None) -> None:
     """Refuse an inspector that says that it looks at what is not there."""
-    need = getattr(inspect, "needs", None)
-    if need is Need.OCTETS and inspect_point is InspectPoint.BEFORE_HANDSHAKE:
+    needs = getattr(inspect, "needs", Need.ADDRESSES)
+    is_before = inspect_point is InspectPoint.BEFORE_HANDSHAKE
+    if is_before and stages is None and Need.OCTETS in needs:
         raise InvalidParameterError(
             f"the inspector {shown(inspect)} needs first octets, and before the handshake there are"
-            " none: inspect after it (InspectPoint.AFTER_HANDSHAKE)"
+            " none: inspect after it (InspectPoint.AFTER_HANDSHAKE), or make it a rule, whose turn"
+            " comes after it: Rules(...)"
         )
-    if need is Need.SYN and inspect_point is InspectPoint.AFTER_HANDSHAKE:
+    if not is_before and Need.SYN in needs:
         raise InvalidParameterError(
             f"the inspector {shown(inspect)} needs the SYN, which is not known after the handshake:"
             " inspect before it (InspectPoint.BEFORE_HANDSHAKE)"

@@ -1,7 +1,8 @@
 """Conditional accept: asking about connection requests.
 
 An inspector is called, or started, for each request that comes; its answers, and those of whoever
-completes an inspection, go to `lives`, where they are carried out.
+completes an inspection, go to `lives`, where they are carried out. One in two stages is asked again
+when the handshake is over.
 
 Nothing here awaits but `ConditionalAccept.settle`; async inspectors run in `inspector_tasks`, and
 `peeking` has their looks at first octets. Inspectors are called in the pump only.
@@ -12,6 +13,7 @@ Source: PFN_WSK_INSPECT_EVENT, PFN_WSK_INSPECT_COMPLETE.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine
+from functools import partial
 from itertools import count
 from types import CoroutineType
 from typing import TYPE_CHECKING, Final, final
@@ -35,7 +37,7 @@ from .inspector_tasks import InspectorTasks
 from .lives import INSPECTOR_FAILED, Lives
 from .request import ConnectionRequest
 from .stragglers import Stragglers
-from .table import UNDECIDED, Event, step
+from .table import UNDECIDED, Event, State, step
 from .turning_away import TurningAway
 
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ class ConditionalAccept:
         """The listening socket that is asked."""
         self.inspect_timeout: float = conditions.timeout
         self._inspect = conditions.inspect
+        self._stages = conditions.stages
         self._max_pending = conditions.max_pending
         self._overflow = conditions.overflow.pending
         self._holds_permits = transport.inspect_point is InspectPoint.AFTER_HANDSHAKE
@@ -130,6 +133,7 @@ class ConditionalAccept:
             block=block,
             counters=counters,
             dropping=dropping,
+            has_connected=self._connected,
         )
         self._undecided = self._lives.undecided
         self._apply = self._lives.apply
@@ -183,7 +187,7 @@ class ConditionalAccept:
     #
     # After the handshake a request is a connection from the beginning, and needs one of the
     # permits all the time. Before it there is nothing that anybody could write down for us but a
-    # packet: then the permit is taken when the connection is.
+    # packet: then the permit is taken when the connection is, and there may be another stage.
 
     def watched_by(self, watcher: RoomWatcher) -> None:
         """See `Admission.watched_by`."""
@@ -192,29 +196,35 @@ class ConditionalAccept:
 
     def has_room(self, *, in_pump: bool, ahead: bool) -> bool:  # noqa: ARG002 - an inspector is always there
         """See `Admission.has_room`. For a request that has room an older one may have to go."""
-        undecided = len(self._undecided.by_number)
-        if undecided >= self._max_pending and self._overflow == "wait":
-            return False
         if self._inspectors.straggling >= self._max_pending or not in_pump:
+            return False
+        return self._has_room()
+
+    def _has_room(self) -> bool:
+        if self._undecided.waiting >= self._max_pending and self._overflow == "wait":
             return False
         # If an older one goes for a newcomer, or the newcomer itself, ``overflow`` decides who has
         # the permits that are left.
-        return self._handing_over.has_place(
-            undecided if self._holds_permits else 0, contested=self._overflow != "wait"
-        )
+        return self._handing_over.has_place(self._coming, contested=self._overflow != "wait")
 
     def has_place(self) -> bool:
-        """See `Admission.has_place`."""
-        return self._handing_over.has_place()
+        """See `Admission.has_place`. The second stage may have to be asked about it."""
+        return self._handing_over.has_place() if self._stages is None else self._has_room()
 
-    def _is_crowded(self) -> bool:
+    @property
+    def _coming(self) -> int:
+        """How many without a verdict are connections."""
+        undecided = self._undecided
+        return len(undecided.by_number) if self._holds_permits else undecided.connected
+
+    def _is_crowded(self, *, by_connection: bool) -> bool:
         """Whether those without a verdict fill the room there is for them."""
-        undecided = len(self._undecided.by_number)
-        if not undecided:
+        waiting = self._undecided.waiting
+        if not waiting:
             return False
-        if undecided >= self._max_pending:
+        if waiting >= self._max_pending:
             return True
-        return self._holds_permits and not self._handing_over.has_place(undecided)
+        return by_connection and not self._handing_over.has_place(self._coming)
 
     def _makes_room(self) -> bool:
         """Have the oldest go for a newcomer, if that is the policy; say whether it is."""
@@ -228,10 +238,9 @@ class ConditionalAccept:
     def take(self, transport_request: TransportRequest, *, in_pump: bool) -> None:  # noqa: ARG002 - there is room in the pump only
         """In the pump: inspect a request that has come."""
         request = ConnectionRequest(self, transport_request, self._now())
-        if self._is_crowded() and not self._makes_room():
+        if self._is_crowded(by_connection=self._holds_permits) and not self._makes_room():
             self._apply(request, Event.OVERFLOW)
             return
-        request._state = step(request._state, _INSPECT).state  # nothing else follows from it
         undecided = self._undecided.by_number
         undecided[transport_request.serial_number] = request
         counters = self._counters
@@ -239,8 +248,33 @@ class ConditionalAccept:
         pending = len(undecided) + len(self._lives.half_open)
         if pending > counters.pending_most:  # noqa: PLR1730 - max() costs more, each time
             counters.pending_most = pending
+        stages = self._stages if self._is_first(request) else None
+        self._question(request, self._inspect if stages is None else stages.before_handshake)
+
+    def _connected(self, request: ConnectionRequest) -> None:
+        """The handshake is over of a request that its first stage has let through."""
+        if self._is_crowded(by_connection=True) and not self._makes_room():
+            self._apply(request, Event.OVERFLOW, why=AbortReason.EVICTED)
+            return
+        self._lives.is_connected(request)
+        self.block.post(partial(self._ask_again, request))
+
+    def _ask_again(self, request: ConnectionRequest) -> None:
+        """In the pump: ask the second stage, if the request has not ended meanwhile."""
+        if request._state is State.CONNECTED:
+            assert self._stages is not None
+            self._question(request, self._stages.after_handshake)
+
+    def _is_first(self, request: ConnectionRequest) -> bool:
+        """Whether another stage is to be asked about a request after this one."""
+        return self._stages is not None and request.stage is InspectPoint.BEFORE_HANDSHAKE
+
+    def _question(
+        self, request: ConnectionRequest, inspect: Callable[[ConnectionRequest], object]
+    ) -> None:
+        request._state = step(request._state, _INSPECT).state  # nothing else follows from it
         try:
-            answer = self._ask(request)
+            answer = self._ask(request, inspect)
         except BaseException:  # Ctrl-C and its like go on, and nobody decides about this one
             if request._state in UNDECIDED:
                 self._apply(request, Event.CLOSE, why=AbortReason.CLOSED)
@@ -252,9 +286,11 @@ class ConditionalAccept:
         else:
             self._answered(request, answer, in_pump=True)
 
-    def _ask(self, request: ConnectionRequest) -> object:
+    def _ask(
+        self, request: ConnectionRequest, inspect: Callable[[ConnectionRequest], object]
+    ) -> object:
         block = self.block
-        return block.call("inspect", request, block.context.copy(), self._inspect, request)
+        return block.call("inspect", request, block.context.copy(), inspect, request)
 
     def _start(self, request: ConnectionRequest, answer: Awaitable[object]) -> None:
         """Run an async inspector in a task of its own."""
@@ -277,6 +313,9 @@ class ConditionalAccept:
         """Do what the inspector has answered; what is no verdict counts as a rejection."""
         verdict = as_verdict(answer)
         if verdict is None:
+            if answer is None and self._is_first(request):
+                self._apply(request, Event.PASS)
+                return
             if answer is not FAILED and request._state in UNDECIDED:
                 self._report_nonsense(request, answer)
             verdict = INSPECTOR_FAILED
@@ -302,6 +341,8 @@ class ConditionalAccept:
                 inspect_id.serial_number
             )
             return Status.CONNECTION_ABORTED if is_late else Status.NOT_FOUND
+        if event is Event.COMPLETE_ACCEPT and self._is_first(request):
+            event = Event.COMPLETE_PASS
         return self._apply(request, event, verdict)
 
     # --- Ending ------------------------------------------------------------------------

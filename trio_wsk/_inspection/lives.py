@@ -5,9 +5,10 @@ in `table.TABLE`, and nowhere else. Here the transport is told, peers are watche
 and abort callbacks posted; an approved request goes on to handing over, and what becomes of it
 there is told here.
 
-Where a request is, is in one of three places: undecided (it has no verdict), approved (it has not
-been taken), or forgotten. One that was aborted is remembered until its abort callback has returned,
-and its number for a while after that, so that who completes it late is told so.
+Where a request is, is in one of three places: undecided (it has no verdict; between two stages it
+is one of those), approved (it has not been taken), or forgotten. One that was aborted is remembered
+until its abort callback has returned, and its number for a while after that, so that who completes
+it late is told so.
 
 Nothing here awaits, or calls user code: all of it may happen on any stack.
 
@@ -50,8 +51,9 @@ if TYPE_CHECKING:
 __all__ = ["INSPECTOR_FAILED", "Lives"]
 
 HALF_OPEN_MOST: Final = 16384
-"""How many may be approved and not established at once; beyond them the oldest goes. Half of it is
-what Linux has by default for one listening socket, in the handshake and behind it."""
+"""How many may be approved and not established at once, and how many between two stages; beyond
+them the oldest goes. Half of it is what Linux has by default for one listening socket, in the
+handshake and behind it."""
 
 INSPECTOR_FAILED: Final = Verdict(InspectAction.REJECT, "inspector-failed")
 """What an inspector has answered that raised, or answered nonsense."""
@@ -71,6 +73,7 @@ _ESTABLISH: Final = Event.ESTABLISH
 _DELIVER: Final = Event.DELIVER
 _NOTHING: Final = Answer.NOTHING
 _APPROVE: Final = Answer.APPROVE
+_LET_ON: Final = Answer.LET_ON
 _REFUSE: Final = Answer.REFUSE
 _PEND: Final = Event.PEND
 
@@ -87,6 +90,7 @@ class Lives:
       block: Where it is posted, told and counted.
       counters: Where requests are counted.
       dropping: Where those go that are not even inspected.
+      has_connected: Called with each request that is through between two stages, from any stack.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Lives:
         block: Block,
         counters: ListeningCounters,
         dropping: Dropping,
+        has_connected: Callable[[ConnectionRequest], object],
     ) -> None:
         self.undecided: Final = Undecided(block, self._expired)
         """The requests without a verdict."""
@@ -118,6 +123,7 @@ class Lives:
         self._block = block
         self._counters = counters
         self._dropping = dropping
+        self._has_connected = has_connected
         handing_over.approved_by(self)
 
     # --- What happens to a request -----------------------------------------------------
@@ -149,6 +155,8 @@ class Lives:
                 self._note(request, verdict)
         elif answer is _APPROVE:
             self._approve(request, in_pump=in_pump)
+        elif answer is _LET_ON:
+            self._let_on(request)
         elif answer is _REFUSE:
             # An early verdict waits for the inspector to say "later".
             early = request._verdict if event is _PEND else None
@@ -169,7 +177,7 @@ class Lives:
     def _approve(self, request: ConnectionRequest, *, in_pump: bool) -> None:
         transport_request = request._transport_request
         number = transport_request.serial_number
-        del self.undecided.by_number[number]
+        self.undecided.forget(request)
         if request in self.peeking.requests:
             # Who peeks at it looks again, and hears of the verdict.
             transport_request.unwatch_end()
@@ -186,6 +194,33 @@ class Lives:
                 self.apply(oldest, Event.OVERFLOW, why=AbortReason.EVICTED)
             self.half_open[number] = request
             self._watch(request)
+
+    def _let_on(self, request: ConnectionRequest) -> None:
+        """The first of two stages has no objection: its handshake goes on, and then the second."""
+        between = self.undecided.in_handshake
+        if len(between) >= HALF_OPEN_MOST:
+            oldest = next(iter(between.values()))
+            self.apply(oldest, Event.OVERFLOW, why=AbortReason.EVICTED)
+        between[request._transport_request.serial_number] = request
+        if request._scope is not None:
+            request._scope = request._scope.of_next_stage()
+        self._counters.let_on += 1
+        is_established = request._transport_request.approve()
+        self.keep(request)
+        if is_established:
+            self._connect(request)
+        self.room_again()
+
+    def _connect(self, request: ConnectionRequest) -> None:
+        if request._transport_request.was_reset():
+            self._left(request, AbortReason.RESET)
+        else:
+            self._has_connected(request)
+
+    def is_connected(self, request: ConnectionRequest) -> None:
+        """Take note: somebody is about to ask the second stage about it."""
+        request._state = step(request._state, _ESTABLISH).state  # nothing else follows from it
+        self.undecided.has_connected(request)
 
     def _establish(self, request: ConnectionRequest, *, in_pump: bool) -> None:
         request._state = step(request._state, _ESTABLISH).state  # nothing else follows from it
@@ -215,9 +250,9 @@ class Lives:
     # --- Turning away ------------------------------------------------------------------
 
     def _refuse(self, request: ConnectionRequest, verdict: Verdict) -> None:
-        del self.undecided.by_number[request._transport_request.serial_number]
+        self.undecided.forget(request)
         reason = self._counters.count_rejected(verdict.reason)
-        given = self._turning_away.turn_away(request._transport_request, verdict)
+        given = self._turning_away.turn_away(request._transport_request, verdict, request.stage)
         if records.RequestRejected in self._block.observers.wanting:
             self._tell(
                 records.RequestRejected,
@@ -225,6 +260,7 @@ class Lives:
                 arrived_at=request.arrived_at,
                 reason=reason,
                 close=given,
+                stage=request.stage,
             )
         if given is not verdict.style:
             self._counters.close_fallbacks += 1
@@ -243,7 +279,7 @@ class Lives:
         """A request that was not rejected ends: cancel who works on it, answer it, and tell."""
         transport_request = request._transport_request
         remote_address = request.remote_address  # while there is a channel to ask
-        self._forget(transport_request)
+        self._forget(request)
         self._counters.aborted[why.value] += 1
         request.aborted = records.RequestAborted(
             at=trio.current_time(),
@@ -265,12 +301,12 @@ class Lives:
             request._carried.end()
         self.room_again()
 
-    def _forget(self, transport_request: TransportRequest) -> None:
-        number = transport_request.serial_number
+    def _forget(self, request: ConnectionRequest) -> None:
+        number = request._transport_request.serial_number
         if self._approved.pop(number, None) is None:
-            del self.undecided.by_number[number]
+            self.undecided.forget(request)
         elif self.half_open.pop(number, None) is None:
-            self._handing_over.remove(transport_request)
+            self._handing_over.remove(request._transport_request)
 
     def _expired(self, request: ConnectionRequest) -> None:
         self.apply(request, Event.EXPIRE, why=AbortReason.TIMED_OUT)
@@ -300,16 +336,18 @@ class Lives:
     def established(self, transport_request: TransportRequest) -> None:
         """A transport says that an approved request's handshake is over."""
         number = transport_request.serial_number
-        request = self._approved.get(number)
-        if request is not None and self.half_open.pop(number, None) is not None:
+        request = self.half_open.pop(number, None)
+        if request is not None:
             self._establish(request, in_pump=False)
+        elif (between := self.undecided.in_handshake.get(number)) is not None:
+            self._connect(between)
 
     # --- Ending ----------------------------------------------------------------------
 
     def leave(self) -> None:
         """See `Admission.leave`: those whose handshake is not over are the others' now."""
         for request in [*self.undecided.by_number.values(), *self._approved.values()]:
-            is_shaking_hands = request.inspect_point is InspectPoint.BEFORE_HANDSHAKE
+            is_shaking_hands = request.stage is InspectPoint.BEFORE_HANDSHAKE
             if is_shaking_hands and request._state is not State.ESTABLISHED:
                 self.apply(request, Event.CLOSE, why=AbortReason.CLOSED)
 

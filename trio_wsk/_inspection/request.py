@@ -9,7 +9,7 @@ from trio_wsk._connection.carried import Carried
 from trio_wsk._engine.callers import check_caller
 from trio_wsk._vocabulary.arguments import check_plain_function
 from trio_wsk._vocabulary.errors import InvalidDeviceStateError
-from trio_wsk._vocabulary.verdict import InspectId
+from trio_wsk._vocabulary.verdict import InspectId, InspectPoint
 
 from .scope import VerdictScope
 from .table import ENDED, State
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trio_wsk._vocabulary.credentials import PeerCredentials
     from trio_wsk._vocabulary.facts import Facts
     from trio_wsk._vocabulary.records import RequestAborted
-    from trio_wsk._vocabulary.verdict import InspectPoint, Verdict
+    from trio_wsk._vocabulary.verdict import Verdict
     from trio_wsk.transports._contract import TransportRequest
     from trio_wsk.transports._syn import Syn
 
@@ -65,6 +65,7 @@ class ConnectionRequest:
         "_carried",
         "_inspection",
         "_inspector",
+        "_is_connected",
         "_is_watched",
         "_scope",
         "_state",
@@ -85,6 +86,7 @@ class ConnectionRequest:
         self._scope: VerdictScope | None = None  # once somebody needs it
         self._inspection: Any = None  # what an async inspector awaits, and then has answered
         self._is_watched = False
+        self._is_connected = False  # established, of one that is asked about in two stages
         self._carried: Carried | None = None  # once it carries something
         self.arrived_at: float = arrived_at
         """When it arrived, in seconds on Trio's clock."""
@@ -143,6 +145,18 @@ class ConnectionRequest:
         Of a listening socket that inspects before the handshake, a request may come after it all
         the same: when the kernel has used SYN cookies, or could not hold one more SYN.
         """
+        return self._transport_request.inspect_point
+
+    @property
+    def stage(self) -> InspectPoint:
+        """What is asked about it now: what can be known before its handshake, or after it.
+
+        That is `inspect_point`, and later `InspectPoint.AFTER_HANDSHAKE` if it came before it and
+        is asked about in two stages, as `~trio_wsk.inspectors.Rules` may: see
+        :ref:`the order of stages <order-of-stages>`.
+        """
+        if self._is_connected:
+            return InspectPoint.AFTER_HANDSHAKE
         return self._transport_request.inspect_point
 
     @property
@@ -211,7 +225,7 @@ class ConnectionRequest:
 
     @property
     def deadline(self) -> float:
-        """When the time for a verdict is over, in seconds on Trio's clock."""
+        """When the time for a verdict is over, in seconds on Trio's clock: of both stages."""
         return self.arrived_at + self._inspector.inspect_timeout
 
     @property
@@ -219,7 +233,8 @@ class ConnectionRequest:
         """Cancelled when no verdict is wanted any more: `aborted` says why.
 
         An async inspector runs inside it. For one that pended it is there to be entered, once,
-        by whoever works on the verdict.
+        by whoever works on the verdict. Where there are two stages each has its own, and all of
+        them are cancelled.
         """
         if self._scope is None:
             self._scope = VerdictScope()

@@ -15,6 +15,13 @@
                               the peer leaves ▶ ABORTED, no verdict in time ▶ TIMED_OUT,
                               evicted ▶ OVERFLOWED, the listening socket closes ▶ CLOSED
 
+An inspector in two stages has the first of them asked before the handshake. Where that one has no
+objection, or is completed with yes, the verdict is still to come::
+
+    INSPECTING ──────────pass──────────▶ HANDSHAKING ──established──▶ CONNECTED ──inspect──┐
+       │ completed early ▶ PASSED_EARLY ──pend──▲ ▲                                        │
+       └──pend──▶ PENDED ────────complete─────────┘          INSPECTING, as above, ◀───────┘
+
 Two rules for this file. Everything that decides what may follow what is in `TABLE`. And
 nothing here knows a socket, a clock or a task: an answer says what has to be done, and
 somebody else does it.
@@ -48,6 +55,12 @@ class State(enum.Enum):
     """It is here; nobody has been asked."""
     INSPECTING = "inspecting"
     """The inspector has been asked and has not answered."""
+    PASSED_EARLY = "passed early"
+    """It was completed with yes while the first of two stages was still at it."""
+    HANDSHAKING = "handshaking"
+    """The first of two stages has let it through to its handshake."""
+    CONNECTED = "connected"
+    """Its handshake is over, and the second stage has not been asked."""
     ACCEPTED_EARLY = "accepted early"
     """It was completed with yes while its inspector was still at it."""
     REJECTED_EARLY = "rejected early"
@@ -85,12 +98,16 @@ class Event(enum.Enum):
     """Its inspector is asked."""
     ACCEPT = "accept"
     """The inspector answers yes."""
+    PASS = "pass"  # noqa: S105 - it opens something, in its way
+    """The first of two stages has no objection."""
     REJECT = "reject"
     """The inspector answers no, fails, or answers nonsense."""
     PEND = "pend"
     """The inspector answers "later"."""
     COMPLETE_ACCEPT = "complete: accept"
     """Somebody completes the inspection with yes."""
+    COMPLETE_PASS = "complete: pass"  # noqa: S105 - as above
+    """Somebody completes the first of two stages with yes."""
     COMPLETE_REJECT = "complete: reject"
     """Somebody completes the inspection with no."""
     ESTABLISH = "establish"
@@ -115,6 +132,8 @@ class Answer(enum.Enum):
     NOTHING = "nothing"
     APPROVE = "approve"
     """Yes."""
+    LET_ON = "let on"
+    """Yes to the handshake, and the rest is asked when that is over."""
     REFUSE = "refuse"
     """No, as the verdict says how."""
     RESET = "reset"
@@ -136,9 +155,17 @@ class Step:
 
 
 UNDECIDED: Final = frozenset(
-    {State.INSPECTING, State.ACCEPTED_EARLY, State.REJECTED_EARLY, State.PENDED}
+    {
+        State.INSPECTING,
+        State.PASSED_EARLY,
+        State.ACCEPTED_EARLY,
+        State.REJECTED_EARLY,
+        State.PENDED,
+        State.HANDSHAKING,
+        State.CONNECTED,
+    }
 )
-"""The states in which there is no verdict yet: what ``max_pending`` counts."""
+"""The states in which there is no verdict yet."""
 
 ENDED: Final = frozenset(
     {
@@ -167,63 +194,74 @@ def _lost(*events: Event, cancels: bool) -> dict[Event, Step]:
     }
 
 
-def _undecided(*, accept: Step, reject: Step, pend: Step, **completed: Step) -> dict[Event, Step]:
+_YES: Final = Step(State.APPROVED, Answer.APPROVE)
+_ON: Final = Step(State.HANDSHAKING, Answer.LET_ON)
+_NO: Final = Step(State.REJECTED, Answer.REFUSE)
+
+_ANSWERS: Final = (Event.ACCEPT, Event.PASS, Event.REJECT, Event.PEND)
+_COMPLETIONS: Final = (Event.COMPLETE_ACCEPT, Event.COMPLETE_PASS, Event.COMPLETE_REJECT)
+
+
+def _undecided(*, pend: Step) -> dict[Event, Step]:
     """The inspector is at it."""
     return {
-        Event.ACCEPT: accept,
-        Event.REJECT: reject,
+        Event.ACCEPT: _YES,
+        Event.PASS: _ON,
+        Event.REJECT: _NO,
         Event.PEND: pend,
-        Event.COMPLETE_ACCEPT: completed["yes"],
-        Event.COMPLETE_REJECT: completed["no"],
         **_lost(*_LOST, cancels=True),
     }
 
 
 def _refuses_completion(state: State, status: Status = Status.NOT_FOUND) -> dict[Event, Step]:
     """Completing changes nothing: it was completed before, or is too late."""
-    return dict.fromkeys((Event.COMPLETE_ACCEPT, Event.COMPLETE_REJECT), Step(state, status=status))
+    return dict.fromkeys(_COMPLETIONS, Step(state, status=status))
 
 
 def _over(state: State) -> dict[Event, Step]:
     """Lost: an inspector that answers all the same, and who completes it, come too late."""
-    ignored = dict.fromkeys((Event.ACCEPT, Event.REJECT, Event.PEND), Step(state))
+    ignored = dict.fromkeys(_ANSWERS, Step(state))
     return {**ignored, **_refuses_completion(state, Status.CONNECTION_ABORTED)}
 
-
-_YES: Final = Step(State.APPROVED, Answer.APPROVE)
-_NO: Final = Step(State.REJECTED, Answer.REFUSE)
-_TWICE: Final = Status.NOT_FOUND
 
 TABLE: Final[Mapping[State, Mapping[Event, Step]]] = {
     State.ARRIVED: {
         Event.INSPECT: Step(State.INSPECTING),
         Event.OVERFLOW: Step(State.OVERFLOWED, Answer.RESET),
     },
-    State.INSPECTING: _undecided(
-        accept=_YES,
-        reject=_NO,
-        pend=Step(State.PENDED),
-        yes=Step(State.ACCEPTED_EARLY),
-        no=Step(State.REJECTED_EARLY),
-    ),
-    # An inspector that answers yes or no by itself never pended, so its word counts.
-    State.ACCEPTED_EARLY: _undecided(
-        accept=_YES,
-        reject=_NO,
-        pend=_YES,
-        yes=Step(State.ACCEPTED_EARLY, status=_TWICE),
-        no=Step(State.ACCEPTED_EARLY, status=_TWICE),
-    ),
-    State.REJECTED_EARLY: _undecided(
-        accept=_YES,
-        reject=_NO,
-        pend=_NO,
-        yes=Step(State.REJECTED_EARLY, status=_TWICE),
-        no=Step(State.REJECTED_EARLY, status=_TWICE),
-    ),
+    State.INSPECTING: {
+        **_undecided(pend=Step(State.PENDED)),
+        Event.COMPLETE_ACCEPT: Step(State.ACCEPTED_EARLY),
+        Event.COMPLETE_PASS: Step(State.PASSED_EARLY),
+        Event.COMPLETE_REJECT: Step(State.REJECTED_EARLY),
+    },
+    # An inspector that answers by itself never pended, so its word counts.
+    State.PASSED_EARLY: {
+        **_undecided(pend=_ON),
+        **_refuses_completion(State.PASSED_EARLY),
+    },
+    State.ACCEPTED_EARLY: {
+        **_undecided(pend=_YES),
+        **_refuses_completion(State.ACCEPTED_EARLY),
+    },
+    State.REJECTED_EARLY: {
+        **_undecided(pend=_NO),
+        **_refuses_completion(State.REJECTED_EARLY),
+    },
     State.PENDED: {
         Event.COMPLETE_ACCEPT: _YES,
+        Event.COMPLETE_PASS: _ON,
         Event.COMPLETE_REJECT: _NO,
+        **_lost(*_LOST, cancels=True),
+    },
+    State.HANDSHAKING: {
+        Event.ESTABLISH: Step(State.CONNECTED),
+        **_refuses_completion(State.HANDSHAKING),
+        **_lost(*_LOST, cancels=True),
+    },
+    State.CONNECTED: {
+        Event.INSPECT: Step(State.INSPECTING),
+        **_refuses_completion(State.CONNECTED),
         **_lost(*_LOST, cancels=True),
     },
     State.APPROVED: {

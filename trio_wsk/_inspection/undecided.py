@@ -1,12 +1,14 @@
 """The requests of one listening socket that have no verdict, in the order in which they came.
 
-That is the order of their deadlines, too, since each has the same time from its arrival on: so one
-timer serves all. `trio_wsk._engine.deadlines` would keep a second dict of the same requests, and an
-ordered one, which weighs more than this on each request that is pended.
+That is the order of their deadlines, too, since each has the same time from its arrival on, through
+both stages if there are two: so one timer serves all. `trio_wsk._engine.deadlines` would keep a
+second dict of the same requests, and an ordered one, which weighs more than this on each request
+that is pended.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING, Final, final
 
@@ -41,23 +43,59 @@ class Undecided:
       expired: Called with each request whose time is over; it takes that out.
     """
 
-    __slots__ = ("_evicted", "_expired", "_is_timed", "_pump", "by_number")
+    __slots__ = (
+        "_evicted",
+        "_expired",
+        "_is_timed",
+        "_pump",
+        "by_number",
+        "connected",
+        "in_handshake",
+    )
 
     def __init__(self, pump: Pump, expired: Callable[[ConnectionRequest], object]) -> None:
         self.by_number: dict[int, ConnectionRequest] = {}
         """The requests. A plain dict weighs half of an ordered one."""
+        self.in_handshake: OrderedDict[int, ConnectionRequest] = OrderedDict()
+        """Of these, those that are between two stages, the one that came there first first."""
+        self.connected: int = 0
+        """Of these, how many have come through that."""
         self._pump = pump
         self._expired = expired
         self._is_timed = False
         self._evicted = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for somebody's word, and not for the end of their handshake.
+
+        That is what ``max_pending`` counts. Whose handshake is under way holds no descriptor, and
+        may be forged: a flood of such must not keep others from being asked about.
+        """
+        return len(self.by_number) - len(self.in_handshake)
+
+    def has_connected(self, request: ConnectionRequest) -> None:
+        """Take note: a request's handshake is over."""
+        del self.in_handshake[request._transport_request.serial_number]
+        request._is_connected = True
+        self.connected += 1
+
+    def forget(self, request: ConnectionRequest) -> None:
+        """Take out a request that has its verdict, or is lost."""
+        number = request._transport_request.serial_number
+        del self.by_number[number]
+        self.in_handshake.pop(number, None)
+        self.connected -= request._is_connected
+
     def oldest(self) -> ConnectionRequest:
-        """Return the request that came first, which is about to be evicted."""
+        """Return the request that came first of the waiting, which is about to be evicted."""
         self._evicted += 1
         if self._evicted >= EVICTIONS_PER_COPY:
             self._evicted = 0
             self.by_number = dict(self.by_number.items())
-        return next(iter(self.by_number.values()))
+        return next(
+            each for number, each in self.by_number.items() if number not in self.in_handshake
+        )
 
     def watch_deadline(self, request: ConnectionRequest) -> None:
         """End this request, if it is still here, when its time is over."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from .verdict import InspectPoint
+
 if TYPE_CHECKING:
     from .addresses import Address
     from .end_reason import EndReason
@@ -145,6 +147,8 @@ class RequestRejected(Record):
     """The verdict's slug, as in ``statistics().rejected``."""
     close: CloseStyle
     """How the peer was told."""
+    stage: InspectPoint = InspectPoint.AFTER_HANDSHAKE
+    """Who has refused it: who was asked before its handshake, or who was asked after it."""
 
 
 @attrs.frozen(kw_only=True)

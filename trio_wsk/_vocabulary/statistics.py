@@ -48,6 +48,9 @@ class ListeningStatistics:
     """
     inspected: int
     """Of these, how many an inspector was asked about."""
+    let_on: int
+    """Of these, let through to their handshake by the first of two stages: the second one was asked
+    about those that got there."""
     approved: int
     """Of these, let through: delivered, parked, not yet established, or aborted since."""
     pending: int
@@ -147,6 +150,7 @@ class ListeningCounters:
         "close_fallbacks",
         "dropped",
         "inspected",
+        "let_on",
         "pending_most",
         "rejected",
         "shed",
@@ -164,6 +168,7 @@ class ListeningCounters:
         self.accept_backoffs = 0
         self.shed = 0
         self.inspected = 0
+        self.let_on = 0
         self.approved = 0
         self.pending_most = 0
         self.rejected: Counter[str] = Counter()
@@ -200,6 +205,7 @@ class ListeningCounters:
             parked_most=parked_most,
             dropped=MappingProxyType(dict(self.dropped)),
             inspected=self.inspected,
+            let_on=self.let_on,
             approved=self.approved,
             pending=pending,
             pending_most=self.pending_most,

@@ -4,7 +4,7 @@ Whatever can be called with a request is a rule. What it says of itself are attr
 have none of them:
 
 * ``name``: what it is counted by; without one, that of its function or class.
-* ``needs``: what it looks at, a `Need`.
+* ``needs``: what it looks at, a `Need`. What needs octets is asked when the handshake is over.
 * ``close_styles``: in which ways it turns peers away, so that opening a listening socket fails
   where one of them can't be had.
 * ``refuses``: whom it turns away by their address alone, as a tuple of `Refused`: all that it ever
@@ -14,10 +14,11 @@ have none of them:
 from __future__ import annotations
 
 import functools
+import operator
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
 
 import attrs
 
@@ -56,8 +57,6 @@ Answer: TypeAlias = InspectAction | Verdict | None
 Rule: TypeAlias = Callable[["ConnectionRequest"], Answer | Awaitable[Answer]]
 """What is asked about a request, plain or async."""
 
-_ORDER: Final = (Need.ADDRESSES, Need.SYN, Need.OCTETS)
-
 
 def needs(need: Need) -> Callable[[T], T]:
     r"""Make a decorator that says of a rule of yours what it looks at.
@@ -67,6 +66,12 @@ def needs(need: Need) -> Callable[[T], T]:
         @needs(Need.OCTETS)
         async def speaks_tls(request):
             return None if await request.peek(1) == b"\x16" else InspectAction.REJECT
+
+    What needs octets is asked when the handshake is over, what needs no more before it, if that is
+    where its listening socket inspects.
+
+    Args:
+      need: What it looks at, ``Need.SYN | Need.OCTETS`` for both.
 
     Raises:
       InvalidParameterError: it is no `Need`. (Yours.)
@@ -126,8 +131,8 @@ def name_of(rule: object) -> str:
 
 def need_of(*rules: object) -> Need:
     """Return what these rules look at, together."""
-    stated = [getattr(rule, "needs", Need.ADDRESSES) for rule in rules]
-    return max(stated, key=_ORDER.index, default=Need.ADDRESSES)
+    stated = (getattr(rule, "needs", Need.ADDRESSES) for rule in rules)
+    return functools.reduce(operator.or_, stated, Need.ADDRESSES)
 
 
 def close_styles_of(*rules: object) -> frozenset[Any]:

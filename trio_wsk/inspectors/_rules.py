@@ -7,7 +7,9 @@ from collections.abc import Awaitable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
+from trio_wsk._inspection.two_stages import TwoStages
 from trio_wsk._vocabulary.errors import InvalidParameterError
+from trio_wsk._vocabulary.need import Need
 from trio_wsk._vocabulary.verdict import InspectAction, Verdict
 
 from ._rule import (
@@ -24,12 +26,14 @@ from ._rule import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from trio_wsk._inspection.request import ConnectionRequest
     from trio_wsk._vocabulary.refused import Refused
 
     from ._rule import Answer, Rule
+
+    Asked = tuple[Rule, Counts]
 
 __all__ = ["Rules", "all_of"]
 
@@ -38,13 +42,14 @@ class Chain:
     """Rules that are asked in order, until one answers.
 
     Args:
-      rules: The rules.
+      asked: The rules, and what each is counted in.
       default: What is answered if none has an objection.
     """
 
     __slots__ = ("_asked", "_default", "close_styles", "needs", "refuses", "rules")
 
-    def __init__(self, rules: tuple[Rule, ...], default: Answer) -> None:
+    def __init__(self, asked: Sequence[Asked], default: Answer) -> None:
+        rules = tuple(rule for rule, _ in asked)
         self.rules: Final[tuple[Rule, ...]] = rules
         """The rules, in order."""
         self.needs: Final = need_of(*rules)
@@ -54,7 +59,7 @@ class Chain:
         self.refuses: Final[tuple[Refused, ...]] = tuple(_refused_first(rules))
         """Whom the first rules turn away by their address alone, up to one that does more."""
         self._default = default
-        self._asked = [(rule, Counts()) for rule in rules]
+        self._asked = asked
 
     def statistics(self) -> Mapping[str, RuleStatistics]:
         """Return what each rule has answered since it was made, by its name.
@@ -70,6 +75,10 @@ class Chain:
                 would_reject_of(rule)
             )
         return MappingProxyType(found)
+
+    def __call__(self, request: ConnectionRequest) -> Any:  # noqa: ANN401 - see `Rules`
+        """Ask the rules about a request; what this returns is to be awaited where a rule's is."""
+        return self._ask(request)
 
     def _ask(self, request: ConnectionRequest, position: int = 0) -> Answer | Awaitable[Answer]:
         for rule, counts in self._asked[position:] if position else self._asked:
@@ -136,9 +145,15 @@ class Rules(Chain):
     As long as its rules are plain, so is this: a request costs the calls. Where one of them is
     async, what follows it is asked in the task of that.
 
+    Where it inspects before the handshake, it does so in two stages if one of them needs octets
+    (`needs`): those before that one are asked before the handshake, that one and what follows it
+    when it is over. So each is asked as early as the order lets it, and once; see
+    :ref:`the order of stages <order-of-stages>`.
+
     A rule that answers ACCEPT lets the request in, whatever comes after it: no limit that stands
     behind it counts that request. PEND is an answer like the others, and who completes it decides
-    about the request. What a rule raises turns the request away (``inspector-failed``).
+    about the request; in the first of two stages, whether the second is asked. What a rule raises
+    turns the request away (``inspector-failed``).
 
     Args:
       rules: In the order in which they are asked.
@@ -148,7 +163,7 @@ class Rules(Chain):
       InvalidParameterError: one is no rule, or the default no answer. (Yours.)
     """
 
-    __slots__ = ()
+    __slots__ = ("stages",)
 
     def __init__(
         self, *rules: Rule, default: InspectAction | Verdict = InspectAction.ACCEPT
@@ -165,7 +180,10 @@ class Rules(Chain):
                 f"default is an InspectAction or a Verdict, not {default!r}; rules that stand among"
                 " other rules are all_of(...)"
             )
-        super().__init__(rules, default)
+        asked = _counted(rules)
+        super().__init__(asked, default)
+        self.stages: Final = _stages(asked, default)
+        """What is asked before the handshake, and what after it; None if nothing needs octets."""
 
     def __repr__(self) -> str:
         return f"Rules({', '.join(map(name_of, self.rules))})"
@@ -177,11 +195,29 @@ class Rules(Chain):
         return self._ask(request)  # type: ignore[return-value]  # with that default, never None
 
 
+def _counted(rules: Iterable[Rule]) -> list[Asked]:
+    return [(rule, Counts()) for rule in rules]
+
+
+def _stages(asked: Sequence[Asked], default: Answer) -> TwoStages | None:
+    """Part the rules at the first one that needs octets.
+
+    No rule is asked before one that stands in front of it, whatever it needs. That one may have to
+    find out first who the peer is (`ProxyProtocol`), may let it in whatever comes after it, or take
+    what the other gives back.
+    """
+    for position, (rule, _) in enumerate(asked):
+        if Need.OCTETS in need_of(rule):
+            return TwoStages(Chain(asked[:position], None), Chain(asked[position:], default))
+    return None
+
+
 def all_of(*rules: Rule, name: str = "all_of") -> Rule:
     """Make a rule of several, to share them or to put them under one condition.
 
     They are asked in order, and the first answer is its answer; it has no objection if none of them
-    has one. (`Rules` is an inspector, and lets everybody in then, whatever stands behind it.)
+    has one. It is asked as one rule, when all that they need is there. (`Rules` is an inspector,
+    and lets everybody in then, whatever stands behind it.)
 
     Args:
       rules: In the order in which they are asked.
@@ -200,7 +236,7 @@ class _AllOf(Chain):
     __slots__ = ("name",)
 
     def __init__(self, rules: tuple[Rule, ...], name: str) -> None:
-        super().__init__(rules, None)
+        super().__init__(_counted(rules), None)
         self.name: Final = name
 
     def __repr__(self) -> str:
@@ -212,6 +248,3 @@ class _AllOf(Chain):
         for rule in self.rules:
             together.update(would_reject_of(rule))
         return together
-
-    def __call__(self, request: ConnectionRequest) -> Answer | Awaitable[Answer]:
-        return self._ask(request)

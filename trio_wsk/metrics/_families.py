@@ -46,6 +46,7 @@ OF_LISTENING: Final = (
     _gauge("parked_most", "queued_connections_most", "The most that were queued at once."),
     Family("dropped", "dropped_connections", "Connections closed that nobody got.", "reason"),
     Family("inspected", "inspected_connections", "Requests that an inspector was asked about."),
+    Family("let_on", "let_on_connections", "Requests let through by the first of two stages."),
     Family("approved", "approved_connections", "Requests that were let through."),
     _gauge("pending", "pending_inspections", "Requests that are undecided, or not established."),
     _gauge("pending_most", "pending_inspections_most", "The most that were pending at once."),

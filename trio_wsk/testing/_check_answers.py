@@ -27,6 +27,8 @@ __all__ = [
     "approval_of_who_has_gone",
     "client_that_starts_anew_has_to_wait",
     "connection_waits_for_who_takes_it",
+    "established_hears_what_is_promised",
+    "established_is_answered_again",
     "finish_is_an_end_in_good_order",
     "finish_is_no_reset_over_unread_data",
     "handshake_waits_for_the_answer",
@@ -68,13 +70,56 @@ async def finish_is_an_end_in_good_order(stage: Stage) -> None:
         await _sees_reset(stage, visitor, "FIN can't be had, a request was finished")
 
 
-@check(after_handshake)
+@check()
+async def established_is_answered_again(stage: Stage) -> None:
+    """When the handshake is over, approve() is true, and a request can be let through or not."""
+    await stage.listen()
+    visitor = await stage.established()
+    assert visitor.request.approve(), "the handshake is over, and approve() returned False"
+    visitor.unwatch_end()
+    await visitor.peer.send(b"hello")
+    visitor.accept()
+    received = await visitor.receive(5)
+    assert received == b"hello", f"a peer has sent b'hello', and what came is {received!r}"
+    visitor = await stage.established()
+    visitor.answer("reset")
+    fate = await visitor.peer.fate()
+    expected = {"reset"} if stage.harness.has_reset else {"reset", "fin"}
+    assert fate in expected, f"an established request was reset, and its peer saw {fate}"
+
+
+@check()
+async def established_hears_what_is_promised(stage: Stage) -> None:
+    """close_styles_when_established() says what such a request can be answered with."""
+    await stage.listen()
+    styles = stage.transport.close_styles_when_established()
+    assert styles >= stage.transport.close_styles(), (
+        f"close_styles_when_established() is {styles}, less than close_styles()"
+    )
+    visitor = await stage.established()
+    visitor.answer("finish")
+    fate = await visitor.peer.fate()
+    has_fin = CloseStyle.FIN in styles or not stage.harness.has_reset
+    assert has_fin is (fate == "fin"), (
+        f"an established request was finished, and its peer saw {fate}: {styles}"
+    )
+    visitor = await stage.established()
+    is_silent = visitor.answer("silence")
+    assert is_silent is (CloseStyle.SILENT in styles), (
+        f"silence() of an established request returned {is_silent}: {styles}"
+    )
+    assert not is_silent or await visitor.peer.hears_nothing(), (
+        "silence() returned True, and its peer was told"
+    )
+
+
+@check()
 async def finish_is_no_reset_over_unread_data(stage: Stage) -> None:
     """finish() drops what the peer has sent, and is no reset because of it."""
     await stage.listen()
-    if CloseStyle.FIN not in stage.transport.close_styles():
+    if CloseStyle.FIN not in stage.transport.close_styles_when_established():
         return
-    visitor = await stage.visitor()
+    visitor = await stage.established()
     await visitor.peer.send(b"unread" * 1000)
     await stage.quiet()
     visitor.answer("finish")
@@ -97,14 +142,14 @@ async def silence_is_silence_or_a_reset(stage: Stage) -> None:
         await _sees_reset(stage, visitor, "silence() returned False")
 
 
-@check(after_handshake)
+@check()
 async def answers_never_raise(stage: Stage) -> None:
     """An answer to a peer that has gone in the meantime is as good as any."""
     await stage.listen()
     for style in ("reset", "finish", "silence"):
         for leave in ("with a reset", "in good order"):
-            visitor = await stage.visitor()
-            keeper = visitor.watch_end()
+            visitor = await stage.established()
+            keeper = visitor.keeper
             if leave == "with a reset":
                 visitor.peer.leave_with_reset()
             else:

@@ -54,27 +54,21 @@ def _resets(stage: Stage, *, behind_data: bool = False) -> AbstractSet[PeerEnd]:
     return {PeerEnd.CLOSED, PeerEnd.FIN_AFTER_DATA if behind_data else PeerEnd.FIN}
 
 
-async def _watched(stage: Stage) -> Visitor:
-    visitor = await stage.visitor()
-    visitor.watch_end()
-    return visitor
-
-
-@check(after_handshake)
+@check()
 async def reset_is_told(stage: Stage) -> None:
     """A peer that resets is told of, once."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     visitor.peer.leave_with_reset()
     await visitor.told(_resets(stage), "a peer has reset")
     await visitor.told_nothing("a peer has reset, which was told already")
 
 
-@check(after_handshake, has_reset)
+@check(has_reset)
 async def reset_behind_data_is_told(stage: Stage) -> None:
     """A reset is told although nobody has read what the peer sent before it."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     await visitor.peer.send(b"unread")
     await stage.quiet()
     visitor.peer.leave_with_reset()
@@ -82,21 +76,21 @@ async def reset_behind_data_is_told(stage: Stage) -> None:
     await visitor.told_nothing("a peer has reset, which was told already")
 
 
-@check(after_handshake)
+@check()
 async def fin_is_told(stage: Stage) -> None:
     """A peer that finishes and has sent nothing is told of as FIN, once."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     await visitor.peer.finish()
     await visitor.told(FIN, "a peer has finished without a word")
     await visitor.told_nothing("a peer has finished, which was told already")
 
 
-@check(after_handshake, tells_end_behind_data)
+@check(tells_end_behind_data)
 async def fin_after_data_is_told(stage: Stage) -> None:
     """A peer that finishes after it has sent something is told of as FIN_AFTER_DATA, once."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     await visitor.peer.send(b"request")
     await stage.quiet()
     await visitor.peer.finish()
@@ -109,14 +103,14 @@ async def fin_after_data_is_told(stage: Stage) -> None:
     )
 
 
-@check(after_handshake)
+@check()
 async def close_is_told(stage: Stage) -> None:
     """A peer that closes is told of, as CLOSED where the system can tell, and once."""
     await stage.listen()
     for data, half in ((b"", PeerEnd.FIN), (b"request", PeerEnd.FIN_AFTER_DATA)):
         if data and not stage.harness.tells_end_behind_data:
             continue
-        visitor = await _watched(stage)
+        visitor = await stage.established()
         if data:
             await visitor.peer.send(data)
         await visitor.peer.leave()
@@ -129,11 +123,11 @@ async def close_is_told(stage: Stage) -> None:
         )
 
 
-@check(after_handshake)
+@check()
 async def end_that_goes_further_is_told_again(stage: Stage) -> None:
     """A peer that has finished, and then resets, is told of once more."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     await visitor.peer.finish()
     await visitor.told(FIN, "a peer has finished without a word")
     if stage.harness.has_reset:
@@ -167,11 +161,11 @@ async def end_is_told_when_it_is_true_already(stage: Stage) -> None:
         )
 
 
-@check(after_handshake)
+@check()
 async def end_is_told_to_who_watches_again(stage: Stage) -> None:
     """Who watches once more, after unwatch_end(), is told what is true once more."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     await visitor.peer.finish()
     await visitor.told(FIN, "a peer has finished without a word")
     visitor.request.unwatch_end()
@@ -179,11 +173,11 @@ async def end_is_told_to_who_watches_again(stage: Stage) -> None:
     await visitor.told(FIN, "a peer had finished, and watch_end() was called again")
 
 
-@check(after_handshake)
+@check()
 async def data_is_no_end(stage: Stage) -> None:
     """Data alone is nothing to tell."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     for _ in range(2):
         await visitor.peer.send(b"data")
         await visitor.told_nothing("a peer has sent something")
@@ -193,7 +187,7 @@ async def data_is_no_end(stage: Stage) -> None:
 async def nothing_is_told_to_who_does_not_watch(stage: Stage) -> None:
     """After unwatch_end(), which may be repeated, and after an answer nothing is told."""
     await stage.listen()
-    unwatched, answered = await _watched(stage), await _watched(stage)
+    unwatched, answered = await stage.established(), await stage.established()
     for _ in range(2):
         unwatched.unwatch_end()
     answered.answer("reset")
@@ -235,11 +229,11 @@ async def _peeked(stage: Stage, visitor: Visitor, wanted: bytes) -> bool:
     return is_all
 
 
-@check(after_handshake)
+@check()
 async def consume_takes_the_octets(stage: Stage) -> None:
     """consume() takes what was looked at; what follows is looked at next, and received."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     await visitor.peer.send(b"first, second")
     assert not await _peeked(stage, visitor, b"first, second"), "peek() says a peer has finished"
     visitor.request.consume(7)
@@ -251,11 +245,11 @@ async def consume_takes_the_octets(stage: Stage) -> None:
     assert received == b"second", f"what follows b'first, ' was received as {received!r}"
 
 
-@check(after_handshake)
+@check()
 async def peek_leaves_the_octets(stage: Stage) -> None:
     """peek() sees the first octets, up to so many, and leaves them for who accepts."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     seen = visitor.request.peek(10)
     assert seen == (b"", False), f"a peer has sent nothing, and peek() returned {seen!r}"
     await visitor.peer.send(b"first")
@@ -270,15 +264,15 @@ async def peek_leaves_the_octets(stage: Stage) -> None:
     assert received == b"first, second", f"after peek() recv() returned {received!r}"
 
 
-@check(after_handshake)
+@check()
 async def end_is_all(stage: Stage) -> None:
     """When the peer has finished, peek() says that there is no more."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     await visitor.peer.finish()
     assert await _is_all(stage, visitor, b""), "a peer has finished, and peek() says: not all"
     if stage.harness.tells_end_behind_data:
-        visitor = await _watched(stage)
+        visitor = await stage.established()
         await visitor.peer.send(b"all")
         await visitor.peer.finish()
         assert await _is_all(stage, visitor, b"all"), (
@@ -293,11 +287,11 @@ async def _is_all(stage: Stage, visitor: Visitor, wanted: bytes) -> bool:
     return is_all
 
 
-@check(after_handshake)
+@check()
 async def waiting_for_more_waits(stage: Stage) -> None:
     """wait_for_more() waits without spinning beside data that was seen, until more comes."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     await visitor.peer.send(b"seen")
     await _peeked(stage, visitor, b"seen")
     wake_ups = 0
@@ -310,12 +304,12 @@ async def waiting_for_more_waits(stage: Stage) -> None:
     await _peeked(stage, visitor, b"seen more")
 
 
-@check(after_handshake)
+@check()
 async def unwatching_ends_a_wait_for_more(stage: Stage) -> None:
     """wait_for_more() returns when the request is not watched any more, or has its answer."""
     await stage.listen()
     for deed in ("unwatch_end", "reset"):
-        visitor = await _watched(stage)
+        visitor = await stage.established()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_wait_for_more, stage, visitor, deed)
             await trio.testing.wait_all_tasks_blocked()
@@ -330,11 +324,11 @@ async def _wait_for_more(stage: Stage, visitor: Visitor, deed: str) -> None:
         await visitor.request.wait_for_more()
 
 
-@check(after_handshake, has_reset)
+@check(has_reset)
 async def peek_says_that_its_peer_has_reset(stage: Stage) -> None:
     """peek() at a connection that was reset raises PeerFaultError."""
     await stage.listen()
-    visitor = await _watched(stage)
+    visitor = await stage.established()
     visitor.peer.leave_with_reset()
     await stage.until(lambda: visitor.keeper.ends, "a peer has reset, which was not told")
     try:

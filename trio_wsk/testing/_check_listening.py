@@ -21,6 +21,7 @@ from trio_wsk._vocabulary.verdict import (
     InspectPoint,
     Verdict,
 )
+from trio_wsk.inspectors import Need, Rules, needs
 
 from ._checks import after_handshake, before_handshake, check
 from ._visitor import pattern
@@ -41,6 +42,7 @@ __all__ = [
     "listening_socket_accepts",
     "listening_socket_asks_and_accepts",
     "listening_socket_asks_and_rejects",
+    "listening_socket_asks_in_two_stages",
     "listening_socket_awaits_large_uploads",
     "listening_socket_closes",
     "listening_socket_completes_what_is_pended",
@@ -381,3 +383,36 @@ async def listening_socket_withholds_the_handshake(stage: Stage) -> None:
             else:
                 fate = await peer.fate()
                 assert fate == "refused", f"a peer was rejected, and saw {fate}"
+
+
+@needs(Need.OCTETS)
+async def _good_word(request: ConnectionRequest) -> Verdict | None:
+    is_good = await request.peek(4) == b"good"
+    return None if is_good else Verdict(InspectAction.REJECT, close=b"421 busy\r\n")
+
+
+@check(before_handshake)
+async def listening_socket_asks_in_two_stages(stage: Stage) -> None:
+    """An inspector sees the SYN, and then the octets; who is turned away by those is told."""
+    asked: list[InspectPoint] = []
+    rules = Rules(lambda request: asked.append(request.stage), _good_word)
+    async with _listening(stage, inspect=rules) as listening:
+        bad = await stage.peer(listening.local_addresses[0])
+        await bad.connected()
+        await bad.send(b"bad word")
+        if CloseStyle.FIN in stage.transport.close_styles_when_established():
+            message = await bad.receive(100)
+            assert message == b"421 busy\r\n", (
+                f"a peer was to read b'421 busy', and read {message!r}"
+            )
+        good = await stage.peer(listening.local_addresses[0])
+        await good.connected()
+        await good.send(b"good word")
+        connection = await _accepted(stage, listening)
+        data = bytearray()
+        async with stage.within("what an inspector has peeked at did not come"):
+            while len(data) < 9:  # noqa: PLR2004 - so many were sent
+                data += await connection.receive_some()
+        await connection.aclose()
+        assert data == b"good word", f"a peer sent b'good word', and what came is {bytes(data)!r}"
+        assert asked == [InspectPoint.BEFORE_HANDSHAKE] * 2, f"the first stage was asked: {asked}"

@@ -80,8 +80,12 @@ class MemoryTransport(Transport):
     def close_styles(self) -> frozenset[CloseStyle]:
         """All there are after the handshake; before it, RESET and SILENT."""
         if self.inspect_point is InspectPoint.AFTER_HANDSHAKE:
-            return frozenset(CloseStyle)
+            return self.close_styles_when_established()
         return frozenset({CloseStyle.RESET, CloseStyle.SILENT})
+
+    def close_styles_when_established(self) -> frozenset[CloseStyle]:
+        """All there are."""
+        return frozenset(CloseStyle)
 
     async def bind(self) -> None:
         """Take the port.

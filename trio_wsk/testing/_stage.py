@@ -159,6 +159,16 @@ class Stage(Referee):
         self._visitors.append(visitor)
         return visitor
 
+    async def established(self) -> Visitor:
+        """Have a peer connect, take its request, and watch it until its handshake is over.
+
+        Then its listening socket may ask about it again, if it appeared before that.
+        """
+        visitor = await self.visitor()
+        visitor.watch_end()
+        await visitor.establish()
+        return visitor
+
     async def connection(self) -> Visitor:
         """Have a peer connect, and let it through."""
         visitor = await self.visitor()

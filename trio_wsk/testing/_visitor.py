@@ -12,6 +12,7 @@ import trio
 
 from trio_wsk._engine.choice import task_readiness
 from trio_wsk._engine.readiness import READ, WRITE
+from trio_wsk._vocabulary.verdict import InspectPoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -143,6 +144,21 @@ class Visitor:
             return getattr(self.request, style)()
         except Exception as error:
             raise AssertionError(f"{style}() raised {error!r}") from error
+
+    async def establish(self) -> None:
+        """Say yes to a watched request whose handshake is to come, and wait until that is over.
+
+        It goes on being watched, and can be answered again.
+        """
+        await trio.lowlevel.checkpoint()
+        if self.request.inspect_point is InspectPoint.BEFORE_HANDSHAKE:
+            keeper = self.keeper
+            is_over = self.request.approve()
+            await self._referee.until(
+                lambda: is_over or keeper.times_established,
+                "approve() returned False, and the end of the handshake was never told",
+            )
+            await self.peer.connected()
 
     async def approve(self) -> None:
         """Say yes, and wait until the handshake is over, if that is still to come."""

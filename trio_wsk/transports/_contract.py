@@ -121,6 +121,14 @@ class Transport(ABC):
         """
         return frozenset({CloseStyle.RESET})
 
+    def close_styles_when_established(self) -> frozenset[CloseStyle]:
+        """Return how a peer can be turned away here whose handshake is over.
+
+        Where requests appear before the handshake that may be in more ways than `close_styles` has:
+        of those that were approved, and are turned away all the same.
+        """
+        return self.close_styles()
+
     @abstractmethod
     async def bind(self) -> None:
         """Take the addresses. No request appears yet.

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_wsk._vocabulary.errors import InvalidDeviceStateError, SocketClosedError
+from trio_wsk._vocabulary.verdict import CloseStyle
 
 from ._contract import Transport
+from ._socket_request import can_be_silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +77,12 @@ class SocketTransport(Transport):
     def local_addresses(self) -> Sequence[Address]:
         """The addresses that are bound."""
         return [bound.address for bound in self._bound]
+
+    def close_styles_when_established(self) -> frozenset[CloseStyle]:
+        """Return reset and FIN; and silence for TCP on Linux with CAP_NET_ADMIN."""
+        styles = frozenset({CloseStyle.RESET, CloseStyle.FIN})
+        is_silent = all(can_be_silent(bound.family, bound.proto) for bound in self._bound)
+        return styles | {CloseStyle.SILENT} if is_silent else styles
 
     def public_sockets(self) -> Sequence[trio.socket.SocketType]:
         """The listening sockets, for those who look at them; they stay the transport's."""

@@ -4,6 +4,9 @@ The life of a request here: `Transport.next_request` returns the request; who ha
 the peer leaves says `TransportRequest.watch_end`; "no" is `~TransportRequest.reset`,
 `~TransportRequest.finish` or `~TransportRequest.silence`; "yes" is `~TransportRequest.approve`,
 and when the handshake is over, `~TransportRequest.accept` gives the bytes.
+
+Between the two a request whose handshake is over is one like those that appear after it: it can be
+peeked at, and answered once more, with yes or no.
 """
 
 from __future__ import annotations
@@ -110,7 +113,7 @@ class RequestKeeper(Protocol):
 
 
 class TransportRequest(ABC):
-    """One request for a connection, to be answered exactly once.
+    """One request for a connection, to be answered exactly once; or once more, when established.
 
     Answer it with `reset`, `finish` or `silence`; or with `approve`, and then take it with
     `accept`, or drop it all the same with `reset`. The addresses are right even when the peer
@@ -179,7 +182,8 @@ class TransportRequest(ABC):
           Whether the connection is there, so that `accept` may follow at once. If not, the
           handshake goes on now, and the `RequestKeeper` given to `watch_end` is told when it
           is over, or that the peer has left. Where requests appear after the handshake there
-          is nothing to do.
+          is nothing to do, as there is when the handshake of this one is over, and it has been
+          asked about again.
         """
         return True
 
@@ -245,7 +249,7 @@ class TransportRequest(ABC):
           The octets, and whether the peer has finished, so that no more can come.
 
         Raises:
-          InvalidDeviceStateError: before the handshake there are none. (The caller's.)
+          InvalidDeviceStateError: before the end of the handshake there are none. (The caller's.)
           PeerFaultError: the connection is broken, or its peer has sent what can't be looked at.
         """
         raise InvalidDeviceStateError("before the handshake there are no octets to peek at")
@@ -264,7 +268,7 @@ class TransportRequest(ABC):
         What follows them is the connection's, and what `peek` shows from then on.
 
         Raises:
-          InvalidDeviceStateError: before the handshake there are none. (The caller's.)
+          InvalidDeviceStateError: before the end of the handshake there are none. (The caller's.)
           PeerFaultError: the connection is broken.
         """
         raise InvalidDeviceStateError("before the handshake there are no octets to take")

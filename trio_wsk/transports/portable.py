@@ -22,7 +22,7 @@ from ._accept_errors import failure_of
 from ._adopting import AdoptedPlace
 from ._binding import TcpPlace
 from ._contract import NoDescriptorsError, PeerFaultError, TransportFailedError
-from ._socket_request import SocketRequest, can_be_silent, named
+from ._socket_request import SocketRequest, named
 from ._socket_transport import SocketTransport
 from ._spare import SpareDescriptor
 from ._tcp_info import queue_of
@@ -178,10 +178,8 @@ class PortableTransport(SocketTransport):
             raise
 
     def close_styles(self) -> frozenset[CloseStyle]:
-        """Return reset and FIN; and silence for TCP on Linux with CAP_NET_ADMIN."""
-        styles = frozenset({CloseStyle.RESET, CloseStyle.FIN})
-        is_silent = all(can_be_silent(bound.family, bound.proto) for bound in self._bound)
-        return styles | {CloseStyle.SILENT} if is_silent else styles
+        """Return those of `close_styles_when_established`: here each request is."""
+        return self.close_styles_when_established()
 
     def _has_become_ready(self, source: _Source) -> None:
         source.is_ready = True

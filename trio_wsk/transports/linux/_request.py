@@ -99,8 +99,11 @@ class LinuxRequest(TransportRequest):
         """Let the SYN go on: the kernel answers with SYN-ACK.
 
         Returns:
-          False: the handshake goes on now. See `TransportRequest.approve`.
+          Whether the handshake is over, as it is when this is said again; it goes on now, if not.
+          See `TransportRequest.approve`.
         """
+        if self._connection is not None:
+            return True
         table = self._table
         self._answer(table.approve(self._entry, trio.current_time()))
         self._gatekeeper.wake_at(table.next_due)
@@ -206,6 +209,28 @@ class LinuxRequest(TransportRequest):
         """From the transport: the handshake is over."""
         self._connection = connection
         self._tell_established()
+
+    # --- First octets ------------------------------------------------------------------
+
+    def peek(self, count: int) -> tuple[bytes, bool]:
+        """Look at what has come on the connection, if there is one."""
+        if self._connection is None:
+            return super().peek(count)  # which says why not
+        return self._connection.peek(count)
+
+    async def wait_for_more(self) -> None:
+        """Wait for the next edge of the connection."""
+        if self._connection is None:
+            await super().wait_for_more()  # which says why not
+        else:
+            await self._connection.wait_for_more()
+
+    def consume(self, count: int) -> None:
+        """Take octets that were looked at."""
+        if self._connection is None:
+            super().consume(count)  # which says why not
+        else:
+            self._connection.consume(count)
 
     # --- What was accepted -------------------------------------------------------------
 
