@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import pickle
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,7 @@ from tests.helpers.strategies import (
     scope_ids,
     unix_addresses,
 )
-from trio_wsk._vocabulary.address_sets import AddressSet
+from trio_wsk._vocabulary.address_sets import AddressSet, ranges_of
 from trio_wsk._vocabulary.addresses import Address
 
 if TYPE_CHECKING:
@@ -253,3 +254,27 @@ def test_networks_are_the_fewest_that_say_it(pieces: list[IPv4Network]) -> None:
 
     assert expected == list(AddressSet(pieces))
     assert expected == list(AddressSet([str(piece) for piece in pieces]))
+
+
+def test_ranges_are_the_fewest_that_say_it() -> None:
+    """What lies side by side is one range, of either family, up to the last address."""
+    several = AddressSet(["10.0.0.0/24", "10.0.1.0", "10.0.1.2", "255.255.255.254/31", "::/0"])
+
+    assert [(0x0A000000, 0x0A000101), (0x0A000102, 0x0A000103), (0xFFFFFFFE, 1 << 32)] == [
+        *ranges_of(several, 4)
+    ]
+    assert [(0, 1 << 128)] == [*ranges_of(several, 16)]
+    assert [] == [*ranges_of(AddressSet(["::1"]), 4)]
+
+
+@given(given_networks=st.lists(networks(), max_size=8))
+def test_ranges_say_what_the_set_says(given_networks: list[IPNetwork]) -> None:
+    """No two touch, each begins with a network, and all have as many addresses as the networks."""
+    several = AddressSet(given_networks)
+    for octets, version in ((4, 4), (16, 6)):
+        ranges = [*ranges_of(several, octets)]
+        said = [each for each in several if each.version == version]
+
+        assert all(end < start for (_, end), (start, _) in pairwise(ranges))
+        assert {start for start, _ in ranges} <= {int(each.network_address) for each in said}
+        assert sum(each.num_addresses for each in said) == sum(end - start for start, end in ranges)
