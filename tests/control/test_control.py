@@ -372,12 +372,12 @@ async def test_who_stalls_in_a_line_is_left(tmp_path: Path, autojump_clock: Any)
     async with trio.open_nursery() as nursery:
         path = tmp_path / "control"
         socket = await nursery.start(partial(serve_control, control, path))
+        began = trio.current_time()
         client = connect_now(Address.unix(path))
         await client.send_all(b'{"comm')
         await until(lambda: socket.connections)
-        began = trio.current_time()
         await until(lambda: not socket.connections)
 
-        assert LINE_SECONDS <= trio.current_time() - began < LINE_SECONDS + 5
+        assert LINE_SECONDS <= trio.current_time() - began < 2 * LINE_SECONDS
         await client.aclose()
         nursery.cancel_scope.cancel()
