@@ -320,6 +320,31 @@ async def test_silent_peer_is_reset_after_our_fin(mock_clock: MockClock) -> None
         assert [b"still here"] == recorder.calls
 
 
+async def test_silent_peer_is_reset_after_fin_from_the_accept_callback(
+    mock_clock: MockClock,
+) -> None:
+    """An accept callback that says good-bye doesn't wait for its peer for ever either."""
+    recorder = Recorder()
+
+    def accept(connection: Connection) -> ConnectionDispatch:
+        connection.disconnect(data=b"bye")
+        return recorder.dispatch
+
+    async with open_event_pair(accept) as (connection, client):
+        assert b"bye" == await receive_all(client)
+
+        await wait_all_tasks_blocked()
+        mock_clock.jump(SILENT_SECONDS - 1)
+        await wait_all_tasks_blocked()
+
+        assert not connection.closed
+
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+
+        assert connection.closed
+
+
 async def test_fin_that_was_awaited_can_be_followed_by_disconnect(mock_clock: MockClock) -> None:
     """A connection with events that sent FIN by `send_eof` is bounded by `disconnect`, too."""
     recorder = Recorder()

@@ -120,6 +120,24 @@ async def test_resuming_inside_the_callback_counts_once() -> None:
         await recorder.called(b"one", b"one", b"one")
 
 
+@pytest.mark.parametrize("answer", [None, Taken(3)], ids=repr)
+async def test_resuming_inside_a_callback_that_takes_all_says_nothing_of_the_next(
+    answer: object,
+) -> None:
+    """What is refused later, without being resumed, waits until it is resumed."""
+
+    def take(connection: Connection, data: bytes) -> object:
+        connection.resume_receive()
+        return answer
+
+    recorder = Recorder(take, Taken(0))
+    async with open_event_pair(recorder.dispatch) as (_, client):
+        await client.send_all(b"one")
+        await recorder.called(b"one")
+        await client.send_all(b"two")
+        await recorder.called(b"one", b"two")
+
+
 async def test_resuming_what_was_not_refused_does_nothing() -> None:
     """`resume_receive` is harmless at any time, also on a connection without events."""
     recorder = Recorder()
@@ -779,6 +797,24 @@ async def test_event_without_a_callback_is_named() -> None:
             )
         with pytest.raises(InvalidParameterError, match=r"ConnectionDispatch.*function"):
             connection.enable_events(EventMask.RECEIVE, lambda *_: None)  # type: ignore[arg-type]
+
+
+async def test_other_callbacks_have_one_for_each_event_that_is_enabled() -> None:
+    """A dispatch that lacks a callback for an enabled event is refused, so that no data is lost."""
+    recorder = Recorder()
+    async with open_event_pair(recorder.dispatch) as (connection, client):
+        fewer = ConnectionDispatch(disconnect=lambda *_: None)
+        with pytest.raises(InvalidParameterError, match=r"receive=\.\.\.\)\), or disable it first"):
+            connection.enable_events(EventMask.DISCONNECT, fewer)
+        await client.send_all(b"one")
+        await recorder.called(b"one")
+        for event in (EventMask.RECEIVE, EventMask.SEND_BACKLOG):
+            await connection.disable_event(event)
+        connection.enable_events(EventMask.DISCONNECT, fewer)
+        await client.send_all(b"two")
+        await recorder.called(b"one")
+
+        assert b"two" == await connection.receive_some()
 
 
 @pytest.mark.parametrize("mask", [EventMask(0), EventMask.ACCEPT, EventMask(0x1)])

@@ -141,6 +141,26 @@ async def test_task_that_waits_learns_that_the_public_socket_is_closed(
     assert connection.closed
 
 
+async def test_task_that_has_waited_before_learns_that_the_public_socket_is_closed() -> None:
+    """Also where the readiness knew the connection before anybody asked for its socket."""
+    async with open_pair() as (connection, client), trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            assert b"x" == await connection.receive_some()
+            assert connection.socket.fileno() >= 0
+            with pytest.raises(SocketClosedError):
+                await connection.receive_some()
+
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        await client.send_all(b"x")
+        await until(lambda: connection.octets_received)
+        await wait_all_tasks_blocked()
+        connection.socket.close()
+
+    assert connection.closed
+
+
 async def test_public_socket_is_closed_with_its_connection() -> None:
     """It is one descriptor, whoever closes it; closing again does nothing."""
     async with open_pair() as (connection, _):

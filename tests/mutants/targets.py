@@ -81,6 +81,7 @@ TARGETS: Final = (
             "connection/test_peers_end.py",
             "connection/test_ends.py",
             "connection/test_closed.py",
+            "connection/test_public_socket.py",
             "connection/test_connecting.py",
             "serving/test_serving_events.py",
         ),
@@ -90,6 +91,7 @@ TARGETS: Final = (
 
 _ALARMS: Final = "transports/linux/_alarms.py Alarms."
 _BOTH_OR_NONE: Final = "Who calls it has both addresses or none."
+_READ_IN_VAIN: Final = "Who reads once too often finds nothing; who is closed is not closed again."
 _MORE_OFTEN: Final = "Only how often it is cleaned up differs, which costs time, and no more stays."
 
 SAME: Final[dict[str, str]] = {
@@ -113,6 +115,10 @@ SAME: Final[dict[str, str]] = {
     "_connection/wire.py Wire._discard_now: return 0, FINISHED -> return 1, FINISHED": (
         "How much was discarded is asked only where more may come."
     ),
+    "_connection/events.py EventSide._turn: due, self._due = self._due, 0"
+    " -> due, self._due = self._due, 1": _READ_IN_VAIN,
+    "_connection/events.py EventSide._turn: if due & (READ | ENDED) and self._channel is not None:"
+    " -> if due & (READ | ENDED) or self._channel is not None:": _READ_IN_VAIN,
     f"{_ALARMS}__init__: self._numbers = count(1) -> self._numbers = count(2)": (
         "A number is one that no other alarm has, and not 0."
     ),

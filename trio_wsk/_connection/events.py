@@ -117,7 +117,7 @@ class EventSide(Sending):
                 f"{mask!r} are no events of a connection; enable any of"
                 f" {EventMask(CONNECTION_EVENTS)!r}"
             )
-        bits = int(mask)
+        bits = int(mask) | self._enabled & CONNECTION_EVENTS
         callbacks = dispatch or self._dispatch
         missing = bits if callbacks is None else bits & ~callbacks.mask
         if missing:
@@ -125,6 +125,7 @@ class EventSide(Sending):
             raise InvalidParameterError(
                 f"{EventMask(missing)!r} has no callback; give one:"
                 f" enable_events(..., ConnectionDispatch({slot}=...))"
+                f"{'' if missing & mask else ', or disable it first, as it is enabled'}"
             )
         self._dispatch = callbacks
         self._enabled |= bits
@@ -168,21 +169,19 @@ class EventSide(Sending):
                 self._tell_backlog()
             if due & (READ | ENDED) and self._channel is not None:
                 self._indicate(due)
-        except ConnectionBrokenError:
-            self._tell_reset()
-        except SocketClosedError:
-            self._close()  # through the public socket
+        except (ConnectionBrokenError, SocketClosedError):
+            # A break has been noted, so that another turn is due, which tells of it; who was closed
+            # in the middle of this one needs none.
+            return
 
     def _indicate(self, due: int) -> None:
-        """Indicate what has come; it stays due if nobody wants it now."""
+        """Indicate what has come, if somebody wants it now; who wants it later asks for a turn."""
         for _ in range(READS_PER_TURN):
             if self._receiving:
-                self._due |= READ
                 return
             rare = self._rare
             is_refused = rare is not None and rare.flow == REFUSED
             if is_refused or not (self._enabled & RECEIVE or self._lingering):
-                self._due |= READ
                 self._look_for_end(due)
                 return
             came_back = rare is not None and bool(rare.held)
@@ -207,11 +206,11 @@ class EventSide(Sending):
         self._schedule(READ)
 
     def _tell_data(self, data: bytes) -> None:
-        """Indicate data, if that is enabled; or it is thrown away."""
+        """Indicate data; without a callback it is thrown away."""
         if self._marks & LINGERING:
             self._block.lingering.start(self)
         dispatch = self._dispatch
-        if dispatch is not None and dispatch.receive is not None and self._enabled & RECEIVE:
+        if dispatch is not None and dispatch.receive is not None:
             context = self._context
             if context is None:
                 context = self._own_context()
@@ -260,7 +259,7 @@ class EventSide(Sending):
 
     def _task_received(self) -> None:
         """A task has finished receiving: it is the events' turn again."""
-        if self._enabled and self._channel is not None:
+        if self._enabled:
             if self._marks & LINGERING:
                 self._block.lingering.start(self)
             self._schedule(READ)
