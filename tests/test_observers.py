@@ -28,6 +28,7 @@ from trio_wsk._vocabulary.records import (
     Record,
     ServerStarted,
 )
+from trio_wsk.inspectors import Penalties
 from trio_wsk.observers import REPEAT_SECONDS, ConsoleObserver, LoggingObserver, Observer, Observers
 
 if TYPE_CHECKING:
@@ -320,6 +321,14 @@ def test_what_cannot_be_called_is_refused(observer: Any) -> None:
     """Something that can't be called is refused when it is given."""
     with pytest.raises(trio_wsk.InvalidParameterError, match=repr(observer)):
         Observers([observer])
+
+
+def test_what_makes_an_observer_is_none() -> None:
+    """Penalties can be called, with a request: given as an observer they would fail silently."""
+    with pytest.raises(
+        trio_wsk.InvalidParameterError, match=r"write observers=\[\.*observer\(\)\]"
+    ):
+        Observers([Penalties()])  # type: ignore[list-item]
 
 
 def test_nonsense_in_records_is_refused() -> None:

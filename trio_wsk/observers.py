@@ -173,6 +173,10 @@ def _checked(observer: Observer) -> Observer:
             f"an observer is called with each record, so it can't be {observer!r};"
             " write observers=[print]"
         )
+    if callable(getattr(observer, "observer", None)):
+        raise InvalidParameterError(
+            f"{observer!r} is no observer, and makes one: write observers=[....observer()]"
+        )
     check_plain_function("observers=[...]", observer)
     wanted: object = getattr(observer, "records", None)
     if wanted is not None and not isinstance(wanted, Collection):

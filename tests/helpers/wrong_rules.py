@@ -48,11 +48,11 @@ RULES: Mapping[str, Mapping[str, Row]] = {
     "Rules": {"default": Row((None, True, 1, "no", wait), "default is an InspectAction")},
     "all_of": {"name": RULE["name"]},
     "when": {
-        "condition": Row(NO_PLAIN_FUNCTIONS, "when takes a"),
+        "condition": Row((*NO_PLAIN_FUNCTIONS, ["::/0"], "::/0"), "when takes a"),
         "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "when takes"),
     },
     "unless": {
-        "condition": Row(NO_PLAIN_FUNCTIONS, "unless takes a"),
+        "condition": Row((*NO_PLAIN_FUNCTIONS, ["::/0"], "::/0"), "unless takes a"),
         "rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "unless takes"),
     },
     "dry_run": {"rule": Row((*NO_INSPECTORS, InspectAction.ACCEPT), "dry_run takes")},

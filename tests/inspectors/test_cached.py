@@ -10,8 +10,20 @@ import trio
 from tests.helpers.inspecting import PEND, REJECT
 from tests.helpers.ruling import IN, UNDECIDED, gate
 from tests.inspectors.test_rules import Asked, way
-from trio_wsk import ConnectionRequest, Verdict
-from trio_wsk.inspectors import Rules, cached
+from trio_wsk import ConnectionRequest, InvalidParameterError, Verdict
+from trio_wsk.inspectors import (
+    ConnectionLimit,
+    ProxyProtocol,
+    RateLimit,
+    Rules,
+    SourceLimit,
+    SourceRateLimit,
+    all_of,
+    any_of,
+    cached,
+    dry_run,
+    when,
+)
 
 __all__ = ["way"]
 
@@ -186,3 +198,30 @@ async def test_prefix_says_who_is_one_source() -> None:
         await at.come_all(A, B, "198.51.100.7")
 
         assert 2 == rule.count
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ConnectionLimit(1),
+        SourceLimit(1),
+        RateLimit(1),
+        SourceRateLimit(1),
+        ProxyProtocol(required=["127.0.0.0/8"]),
+    ],
+    ids=lambda rule: rule.name,
+)
+def test_what_takes_something_for_each_request_is_not_to_be_kept(rule: Any) -> None:
+    """Such a rule would be asked about one of many: it is refused, also inside another one."""
+    other = Asked()
+    inside = (
+        when(lambda _: True, rule),
+        dry_run(rule),
+        any_of(other, rule),
+        all_of(other, rule),
+        Rules(other, rule),
+    )
+    for each in (rule, *inside):
+        with pytest.raises(InvalidParameterError, match="has to be asked about every request"):
+            cached(each, ttl=1)
+    cached(all_of(other, other), ttl=1)

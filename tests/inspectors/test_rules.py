@@ -18,10 +18,14 @@ from trio_wsk import (
     Verdict,
 )
 from trio_wsk.inspectors import (
+    ConnectionLimit,
     Need,
+    Penalties,
+    RateLimit,
     Rules,
     RuleStatistics,
     SourceLimit,
+    SourceRateLimit,
     all_of,
     deny,
     dry_run,
@@ -279,6 +283,24 @@ def test_rules_name_themselves() -> None:
     """Who prints rules sees which they are."""
     assert "all_of(deny, deny)" == repr(all_of(deny([]), deny([])))
     assert "Rules(deny, looks_at_octets)" == repr(Rules(deny([]), looks_at_octets))
+
+
+@pytest.mark.parametrize(
+    ("rule", "shown"),
+    [
+        (ConnectionLimit(3), "<ConnectionLimit connection-limit: 0 of 3 open>"),
+        (SourceLimit(3, name="few"), "<SourceLimit few: 3 for each of 0 sources>"),
+        (RateLimit(10, 60), "<RateLimit rate-limit: 0.166667 per second, 10 at once>"),
+        (
+            SourceRateLimit(2, burst=5),
+            "<SourceRateLimit source-rate-limit: 2 per second, 5 at once for each of 0 sources>",
+        ),
+        (Penalties(), "<Penalties penalties: 0 sources, refused from 15 s>"),
+    ],
+)
+def test_limits_say_what_they_limit(rule: object, shown: str) -> None:
+    """Who prints a limit sees what it is, and how full."""
+    assert shown == repr(rule)
 
 
 @pytest.mark.parametrize(

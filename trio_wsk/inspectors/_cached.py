@@ -6,10 +6,19 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, final
 
 from trio_wsk._vocabulary.arguments import checked_count, checked_seconds
+from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.verdict import InspectAction, Verdict
 
 from ._kept import Kept
-from ._rule import check_rule, checked_answer, close_styles_of, is_answer, name_of, need_of
+from ._rule import (
+    check_rule,
+    checked_answer,
+    close_styles_of,
+    counts_each,
+    is_answer,
+    name_of,
+    need_of,
+)
 from ._sources import MOST_SOURCES, Sources
 
 if TYPE_CHECKING:
@@ -52,6 +61,11 @@ def cached(
       InvalidParameterError: an argument is wrong. (Yours.)
     """
     check_rule("cached", rule)
+    if counts_each(rule):
+        raise InvalidParameterError(
+            f"cached takes a rule whose answer depends on nothing but the address, and {rule!r}"
+            " has to be asked about every request: give it to Rules beside what is cached"
+        )
     return _Cached(
         rule,
         checked_seconds("ttl", ttl),

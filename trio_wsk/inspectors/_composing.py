@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import TYPE_CHECKING, Any, final
 
 from trio_wsk._inspection import control
@@ -16,6 +16,7 @@ from ._rule import (
     check_rule,
     checked_answer,
     close_styles_of,
+    counts_each,
     is_answer,
     name_of,
     need_of,
@@ -60,7 +61,7 @@ def when(condition: Condition, rule: Rule) -> Rule:
     Raises:
       InvalidParameterError: one of them is none. (Yours.)
     """
-    check_plain_function("when", condition)
+    _check_condition("when", condition)
     check_rule("when", rule)
     return _When(condition, rule, wanted=True)
 
@@ -70,7 +71,7 @@ def unless(condition: Condition, rule: Rule) -> Rule:
 
     See `when`.
     """
-    check_plain_function("unless", condition)
+    _check_condition("unless", condition)
     check_rule("unless", rule)
     return _When(condition, rule, wanted=False)
 
@@ -91,12 +92,22 @@ def dry_run(rule: Rule) -> Rule:
     return _DryRun(rule)
 
 
+def _check_condition(name: str, condition: object) -> None:
+    if isinstance(condition, (str, bytes, Collection)):
+        raise InvalidParameterError(
+            f"{name} takes a condition first, a function of the request, not {condition!r}; of"
+            f" networks one is made by from_networks: {name}(from_networks([...]), rule)"
+        )
+    check_plain_function(name, condition)
+
+
 @final
 class _AnyOf:
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self.name = "any_of"
         self.needs = need_of(*rules)
         self.close_styles = close_styles_of(*rules)
+        self.counts_each = counts_each(*rules)
         self._rules = rules
 
     def __repr__(self) -> str:
@@ -139,6 +150,7 @@ class _When:
         self.name = name_of(rule)
         self.needs = need_of(rule, condition)
         self.close_styles = close_styles_of(rule)
+        self.counts_each = counts_each(rule)
         self._condition = condition
         self._rule = rule
         self._wanted = wanted
@@ -162,6 +174,7 @@ class _DryRun:
     def __init__(self, rule: Rule) -> None:
         self.name = name_of(rule)
         self.needs = need_of(rule)
+        self.counts_each = counts_each(rule)
         self._rule = rule
         self._counts = Counts()
 

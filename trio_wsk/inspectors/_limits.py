@@ -44,6 +44,9 @@ class ConnectionLimit:
 
     __slots__ = ("_verdict", "close_styles", "most", "name", "open", "open_most")
 
+    counts_each: Final = True
+    """Each request takes a place."""
+
     def __init__(
         self,
         most: int,
@@ -63,6 +66,9 @@ class ConnectionLimit:
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
         """How it turns peers away."""
+
+    def __repr__(self) -> str:
+        return f"<ConnectionLimit {self.name}: {self.open} of {self.most} open>"
 
     def __call__(self, request: ConnectionRequest) -> Answer:
         """Take a place for a request."""
@@ -117,6 +123,9 @@ class SourceLimit:
         "overflowed",
     )
 
+    counts_each: Final = True
+    """Each request takes a place."""
+
     def __init__(
         self,
         most: int,
@@ -144,6 +153,9 @@ class SourceLimit:
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
         """How it turns peers away."""
+
+    def __repr__(self) -> str:
+        return f"<SourceLimit {self.name}: {self.most} for each of {len(self)} sources>"
 
     def __len__(self) -> int:
         """How many sources have something open."""

@@ -136,6 +136,9 @@ class Penalties:
         self.refuses: Final[tuple[Refused, ...]] = () if self._refused is None else (self._refused,)
         """Whom it turns away, for the kernel."""
 
+    def __repr__(self) -> str:
+        return f"<Penalties {self.name}: {len(self)} sources, refused from {self.threshold:g} s>"
+
     def __len__(self) -> int:
         """How many sources are remembered; the penalties of some may be over."""
         return len(self._until)

@@ -113,6 +113,9 @@ class ProxyProtocol:
         self.name: Final = checked_name(name)
         """What the rule is counted by."""
 
+    counts_each: Final = True
+    """Each request has a header of its own."""
+
     @property
     def close_styles(self) -> frozenset[CloseStyle]:
         """How it turns peers away."""

@@ -56,6 +56,10 @@ class Rate:
         self._interval = per / count
         self._tolerance = (burst - 1) * self._interval
 
+    def __str__(self) -> str:
+        at_once = round(self._tolerance / self._interval) + 1
+        return f"{1 / self._interval:g} per second, {at_once} at once"
+
     def after(self, used_up_until: float, now: float) -> float | None:
         """Return until when it is used up after one more, or None if it is too much."""
         start = max(used_up_until, now)
@@ -83,6 +87,9 @@ class RateLimit:
 
     __slots__ = ("_rate", "_times", "_used_up_until", "_verdict", "close_styles", "name")
 
+    counts_each: Final = True
+    """Each request that is let through uses the rate up."""
+
     def __init__(
         self,
         count: float,
@@ -101,6 +108,9 @@ class RateLimit:
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
         """How it turns peers away."""
+
+    def __repr__(self) -> str:
+        return f"<RateLimit {self.name}: {self._rate}>"
 
     def __call__(self, request: ConnectionRequest) -> Answer:  # noqa: ARG002 - all count alike
         """Count a request."""
@@ -153,6 +163,9 @@ class SourceRateLimit:
         "overflowed",
     )
 
+    counts_each: Final = True
+    """Each request that is let through uses the rate up."""
+
     def __init__(
         self,
         count: float,
@@ -182,6 +195,9 @@ class SourceRateLimit:
         self._verdict = Verdict(InspectAction.REJECT, reason, close)
         self.close_styles: Final = frozenset({self._verdict.style})
         """How it turns peers away."""
+
+    def __repr__(self) -> str:
+        return f"<SourceRateLimit {self.name}: {self._rate} for each of {len(self)} sources>"
 
     def __len__(self) -> int:
         """How many sources are remembered."""

@@ -7,6 +7,8 @@ have none of them:
 * ``needs``: what it looks at, a `Need`. What needs octets is asked when the handshake is over.
 * ``close_styles``: in which ways it turns peers away, so that opening a listening socket fails
   where one of them can't be had.
+* ``counts_each``: that it has to be asked about every request, since it takes something for it or
+  from it, such as a place; so `cached` is not for it.
 * ``refuses``: whom it turns away by their address alone, as a tuple of `Refused`: all that it ever
   turns away of those who are listed there, so that the kernel may do it before anybody is asked.
 """
@@ -44,6 +46,7 @@ __all__ = [
     "checked_answer",
     "checked_name",
     "close_styles_of",
+    "counts_each",
     "is_answer",
     "name_of",
     "need_of",
@@ -138,6 +141,11 @@ def need_of(*rules: object) -> Need:
 def close_styles_of(*rules: object) -> frozenset[Any]:
     """Return in which ways these rules turn peers away, as far as they say."""
     return frozenset().union(*(getattr(rule, "close_styles", ()) for rule in rules))
+
+
+def counts_each(*rules: object) -> bool:
+    """Whether one of these rules has to be asked about every request."""
+    return any(getattr(rule, "counts_each", False) for rule in rules)
 
 
 def would_reject_of(rule: object) -> Mapping[str, int]:

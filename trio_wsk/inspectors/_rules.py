@@ -19,6 +19,7 @@ from ._rule import (
     checked_answer,
     checked_name,
     close_styles_of,
+    counts_each,
     is_answer,
     name_of,
     need_of,
@@ -46,7 +47,7 @@ class Chain:
       default: What is answered if none has an objection.
     """
 
-    __slots__ = ("_asked", "_default", "close_styles", "needs", "refuses", "rules")
+    __slots__ = ("_asked", "_default", "close_styles", "counts_each", "needs", "refuses", "rules")
 
     def __init__(self, asked: Sequence[Asked], default: Answer) -> None:
         rules = tuple(rule for rule, _ in asked)
@@ -56,6 +57,8 @@ class Chain:
         """What the rules look at."""
         self.close_styles: Final = close_styles_of(*rules)
         """In which ways the rules turn peers away, as far as they say."""
+        self.counts_each: Final = counts_each(*rules)
+        """Whether one of them has to be asked about every request."""
         self.refuses: Final[tuple[Refused, ...]] = tuple(_refused_first(rules))
         """Whom the first rules turn away by their address alone, up to one that does more."""
         self._default = default

@@ -122,6 +122,9 @@ class Shared:
         "when_lost",
     )
 
+    counts_each: Final = True
+    """Each request is one that the others hear of."""
+
     def __init__(
         self,
         client: coredis.Redis[Any] | coredis.RedisCluster[Any],
