@@ -363,6 +363,9 @@ NO_ROW: Mapping[str, str] = {
     "ClientHello": "is made by us",
     "TlsExtension": "is made by us",
     **dict.fromkeys(
+        ("NetworkList", "RefusedNetworks", "RefusedSources"), "is made by rules, for transports"
+    ),
+    **dict.fromkeys(
         ("ProxyHeader", "ProxyTlv", "ProxySsl"), "has tests of its own, in tests/protocols"
     ),
     "ListeningStatistics": "is made by us",

@@ -23,6 +23,7 @@ import trustme
 
 from tests.helpers.namespaces import in_own_namespace
 from tests.helpers.places import ROOT
+from tests.helpers.redis_server import running_redis
 from tests.helpers.support import PATIENCE
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def programs() -> dict[str, str]:
 ECHOES = [
     "README.md",
     "docs/how-to/admission-rules.md",
+    "docs/how-to/control.md",
     "docs/how-to/drain-on-signals.md",
     "docs/how-to/inspect-connections.md",
     "docs/how-to/limits.md",
@@ -64,7 +66,9 @@ ECHOES = [
 ]
 OTHERS = [
     "docs/how-to/before-the-handshake.md",
+    "docs/how-to/metrics.md",
     "docs/how-to/observe.md",
+    "docs/how-to/share-limits.md",
     "docs/how-to/tls.md",
     "docs/how-to/unix-sockets.md",
     "docs/how-to/write-a-transport.md",
@@ -231,6 +235,39 @@ def test_program_observes(tmp_path: Path, place: Place) -> None:
         connected(process, ("127.0.0.1", place.port)) as client,
     ):
         assert b"hello" == client.recv(100)
+
+
+def test_program_shows_metrics(tmp_path: Path, place: Place) -> None:
+    """It answers its clients at one port, and probes at the other."""
+    page = "docs/how-to/metrics.md"
+    with closing(Place()) as pages:
+        text = PORT.sub(str(place.port), programs()[page]).replace("9464", str(pages.port))
+        with (
+            running(page, tmp_path, place, text=text) as process,
+            connected(process, ("127.0.0.1", place.port)) as client,
+            connected(process, ("127.0.0.1", pages.port)) as probe,
+        ):
+            client.sendall(b"hello\n")
+
+            assert b"HELLO\n" == client.recv(100)
+
+            probe.sendall(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+            assert probe.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_program_shares_limits(tmp_path: Path, place: Place) -> None:
+    """It echoes, with its limits on a server of Redis."""
+    page = "docs/how-to/share-limits.md"
+    with running_redis(tmp_path) as redis:
+        text = PORT.sub(str(place.port), programs()[page]).replace("6379", str(redis.port))
+        with (
+            running(page, tmp_path, place, text=text) as process,
+            connected(process, ("127.0.0.1", place.port)) as client,
+        ):
+            client.sendall(b"hello")
+
+            assert b"hello" == client.recv(100)
 
 
 def test_program_speaks_tls(tmp_path: Path, place: Place) -> None:

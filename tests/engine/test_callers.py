@@ -163,6 +163,7 @@ ONLY_READ = {
         "local_address",
         "peer_credentials",
         "remote_address",
+        "stage",
         "syn",
         "transport_local_address",
         "transport_remote_address",

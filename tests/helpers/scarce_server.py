@@ -45,9 +45,11 @@ def say(what: str, **more: object) -> None:
 
 
 def plain(value: Any) -> object:
-    """Turn a mapping that is no dict into one, and an error into the name of its errno."""
+    """Turn a mapping that is no dict into one, an error into its errno's name, a state into its."""
     if isinstance(value, OSError):
         return errno.errorcode[value.errno or 0]
+    if isinstance(value, trio_wsk.ListeningState):
+        return value.name
     return dict(cast("Mapping[str, object]", value))
 
 

@@ -243,6 +243,7 @@ async def test_transport_counts_what_it_holds(network: str) -> None:
         assert {
             "overflowed",
             "limited",
+            "refused_in_kernel",
             "resets_unheard",
             "truncated",
             "strangers",
