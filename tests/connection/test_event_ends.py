@@ -375,6 +375,34 @@ async def test_connection_is_closed_when_both_have_finished(mock_clock: MockCloc
         await wait_all_tasks_blocked()
 
 
+async def test_connection_that_was_awaited_is_closed_when_both_have_finished() -> None:
+    """Also one that has no event that tells of the peer's end."""
+    dispatch = ConnectionDispatch(send_backlog=lambda *_: None)
+    async with open_pair() as (connection, client):
+        connection.enable_events(EventMask.SEND_BACKLOG, dispatch)
+        await connection.send_eof()
+        await client.send_eof()
+        await until(lambda: connection.closed)
+
+
+async def test_input_is_no_end_without_a_receive_callback() -> None:
+    """What nobody can be told of waits for who may await it; the end comes when it comes."""
+    ends: list[bool] = []
+    dispatch = ConnectionDispatch(disconnect=lambda _, abortive: ends.append(abortive))
+    async with open_event_pair(dispatch) as (connection, client):
+        await client.send_all(b"one")
+        await_event(descriptor_of(connection))
+        await wait_all_tasks_blocked()
+
+        assert [] == ends
+        assert b"one" == await connection.receive_some()
+
+        await client.send_eof()
+        await until(lambda: ends)
+
+    assert [GRACEFUL] == ends
+
+
 async def test_input_after_our_fin_is_thrown_away_without_a_receive_callback() -> None:
     """A connection that can't receive reads on after its FIN, so that the peer is not reset."""
     ends = []
