@@ -31,6 +31,7 @@ from trio_wsk import (
 )
 from trio_wsk.metrics import Collector, Durations, worker_samples
 from trio_wsk.metrics._families import OF_LISTENING, OF_SERVERS, STATE
+from trio_wsk.observers import DrainStarted, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -312,7 +313,10 @@ async def test_unready_says_what_stands_in_the_way() -> None:
 
     async def stay(connection: Connection) -> None:
         await connection.draining.wait()
-        said.append(collector.unready())
+
+    def note(record: Record) -> None:
+        if isinstance(record, DrainStarted):
+            said.append(collector.unready())
 
     said: list[list[str]] = []
     collector = Collector()
@@ -320,7 +324,7 @@ async def test_unready_says_what_stands_in_the_way() -> None:
     assert ["nobody listens yet"] == collector.unready()
 
     async with open_listening_socket(0, host=HOST) as other:
-        async with open_server(stay, 0, host=HOST) as server:
+        async with open_server(stay, 0, host=HOST, observers=[note]) as server:
             collector.add("other", other)
             collector.add("mail", server)
 

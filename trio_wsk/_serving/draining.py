@@ -65,9 +65,9 @@ async def _go_through(server: ServerCore, grace: float) -> DrainReport:
     served_before = connections.served
     deadline = trio.current_time() + grace
 
-    # Everybody is told: observers, tasks, callbacks. Who is taken later is told then.
-    block.tell(records.DrainStarted, open_connections=connections.open, grace=grace)
+    # Everybody is told: tasks, observers, callbacks. Who is taken later is told then.
     block.between.drain()
+    block.tell(records.DrainStarted, open_connections=connections.open, grace=grace)
     connections.tell_drain()
 
     # Who waits already is taken, or has its verdict; then nobody listens any more.
