@@ -93,8 +93,12 @@ async def finish(stream: trio.abc.Stream) -> None:
         await stream.send_eof()
     else:  # TLS 1.3 can do that, and Trio's streams can't
         assert isinstance(stream, trio.SSLStream)
+        # Where SSL_shutdown(3) sees data it fails, and so does all that comes after it.
+        incoming = stream._incoming  # noqa: SLF001 - as it says
+        unread = incoming.read()
         with suppress(ssl.SSLWantReadError):  # the other side has not finished yet
             stream._ssl_object.unwrap()  # noqa: SLF001 - as it says
+        incoming.write(unread)
         await stream.transport_stream.send_all(stream._outgoing.read())  # noqa: SLF001 - as above
 
 
