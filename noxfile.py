@@ -38,7 +38,6 @@ QUICK_WITHOUT_KERNEL = ("-m", "not heavy and not kernel")
 # These hang on how the package is installed: its metadata, its entry point, the programs that
 # import it; and on the pages, whose code comes through every room.
 INSTALLED = (
-    "--ignore=tests/documentation/test_command_line_page.py",  # starts servers, as `tests` does
     *("README.md", "docs", "tests/documentation", "tests/test_public_api.py"),
     *("tests/test_doctor.py", "tests/test_anyio.py", "tests/testing/test_pytest_plugin.py"),
     *("tests/serving/test_running.py", "tests/conformance/test_memory.py"),

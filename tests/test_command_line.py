@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.places import ROOT
-from tests.helpers.programs import Program, running_python
+from tests.helpers.programs import LONG, Program, running_python
 from tests.helpers.serving import CA, SERVER_CERTIFICATE
 from tests.helpers.support import PATIENCE
 
@@ -62,7 +62,7 @@ def command(folder: Path, *arguments: str, **environment: str) -> tuple[int, str
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=LONG,
         check=False,
         encoding="utf-8",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 from signal import SIGINT
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.places import DOCS
-from tests.helpers.programs import running_python
-from tests.helpers.support import PATIENCE
+from tests.helpers.programs import LONG, reserved, running_python
 from trio_wsk._configuration.options import OPTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PAGE = (DOCS / "how-to" / "command-line.md").read_text("utf-8")
@@ -31,20 +30,15 @@ SESSIONS = {
 PORT = "7007"
 
 
-def free_port() -> str:
-    """Ask for a port that nobody has, in place of the page's."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return str(sock.getsockname()[1])
-
-
 @pytest.fixture
-def port(tmp_path: Path) -> str:
-    """Write the files of the page, with another port; return that."""
-    port = free_port()
-    for match in FILE.finditer(PAGE):
-        text = match[0].split("\n", 1)[1].removesuffix("```")
-        (tmp_path / match["name"]).write_text(text.replace(PORT, port), "utf-8")
-    return port
+def port(tmp_path: Path) -> Iterator[str]:
+    """Write the files of the page, with a port that nobody has in place of its own; yield that."""
+    with reserved() as sock:
+        port = str(sock.getsockname()[1])
+        for match in FILE.finditer(PAGE):
+            text = match[0].split("\n", 1)[1].removesuffix("```")
+            (tmp_path / match["name"]).write_text(text.replace(PORT, port), "utf-8")
+        yield port
 
 
 def split(command: str) -> tuple[dict[str, str], list[str]]:
@@ -86,7 +80,7 @@ def test_help_has_every_option(command: str) -> None:
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-m", "trio_wsk", command, "--help"],
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=LONG,
         check=True,
         encoding="utf-8",
     )

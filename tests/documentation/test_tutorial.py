@@ -15,6 +15,7 @@ from time import monotonic, sleep
 import pytest
 
 from tests.helpers.places import ROOT
+from tests.helpers.programs import reserved
 from tests.helpers.support import PATIENCE
 
 TUTORIAL = ROOT / "docs" / "tutorial"
@@ -33,14 +34,6 @@ def steps() -> dict[str, str]:
         _, *parts = STEP.split((TUTORIAL / page).read_text(encoding="utf-8"))
         found.update(zip(parts[::2], parts[1::2], strict=True))
     return found
-
-
-def reserved() -> socket.socket:
-    """Keep a free port from everybody but a server: bound, and not listening."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", 0))
-    return sock
 
 
 def renamed(text: str, names: dict[str, str]) -> str:

@@ -23,6 +23,7 @@ import trustme
 
 from tests.helpers.namespaces import in_own_namespace
 from tests.helpers.places import ROOT
+from tests.helpers.programs import reserved
 from tests.helpers.redis_server import running_redis
 from tests.helpers.support import PATIENCE
 
@@ -97,12 +98,10 @@ def test_every_program_is_run() -> None:
 
 
 class Place:
-    """A port that nobody else has, bound and not listening until a program does."""
+    """A port that nobody else has, until a program listens on it."""
 
     def __init__(self) -> None:
-        self._sock = socket.socket()
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._sock.bind(("127.0.0.1", 0))
+        self._sock = reserved()
         self.port: int = self._sock.getsockname()[1]
 
     def close(self) -> None:

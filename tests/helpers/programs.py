@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from signal import SIG_DFL, SIGINT, signal
 from threading import Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .places import ROOT
 from .support import PATIENCE
@@ -17,6 +18,9 @@ from .support import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+LONG: Final = 4 * PATIENCE
+"""Seconds for a program's life: it, and the processes that it starts, take time to start."""
 
 
 @dataclass
@@ -45,6 +49,14 @@ class Program:
         return self.process.wait(PATIENCE), output, errors
 
 
+def reserved() -> socket.socket:
+    """Keep a free port from everybody but a server: bound, and not listening."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
 @contextmanager
 def running(source: str, *arguments: str) -> Iterator[Program]:
     """Run a program, and leave nothing of it; a line that never comes ends it."""
@@ -58,7 +70,7 @@ def running_python(
     folder: Path = ROOT,
     environment: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
-    patience: float = PATIENCE,
+    patience: float = LONG,
 ) -> Iterator[Program]:
     """Run Python in a folder, with more in its environment, as `running` does."""
     process = subprocess.Popen(  # noqa: S603 - our own program

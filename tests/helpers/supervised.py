@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from tests.helpers.programs import Program, running_python
+from tests.helpers.programs import LONG, Program, running_python
 from tests.helpers.support import PATIENCE
 
 APP = """
@@ -33,10 +33,6 @@ async def die(stream):
     if await stream.receive_some():
         os._exit(3)
 """
-
-
-LONG = 4 * PATIENCE
-"""Seconds for a supervisor's life: each of its processes takes time to start."""
 
 
 class Supervised:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.helpers.programs import LONG
 from tests.helpers.serving import CA, SERVER_CERTIFICATE
-from tests.helpers.supervised import APP, LONG, Clients, Supervised, gone, kill, supervised
+from tests.helpers.supervised import APP, Clients, Supervised, gone, kill, supervised
 
 if TYPE_CHECKING:
     from pathlib import Path
