@@ -762,6 +762,25 @@ async def test_who_comes_through_and_finds_no_place_is_one_too_many(
             stream.reset()
 
 
+async def test_who_has_waited_longest_goes(autojump_clock: MockClock) -> None:
+    """The time in the handshake is no wait for a word: who came first may have waited least."""
+    octets = Asked(Need.OCTETS, PEND)
+    first = Asked(Need.ADDRESSES)
+    async with opened(Rules(first, octets), max_pending=2, overflow="evict") as at:
+        streams = await unplugged(at, 3)
+        for number in (3, 2, 1):
+            at.network.host(f"198.51.100.{number}").plug_in()
+            with trio.fail_after(9):
+                await streams[number - 1].established()
+            await wait_all_tasks_blocked()
+
+        ids = [request.inspect_id for request in first.requests]
+        assert [(ids[2], AbortReason.EVICTED)] == at.aborts
+        assert [ids[2], ids[1], ids[0]] == [request.inspect_id for request in octets.requests]
+        for stream in streams:
+            stream.reset()
+
+
 async def test_permits_are_kept_for_those_in_the_second_stage() -> None:
     """
     A server's permits are for connections, and who is asked about after the handshake is one: with

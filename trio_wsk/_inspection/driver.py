@@ -248,8 +248,12 @@ class ConditionalAccept:
         pending = len(undecided) + len(self._lives.half_open)
         if pending > counters.pending_most:  # noqa: PLR1730 - max() costs more, each time
             counters.pending_most = pending
-        stages = self._stages if self._is_first(request) else None
-        self._question(request, self._inspect if stages is None else stages.before_handshake)
+        inspect = self._inspect
+        if self._stages is not None:
+            self._undecided.waits(request)
+            if self._is_first(request):
+                inspect = self._stages.before_handshake
+        self._question(request, inspect)
 
     def _connected(self, request: ConnectionRequest) -> None:
         """The handshake is over of a request that its first stage has let through."""

@@ -201,7 +201,7 @@ class Lives:
         if len(between) >= HALF_OPEN_MOST:
             oldest = next(iter(between.values()))
             self.apply(oldest, Event.OVERFLOW, why=AbortReason.EVICTED)
-        between[request._transport_request.serial_number] = request
+        self.undecided.shakes_hands(request)
         if request._scope is not None:
             request._scope = request._scope.of_next_stage()
         self._counters.let_on += 1

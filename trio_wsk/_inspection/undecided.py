@@ -48,6 +48,7 @@ class Undecided:
         "_expired",
         "_is_timed",
         "_pump",
+        "_waiting",
         "by_number",
         "connected",
         "in_handshake",
@@ -60,6 +61,7 @@ class Undecided:
         """Of these, those that are between two stages, the one that came there first first."""
         self.connected: int = 0
         """Of these, how many have come through that."""
+        self._waiting: OrderedDict[int, ConnectionRequest] = OrderedDict()  # if there are stages
         self._pump = pump
         self._expired = expired
         self._is_timed = False
@@ -74,28 +76,44 @@ class Undecided:
         """
         return len(self.by_number) - len(self.in_handshake)
 
+    def waits(self, request: ConnectionRequest) -> None:
+        """Take note: one of two stages is about to be asked about a request."""
+        self._waiting[request._transport_request.serial_number] = request
+
+    def shakes_hands(self, request: ConnectionRequest) -> None:
+        """Take note: the first of two stages has no objection to a request."""
+        number = request._transport_request.serial_number
+        self.in_handshake[number] = request
+        del self._waiting[number]
+
     def has_connected(self, request: ConnectionRequest) -> None:
-        """Take note: a request's handshake is over."""
+        """Take note: a request's handshake is over, and the second stage is about to be asked."""
         del self.in_handshake[request._transport_request.serial_number]
         request._is_connected = True
         self.connected += 1
+        self.waits(request)
 
     def forget(self, request: ConnectionRequest) -> None:
         """Take out a request that has its verdict, or is lost."""
         number = request._transport_request.serial_number
         del self.by_number[number]
         self.in_handshake.pop(number, None)
+        self._waiting.pop(number, None)
         self.connected -= request._is_connected
 
     def oldest(self) -> ConnectionRequest:
-        """Return the request that came first of the waiting, which is about to be evicted."""
+        """Return the request that has waited longest for a word, which is about to be evicted.
+
+        Of two stages each begins the wait anew.
+        """
+        if self._waiting:
+            # Not by way of all that are in their handshake, of whom a flood makes thousands.
+            return next(iter(self._waiting.values()))
         self._evicted += 1
         if self._evicted >= EVICTIONS_PER_COPY:
             self._evicted = 0
             self.by_number = dict(self.by_number.items())
-        return next(
-            each for number, each in self.by_number.items() if number not in self.in_handshake
-        )
+        return next(iter(self.by_number.values()))
 
     def watch_deadline(self, request: ConnectionRequest) -> None:
         """End this request, if it is still here, when its time is over."""
