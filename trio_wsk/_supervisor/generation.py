@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "StartFailedError", "jobs_of"]
 
-_DEFAULT_GRACE: Final = 30.0
-
 _LATE: Final = 5.0
 """Seconds beyond the grace after which a worker that was told to end is killed: it hangs."""
 
@@ -73,11 +71,11 @@ class Generation:
         self,
         jobs: Sequence[Job],
         *,
-        grace: float | None,
+        grace: float,
         say: Callable[[str], object],
         gave_up: Callable[[str], object],
     ) -> None:
-        self._grace = _DEFAULT_GRACE if grace is None else grace
+        self._grace = grace
         self._say = say
         self._gave_up = gave_up
         self._slots = [_Slot(self, number, job) for number, job in enumerate(jobs, 1)]

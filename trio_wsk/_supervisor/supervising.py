@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from trio_wsk._configuration.configuration import ConfigurationError
+from trio_wsk._serving.arguments import DEFAULT_GRACE
 from trio_wsk._serving.signals import ENDING_SIGNALS, EndingSignals, check_main_thread
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 
@@ -148,7 +149,7 @@ class Supervisor:
         dealt = self._sockets.dealt(workers)
         new = Generation(
             jobs_of(configuration, dealt, is_last=self._sockets.are_ours),
-            grace=configuration.grace,
+            grace=_grace(configuration),
             say=say,
             gave_up=self._fail,
         )
@@ -205,7 +206,7 @@ class Supervisor:
 
     def _end(self) -> None:
         if self._serving is not None:
-            say(f"draining: open connections are given {_grace(self._configuration)} s to finish")
+            say(f"draining: open connections are given {_grace(self._configuration):g} s to finish")
         self._end_all(END)
 
     def _end_all(self, how: bytes) -> None:
@@ -227,8 +228,8 @@ def _workers(configuration: Configuration) -> int:
     return configuration.workers or 1
 
 
-def _grace(configuration: Configuration) -> str:
-    return f"{30.0 if configuration.grace is None else configuration.grace:g}"
+def _grace(configuration: Configuration) -> float:
+    return DEFAULT_GRACE if configuration.grace is None else configuration.grace
 
 
 def _counted(workers: int) -> str:
