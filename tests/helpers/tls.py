@@ -8,23 +8,54 @@ import hmac
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
+import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.helpers.serving import CA, server_context
 
 __all__ = [
     "OLD",
+    "VERSIONS",
     "ScriptedChannel",
     "TLSPeer",
     "client_context",
     "key_updates",
+    "over_any_line",
+    "pieces_of",
     "server_context",
 ]
 
+Test = TypeVar("Test", bound=Callable[..., None])
+
 OLD = ssl.TLSVersion.TLSv1_2
 """The other version that is spoken; without it, it is TLS 1.3."""
+
+VERSIONS = pytest.mark.parametrize("version", [None, OLD], ids=["1.3", "1.2"])
+
+
+def over_any_line(test: Test) -> Test:
+    """Run a test with sizes of what is sent, and what the line below TLS is like."""
+    unhurried = settings(
+        max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    of_any_line = given(
+        sizes=st.lists(st.one_of(st.integers(1, 100), st.integers(1, 200000)), max_size=8),
+        loss=st.sampled_from([0.0, 0.1]),
+        seed=st.integers(0, 3),
+        old=st.booleans(),
+    )
+    return cast("Test", unhurried(of_any_line(test)))
+
+
+def pieces_of(sizes: list[int]) -> list[bytes]:
+    """Make pieces of these sizes, each of its own letter."""
+    return [bytes([65 + count]) * size for count, size in enumerate(sizes)]
 
 
 def client_context(

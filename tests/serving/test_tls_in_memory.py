@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.helpers.serving import Silent, server_context
-from tests.helpers.tls import OLD, client_context
+from tests.helpers.tls import OLD, VERSIONS, client_context, over_any_line, pieces_of
 from trio_wsk import (
     Connection,
     ConnectionDispatch,
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 CONTEXT = server_context()
 PLACE = ("192.0.2.1", 80)
-VERSIONS = pytest.mark.parametrize("version", [None, OLD], ids=["1.3", "1.2"])
 
 
 class Scene:
@@ -110,15 +107,7 @@ async def test_handshake_may_take_for_ever(autojump_clock: MockClock) -> None:
         await client.aclose()
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    sizes=st.lists(st.one_of(st.integers(1, 100), st.integers(1, 200000)), max_size=8),
-    loss=st.sampled_from([0.0, 0.1]),
-    seed=st.integers(0, 3),
-    old=st.booleans(),
-)
+@over_any_line
 def test_echo_over_any_line(sizes: list[int], loss: float, seed: int, *, old: bool) -> None:
     """
     Whatever is sent in whatever sizes, over a slow line that loses segments, comes back as it was,
@@ -130,7 +119,7 @@ def test_echo_over_any_line(sizes: list[int], loss: float, seed: int, *, old: bo
         async with scene.open():
             client = await scene.client(OLD if old else None)
             await client.do_handshake()
-            octets = b"".join(bytes([65 + count]) * size for count, size in enumerate(sizes))
+            octets = b"".join(pieces_of(sizes))
             received = bytearray()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(send_pieces, client, sizes))
@@ -153,9 +142,9 @@ def test_echo_over_any_line(sizes: list[int], loss: float, seed: int, *, old: bo
 
 
 async def send_pieces(client: trio.SSLStream[Any], sizes: list[int]) -> None:
-    """Send pieces of these sizes, each of its own letter."""
-    for count, size in enumerate(sizes):
-        await client.send_all(bytes([65 + count]) * size)
+    """Send pieces of these sizes."""
+    for piece in pieces_of(sizes):
+        await client.send_all(piece)
 
 
 @VERSIONS

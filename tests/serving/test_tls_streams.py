@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from tests.helpers.pairs import receive_all, receive_exactly
 from tests.helpers.serving import HOST, Silent, Told, echo, server_context
 from tests.helpers.streams import finish
 from tests.helpers.support import PATIENCE, connect, until
-from tests.helpers.tls import OLD, client_context
+from tests.helpers.tls import OLD, VERSIONS, client_context, over_any_line, pieces_of
 from trio_wsk import (
     Connection,
     ConnectionState,
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 PLACE = ("192.0.2.1", 80)
-VERSIONS = pytest.mark.parametrize("version", [None, OLD], ids=["1.3", "1.2"])
 
 
 class Client(trio.abc.HalfCloseableStream):
@@ -242,15 +240,7 @@ async def test_handshake_has_its_time_and_no_more(says: bytes, autojump_clock: M
         await stream.aclose()
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    sizes=st.lists(st.one_of(st.integers(1, 100), st.integers(1, 200000)), max_size=8),
-    loss=st.sampled_from([0.0, 0.1]),
-    seed=st.integers(0, 3),
-    old=st.booleans(),
-)
+@over_any_line
 @example(sizes=[93, 65254, 1], loss=0.0, seed=0, old=False)  # the end meets what comes back
 def test_echo_over_any_line(sizes: list[int], loss: float, seed: int, *, old: bool) -> None:
     """
@@ -263,16 +253,16 @@ def test_echo_over_any_line(sizes: list[int], loss: float, seed: int, *, old: bo
         async with open_scene(echo, line=line) as scene:
             client = await scene.client(OLD if old else None)
             await client.tls.do_handshake()
-            octets = b"".join(bytes([65 + count]) * size for count, size in enumerate(sizes))
+            pieces = pieces_of(sizes)
 
             async def send() -> None:
-                for count, size in enumerate(sizes):
-                    await client.send_all(bytes([65 + count]) * size)
+                for piece in pieces:
+                    await client.send_all(piece)
                 await client.send_eof()
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send)
-                assert octets == await receive_all(client)
+                assert b"".join(pieces) == await receive_all(client)
             await client.tls.transport_stream.aclose()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
