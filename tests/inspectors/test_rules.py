@@ -223,10 +223,32 @@ def test_statistics_are_frozen() -> None:
         counted["asked"] = counted["asked"]  # type: ignore[index]  # as it says
     with pytest.raises(TypeError):
         counted["asked"].rejected["x"] = 1  # type: ignore[index]  # as it says
-    assert (
-        RuleStatistics(accepted=0, pended=0, rejected={}, failed=0, would_reject={})
-        == counted["asked"]
+    nothing = RuleStatistics(
+        accepted=0, pended=0, rejected={}, failed=0, would_reject={}, waits=0, waited=0.0
     )
+    assert nothing == counted["asked"]
+
+
+async def test_waits_are_counted(autojump_clock: object) -> None:
+    """
+    Of an async rule it is known how often it was awaited and for how long in all, also if it has
+    failed or was cancelled; a plain rule keeps nobody waiting.
+    """
+
+    async def slow(_: ConnectionRequest) -> Any:
+        await trio.sleep(next(seconds))
+        return next(answers)
+
+    seconds, answers = iter([1.5, 2.5, 0.5, 600.0]), iter([None, REJECT, 7])
+    rules = Rules(Asked(), slow)
+    async with gate(rules) as at:
+        for _ in range(4):
+            await at.come()
+        await trio.sleep(60)
+        plain, awaited = rules.statistics().values()
+
+    assert (4, 1.5 + 2.5 + 0.5 + 10.0) == (awaited.waits, awaited.waited)
+    assert (0, 0.0) == (plain.waits, plain.waited)
 
 
 # --- What rules say of themselves -------------------------------------------------------------

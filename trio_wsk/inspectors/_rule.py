@@ -187,18 +187,24 @@ class RuleStatistics:
     """How often it raised, or answered nonsense."""
     would_reject: Mapping[str, int]
     """In a `dry_run`: how often it would have turned one away, by reason."""
+    waits: int
+    """How often it was awaited, whatever came of that: an async rule keeps a request waiting."""
+    waited: float
+    """For how many seconds on Trio's clock, all of them together."""
 
 
 @final
 class Counts:
     """The running counts of one rule."""
 
-    __slots__ = ("accepted", "failed", "pended", "rejected")
+    __slots__ = ("accepted", "failed", "pended", "rejected", "waited", "waits")
 
     def __init__(self) -> None:
         self.accepted = 0
         self.pended = 0
         self.failed = 0
+        self.waits = 0
+        self.waited = 0.0
         self.rejected: Counter[str] = Counter()
 
     def note(self, answer: InspectAction | Verdict) -> None:
@@ -221,7 +227,14 @@ class Counts:
             rejected=MappingProxyType(dict(self.rejected)),
             failed=self.failed,
             would_reject=MappingProxyType(dict(would_reject)),
+            waits=self.waits,
+            waited=self.waited,
         )
+
+    def note_wait(self, seconds: float) -> None:
+        """Count that it was awaited."""
+        self.waits += 1
+        self.waited += seconds
 
     def count_rejected(self, reason: str) -> str:
         """Count a rejection; return what it was counted as."""

@@ -7,6 +7,8 @@ from collections.abc import Awaitable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
 
+import trio
+
 from trio_wsk._inspection.two_stages import TwoStages
 from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.need import Need
@@ -106,11 +108,14 @@ class Chain:
     ) -> Answer:
         """Await what a rule has begun, and ask the rest."""
         rule, counts = self._asked[position - 1]
+        began = trio.current_time()
         try:
             answer = checked_answer(rule, await coming)
         except Exception:
             counts.failed += 1
             raise
+        finally:  # also of a wait that a deadline or a peer has ended: those are the long ones
+            counts.note_wait(trio.current_time() - began)
         if answer is not None:
             counts.note(answer)
             return answer
