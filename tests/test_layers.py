@@ -28,6 +28,7 @@ PURE = {
     "_delivery/contract.py",
     "_delivery/delivery.py",
     "_inspection/table.py",
+    "_looking",
     "_intake/admission.py",
     "_intake/backoff.py",
     "_protocols",
@@ -75,6 +76,7 @@ CATCHES_OS_ERRORS = {
     "transports",
 }
 OPENS_NURSERIES = {
+    "_command/watching.py",  # a question, a key and a signal are waited for at once
     "_listening/opening.py",
     "_serving/opening.py",
     "_supervisor/generation.py",

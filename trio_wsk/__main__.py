@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._command.doctor import add_doctor
 from ._command.serve import add_check, add_serve
+from ._command.top import add_top
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add_serve(commands.add_parser)
     add_check(commands.add_parser)
     add_doctor(commands.add_parser)
+    add_top(commands.add_parser)
     return parser
 
 
