@@ -24,6 +24,7 @@ PACKAGE = Path(trio_wsk.__path__[0])
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 PURE = {
+    "_supervisor/messages.py",
     "_supervisor/restarts.py",
     "_delivery/contract.py",
     "_delivery/delivery.py",
@@ -58,6 +59,7 @@ PURE = {
 }
 # `testing` plays the machine and its peers, and holds transports against their contract.
 CATCHES_OS_ERRORS = {
+    "_supervisor/channel.py",
     "_supervisor/generation.py",
     "_supervisor/process.py",
     "_supervisor/sockets.py",

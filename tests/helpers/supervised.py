@@ -96,7 +96,10 @@ async def supervised(
     """
     if not (folder / "app.py").exists():
         (folder / "app.py").write_text(APP, "utf-8")
-    how = ["-m", "trio_wsk"] if before is None else ["-c", before]
+    how = ["-m", "trio_wsk"]
+    if before is not None:
+        (folder / "before.py").write_text(before, "utf-8")
+        how = ["before.py"]
     with running_python(*how, "serve", *arguments, folder=folder, pass_fds=pass_fds) as program:
         supervisor = Supervised(program, folder)
         try:

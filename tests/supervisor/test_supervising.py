@@ -171,6 +171,36 @@ async def test_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
         assert (await clients.ask()).endswith(" the second")
 
 
+@pytest.mark.parametrize(
+    ("number", "line"), [(signal.SIGHUP, "reloaded: "), (signal.SIGUSR2, "the new supervisor, ")]
+)
+async def test_who_takes_over_is_told_when_nobody_else_takes(
+    number: int, line: str, tmp_path: Path
+) -> None:
+    """
+    That others took over is said when the workers from before have left the queues. One that hangs
+    can't say that it has: that is said instead, after some time. (Here after no time.)
+    """
+    soon = "import sys, trio_wsk._supervisor.generation as it; it._LEAVE = 0.1; "
+    program = soon + "from trio_wsk.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    async with supervised(tmp_path, "app:who", *ON, "--workers", "1", before=program) as server:
+        port = await server.port()
+        (hanging,) = server.workers()
+        os.kill(hanging, signal.SIGSTOP)
+        server.send(number)
+
+        said = await server.line(line)
+
+        assert said.endswith("finish; worker 1 of them does not answer")
+        if number == signal.SIGUSR2:
+            os.kill(int(said.removeprefix("process ").partition(",")[0]), signal.SIGTERM)
+        else:
+            assert said.startswith("1 worker took over; ")
+            assert await Clients(port).ask()
+        os.kill(hanging, signal.SIGCONT)
+        await gone(hanging)
+
+
 async def test_upgrade_that_fails_changes_nothing(tmp_path: Path) -> None:
     """If a new supervisor can't take over, the old one goes on, and says so."""
     async with supervised(tmp_path, "app:who", *ON, "--workers", "1") as server:

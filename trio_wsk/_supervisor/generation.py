@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, final
 import attrs
 import trio
 
-from .messages import ABORT, Job
+from .messages import Job, Kind
 from .process import start_worker
 from .restarts import Restarts
 
@@ -22,6 +22,10 @@ __all__ = ["Generation", "StartFailedError", "jobs_of"]
 
 _LATE: Final = 5.0
 """Seconds beyond the grace after which a worker that was told to end is killed: it hangs."""
+
+_LEAVE: Final = 10.0
+"""Seconds in which a worker leaves its queues, unless its loop stands still: it need not finish
+anything for that."""
 
 _START: Final = 60.0
 """Seconds that a worker may take until it serves: a program that needs longer to be imported needs
@@ -80,7 +84,7 @@ class Generation:
         self._gave_up = gave_up
         self._slots = [_Slot(self, number, job) for number, job in enumerate(jobs, 1)]
         self._scope = trio.CancelScope()
-        self._ending: bytes | None = None
+        self._ending: Kind | None = None
         self._told_to_end = trio.Event()
         self._failure: str | None = None
 
@@ -106,7 +110,7 @@ class Generation:
         if self._failure is not None:
             raise StartFailedError(self._failure)
 
-    def end(self, how: bytes) -> None:
+    def end(self, how: Kind) -> None:
         """Have the workers end, in their grace; what hangs is killed then."""
         if self._ending is None:
             self._ending = how
@@ -114,14 +118,25 @@ class Generation:
             self._scope.deadline = trio.current_time() + self._grace + _LATE
             self._tell(how)
 
+    async def wait_left(self) -> list[int]:
+        """Wait until workers that were told to leave take nobody any more, or have ended.
+
+        Returns:
+          The numbers of those that have not said so in time.
+        """
+        with trio.move_on_after(_LEAVE):
+            for slot in self._slots:
+                await slot.left.wait()
+        return [each.number for each in self._slots if not each.left.is_set()]  # noqa: ASYNC910 - there is a slot
+
     def abort(self) -> None:
         """Have the workers end at once."""
-        self._ending = ABORT
+        self._ending = Kind.ABORT
         self._told_to_end.set()
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + _LATE)
-        self._tell(ABORT)
+        self._tell(Kind.ABORT)
 
-    def _tell(self, word: bytes) -> None:
+    def _tell(self, word: Kind) -> None:
         for slot in self._slots:
             slot.tell(word)
 
@@ -169,18 +184,30 @@ class _Slot:
 
     def __init__(self, generation: Generation, number: int, job: Job) -> None:
         self._generation = generation
-        self._number = number
+        self.number: Final = number
+        self.left: Final = trio.Event()
+        """Set when its worker was told to leave, and takes nobody any more; or there is none."""
         self._job = job
         self._restarts = Restarts()
         self._worker: Worker | None = None
 
-    def tell(self, word: bytes) -> None:
+    def tell(self, word: Kind) -> None:
         """Say something to the worker that serves; one that does not serve yet need not."""
         if self._worker is not None:
             self._worker.tell(word)
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run(  # noqa: ASYNC128 - as for `_one`
+        self, *, task_status: trio.TaskStatus[None]
+    ) -> None:
         """Keep a worker running."""
+        try:
+            await self._keep_running(task_status)
+        finally:
+            self.left.set()
+
+    async def _keep_running(  # noqa: ASYNC128 - as for `_one`
+        self, task_status: trio.TaskStatus[None]
+    ) -> None:
         generation = self._generation
         served, how = await self._one(task_status)
         if served is None:
@@ -191,9 +218,9 @@ class _Slot:
             wait = self._restarts.crashed(served or 0.0)
             crashes = self._restarts.crashes
             if wait is None:
-                generation.gives_up(self._number, how, crashes)
+                generation.gives_up(self.number, how, crashes)
                 return
-            generation.crashes(self._number, how, first=crashes == 1)
+            generation.crashes(self.number, how, first=crashes == 1)
             await generation.wait(wait)
             if not generation.is_ending:
                 served, how = await self._one(trio.TASK_STATUS_IGNORED)
@@ -222,9 +249,12 @@ class _Slot:
         self, worker: Worker, task_status: trio.TaskStatus[None]
     ) -> tuple[float, str]:
         began = trio.current_time()
-        self._generation.is_back(self._number, self._restarts.crashes)
+        self._generation.is_back(self.number, self._restarts.crashes)
         self._worker = worker
         task_status.started()
         self._generation.greet(worker)
-        how = await worker.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.hear, self.left)
+            how = await worker.wait()
+            nursery.cancel_scope.cancel(reason="the worker has ended")
         return trio.current_time() - began, f"(process {worker.pid}) {how}"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from .messages import LONGEST, READY
+from .channel import Channel
+from .messages import Kind, Message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,8 +58,8 @@ async def start_worker(job: Job) -> Worker:
         except BaseException:
             ours.close()
             raise
-    worker = Worker(process, ours)
-    worker.tell(job.packed())
+    worker = Worker(process, Channel(ours))
+    worker.tell(Kind.JOB, job.packed())
     return worker
 
 
@@ -71,29 +72,31 @@ class Worker:
       channel: Our end of the pair.
     """
 
-    def __init__(self, process: trio.Process, channel: socket.socket) -> None:
+    def __init__(self, process: trio.Process, channel: Channel) -> None:
         self.pid: Final = process.pid
         self._process = process
         self._channel = channel
-        channel.settimeout(0)
-        self._talk = trio.socket.from_stdlib_socket(channel)
 
-    def tell(self, word: bytes) -> None:
+    def tell(self, kind: Kind, body: bytes = b"") -> None:
         """Say something to it, if it is still there."""
-        try:
-            self._channel.send(word)
-        except OSError:
-            pass  # it has ended, or hangs so thoroughly that it has to be killed
+        self._channel.tell(Message(kind, body))
 
     async def failure(self) -> str | None:
         """Wait until it serves; return None then, and otherwise why it doesn't."""
-        try:
-            said = await self._talk.recv(LONGEST)
-        except OSError:
-            said = b""  # it has left what we have said unread
-        if said == READY:
-            return None  # noqa: ASYNC910 - it was waited for
-        return said.decode(errors="replace") or await self.wait()  # noqa: ASYNC910 - as well
+        said = await self._channel.hear()
+        if said is None:
+            return await self.wait()
+        return said.body.decode(errors="replace") if said.kind is Kind.FAILED else None
+
+    async def hear(self, left: trio.Event) -> None:
+        """Hear what one says that serves, until it is gone.
+
+        Args:
+          left: Set when it takes nobody from the queues any more.
+        """
+        while (said := await self._channel.hear()) is not None:
+            if said.kind is Kind.LEFT:
+                left.set()
 
     async def wait(self) -> str:
         """Wait for its end; return how it has ended, in words."""

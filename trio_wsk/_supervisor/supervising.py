@@ -19,7 +19,7 @@ from trio_wsk._serving.signals import ENDING_SIGNALS, EndingSignals, check_main_
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 
 from .generation import Generation, StartFailedError, jobs_of
-from .messages import END, LEAVE
+from .messages import Kind
 from .sockets import more_queues, open_sockets, sockets_taken_over
 from .takeover import Inheritance, NoSuccessorError, start_successor
 
@@ -162,7 +162,7 @@ class Supervisor:
         self._configuration = configuration
         old, self._serving = self._serving, new
         if old is not None:
-            old.end(LEAVE)
+            old.end(Kind.LEAVE)
 
     async def _run(  # noqa: ASYNC128 - as for `Generation.run`
         self, generation: Generation, *, task_status: trio.TaskStatus[None]
@@ -188,7 +188,9 @@ class Supervisor:
         except (ConfigurationError, StartFailedError, BindError) as error:
             say(f"not reloaded, the workers from before go on: {error}")
         else:
-            say(f"reloaded: {_counted(_workers(configuration))} took over; those before finish")
+            late = await self._left()
+            took_over = f"{_counted(_workers(configuration))} took over; those before finish{late}"
+            say(f"reloaded: {took_over}")
 
     async def _upgrade(self) -> None:  # noqa: ASYNC910 - as well
         say("starting a new supervisor")
@@ -198,18 +200,30 @@ class Supervisor:
         except NoSuccessorError as error:
             say(f"not replaced, this supervisor goes on: {error}")
         else:
-            say(f"the new supervisor, process {successor}, took over; the workers here finish")
             self._sockets.hand_over()
-            self._end_all(LEAVE)
+            for generation in self._generations:
+                generation.end(Kind.LEAVE)
+            late = await self._left()
+            say(
+                f"the new supervisor, process {successor}, took over; the workers here finish{late}"
+            )
+            self._end_all(Kind.LEAVE)
+
+    async def _left(self) -> str:
+        """Wait until the workers that were told to leave have done so; say which have not."""
+        await trio.lowlevel.checkpoint()
+        ending = [generation for generation in self._generations if generation.is_ending]
+        late = [number for generation in ending for number in await generation.wait_left()]
+        return "".join(f"; worker {number} of them does not answer" for number in late)
 
     # ----------------------------------------------------------------------------- ends
 
     def _end(self) -> None:
         if self._serving is not None:
             say(f"draining: open connections are given {_grace(self._configuration):g} s to finish")
-        self._end_all(END)
+        self._end_all(Kind.END)
 
-    def _end_all(self, how: bytes) -> None:
+    def _end_all(self, how: Kind) -> None:
         self._opening.cancel(reason="the supervisor ends")
         self._hearing.cancel(reason="the supervisor ends")
         for generation in self._generations:
@@ -221,7 +235,7 @@ class Supervisor:
 
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason
-        self._end_all(END)
+        self._end_all(Kind.END)
 
 
 def _workers(configuration: Configuration) -> int:

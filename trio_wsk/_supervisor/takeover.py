@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, final
 import attrs
 import trio
 
-from .messages import LONGEST, READY
 from .process import ending_of, interpreter
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["Inheritance", "NoSuccessorError", "start_successor"]
 
 _VARIABLE: Final = "TRIO_WSK_TAKEOVER"
+
+_READY: Final = b"ready"
+"""What the new one says: a word that no version may change, since the two are of different ones."""
 
 
 class NoSuccessorError(Exception):
@@ -56,7 +58,7 @@ class Inheritance:
         """Tell the one before that our workers serve."""
         with socket.socket(fileno=self.channel) as channel:
             try:
-                channel.send(READY)
+                channel.send(_READY)
             except OSError:
                 pass  # it has ended meanwhile, however: what it had is ours
 
@@ -102,9 +104,9 @@ async def _until_it_serves(process: trio.Process, ours: socket.socket) -> None:
     talk = trio.socket.from_stdlib_socket(ours)
     said = b""
     try:
-        said = await talk.recv(LONGEST)
-        if said != READY:
+        said = await talk.recv(len(_READY))
+        if said != _READY:
             raise NoSuccessorError(f"it {ending_of(await process.wait())}")
     finally:
-        if said != READY and process.returncode is None:
+        if said != _READY and process.returncode is None:
             process.kill()

@@ -25,7 +25,8 @@ from trio_wsk._vocabulary.errors import SocketBusyError, SocketClosedError
 from trio_wsk.transports._adopting import AdoptedPlace
 from trio_wsk.transports.portable import PortableTransport
 
-from .messages import ABORT, END, LONGEST, READY, Job
+from .channel import Channel
+from .messages import LONGEST, Job, Kind, Message
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,30 +49,30 @@ def work(descriptor: int) -> None:
     Raises:
       SystemExit: there is nothing to serve; the supervisor has been told why.
     """
-    channel = socket.socket(fileno=descriptor)
-    channel.set_inheritable(False)
-    message = channel.recv(LONGEST)
-    if not message:
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    message = Message.unpacked(sock.recv(LONGEST))
+    if message is None:
         raise SystemExit(FAILED)  # the supervisor has ended meanwhile
-    job = Job.unpacked(message)
-    ready = _made_ready(job, channel)
-    trio.run(_serve, job, ready, channel)
+    job = Job.unpacked(message.body)
+    ready = _made_ready(job, sock)
+    trio.run(_serve, job, ready, sock)
 
 
-def _made_ready(job: Job, channel: socket.socket) -> Ready:
+def _made_ready(job: Job, sock: socket.socket) -> Ready:
     look_in_working_directory()
     try:
         return made_ready(job.configuration)
     except ConfigurationError as error:
-        _say(channel, str(error))
+        _say(sock, str(error))
     except Exception as error:  # noqa: BLE001 - of the module that is imported
         traceback.print_exc()
-        _say(channel, f"{job.configuration.handler}: {type(error).__name__}: {error}")
+        _say(sock, f"{job.configuration.handler}: {type(error).__name__}: {error}")
     sys.exit(FAILED)
 
 
-def _say(channel: socket.socket, text: str) -> None:
-    channel.send(text.encode()[:LONGEST])
+def _say(sock: socket.socket, why: str) -> None:
+    sock.send(Message(Kind.FAILED, why.encode()).packed())
 
 
 @final
@@ -86,7 +87,8 @@ class _KeptPlace(AdoptedPlace):
         return self.is_left
 
 
-async def _serve(job: Job, ready: Ready, channel: socket.socket) -> None:
+async def _serve(job: Job, ready: Ready, sock: socket.socket) -> None:
+    channel = Channel(sock)
     place = _KeptPlace(job.sockets, backlog=None)
     options: dict[str, Any] = {
         **ready.options,
@@ -94,13 +96,11 @@ async def _serve(job: Job, ready: Ready, channel: socket.socket) -> None:
         "signals": ENDING_SIGNALS,
     }
     function: Any = serve_events if isinstance(ready.handler, ListenDispatch) else serve
-    talk = trio.socket.from_stdlib_socket(channel)
     async with trio.open_nursery() as nursery:
         serving = partial(function, ready.handler, **options)
         server: Server = await nursery.start(_until_over, serving, nursery.cancel_scope)
-        with suppress(OSError):  # the supervisor has ended, as will be noticed next
-            await talk.send(READY)
-        nursery.start_soon(_obey, server, place, job, talk, nursery)
+        await channel.say(Message(Kind.READY))
+        nursery.start_soon(_obey, server, place, job, channel, nursery)
 
 
 async def _until_over(  # noqa: ASYNC128 - whom it hands the status to calls it
@@ -118,28 +118,29 @@ async def _obey(
     server: Server,
     place: _KeptPlace,
     job: Job,
-    talk: trio.socket.SocketType,
+    channel: Channel,
     nursery: trio.Nursery,
 ) -> None:
     """Do what the supervisor says, until there is none."""
     while True:
-        word = await _heard(talk)
-        if word == ABORT:
+        said = await channel.hear()
+        # Without a supervisor nobody is left who would serve those in the queues.
+        word = Kind.END if said is None else said.kind
+        if word is Kind.ABORT:
             server.abort()
             return
-        # Without a supervisor nobody is left who would serve those in the queues.
-        place.is_left = not job.is_last or word not in {END, b""}
+        place.is_left = not job.is_last or word is not Kind.END
         nursery.start_soon(_drain, server)
-        if not word:
+        if word is Kind.LEAVE:
+            nursery.start_soon(_say_left, server, channel)
+        if said is None:
             return
 
 
-async def _heard(talk: trio.socket.SocketType) -> bytes:
-    """Return the next word; nothing when there is no supervisor any more."""
-    try:
-        return await talk.recv(LONGEST)
-    except ConnectionResetError:  # it has left unread what we have said
-        return b""  # noqa: ASYNC910 - it was waited for
+async def _say_left(server: Server, channel: Channel) -> None:
+    """Say so when nobody is taken any more: a drain leaves the queues in its first step."""
+    await server.listening.draining.wait()
+    await channel.say(Message(Kind.LEFT))
 
 
 async def _drain(server: Server) -> None:  # noqa: ASYNC910 - a task of its own
