@@ -33,7 +33,7 @@ async def test_burst_and_then_the_rate(autojump_clock: trio.testing.MockClock) -
         assert [IN, IN, FAST] == await at.come_all(*["192.0.2.7"] * 3)
 
 
-async def test_burst_can_be_chosen() -> None:
+async def test_burst_can_be_chosen(autojump_clock: trio.testing.MockClock) -> None:
     """A slow rate may have a big burst, and a fast one none."""
     async with gate(Rules(RateLimit(1, per=60, burst=3))) as at:
         assert [IN, IN, IN, FAST] == await at.come_all(*["192.0.2.7"] * 4)

@@ -436,10 +436,7 @@ async def test_handshake_has_a_permit() -> None:
 
 
 async def test_drain_waits_for_handshakes() -> None:
-    """
-    A handshake that is under way comes to its end, and its connection is told once of the drain;
-    one that does not is reset when the grace has run out. Neither is a failure.
-    """
+    """A handshake that is under way comes to its end, and its connection is told once of it."""
     drained: list[Connection] = []
     accepted: list[Connection] = []
 
@@ -451,13 +448,13 @@ async def test_drain_waits_for_handshakes() -> None:
     async with site.open():
         open_already = tls_over(client_of(site.server))
         await open_already.do_handshake()
-        late, silent = client_of(site.server), client_of(site.server)
-        await until(lambda: site.server.statistics().open_connections == 3)
+        late = client_of(site.server)
+        await until(lambda: site.server.statistics().open_connections == 2)
         async with trio.open_nursery() as nursery:
             reports: list[DrainReport] = []
 
             async def drain() -> None:
-                reports.append(await site.server.drain(grace=1))
+                reports.append(await site.server.drain(grace=PATIENCE))
 
             nursery.start_soon(drain)
             await until(lambda: drained)
@@ -470,8 +467,19 @@ async def test_drain_waits_for_handshakes() -> None:
 
             await client.aclose()
             await open_already.aclose()
+        assert [DrainReport(finished=2, reset=0)] == reports
+        assert {} == site.server.statistics().handshake_failures
+
+
+async def test_drain_resets_who_does_not_shake_hands() -> None:
+    """A handshake that has not ended with the grace is reset, which is not a failure."""
+    site = Site()
+    async with site.open():
+        silent = client_of(site.server)
+        await until(lambda: site.server.statistics().open_connections == 1)
+
+        assert DrainReport(finished=0, reset=1) == await site.server.drain(grace=0.1)
         assert "reset" == await fate_of(silent)
-        assert [DrainReport(finished=2, reset=1)] == reports
         assert {} == site.server.statistics().handshake_failures
 
         await silent.aclose()
@@ -487,7 +495,7 @@ async def test_handshake_that_ends_as_a_drain_begins_is_told_once() -> None:
             for client in clients:
                 nursery.start_soon(client.do_handshake)
             await until(lambda: len(site.connections) > 3)
-            nursery.start_soon(partial(site.server.drain, grace=5))
+            nursery.start_soon(partial(site.server.drain, grace=PATIENCE))
             await until(lambda: len(drained) == len(clients))
             for client in clients:
                 nursery.start_soon(client.aclose)

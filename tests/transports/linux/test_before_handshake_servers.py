@@ -26,7 +26,7 @@ from tests.helpers.before_handshake import (
 from tests.helpers.gated import ACK, FIN, RST, SYN
 from tests.helpers.inspecting import ACCEPT, PEND, REJECT
 from tests.helpers.namespaces import in_own_namespace
-from tests.helpers.support import read_to_end, until
+from tests.helpers.support import PATIENCE, read_to_end, until
 from trio_wsk import Address, CloseStyle, Connection, ConnectionDispatch, Status, Verdict
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def test_drain_waits_for_who_is_being_inspected(network: str, server: str)
     async with serving(network, HANDLERS[server], PEND, way=server) as (stage, it):
         clients = [(await stage.held())[0] for _ in range(3)]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(it.drain, grace=10))
+            nursery.start_soon(partial(it.drain, grace=PATIENCE))
             await wait_all_tasks_blocked()
             for request, answer in zip(stage.asked, (ACCEPT, REJECT, ACCEPT), strict=True):
                 assert Status.SUCCESS == stage.complete(request, answer)
