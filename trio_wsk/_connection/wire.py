@@ -342,16 +342,9 @@ class Wire(trio.abc.HalfCloseableStream):
     def _wait(self, edge: int, *, passed: bool = False) -> Awaitable[None]:
         """Have the current task woken when there is something to try; see `Readiness.wait`."""
         watch = self._watch or self._watched()
-        if watch.interest & edge and self._rare is None and not passed:
+        if watch.interest & edge and not passed:
             return watch.park(edge)  # as nearly always: it is told of this edge already
         home = watch.home or task_readiness()
-        public = None if self._rare is None else self._rare.socket
-        if public is not None:
-            if public.fileno() == -1:
-                raise self._closed_elsewhere()
-            if home.edge_triggered:
-                # Its owner may close it, of which only Trio's own waits hear.
-                return watch.wait_on_trio(edge)
         try:
             return home.wait(watch, edge, passed=passed)
         except OSError as error:  # no room for one more in epoll (ENOSPC, ENOMEM)
@@ -422,4 +415,4 @@ class Wire(trio.abc.HalfCloseableStream):
 
 
 _CLOSED_ELSEWHERE = frozenset({errno.EBADF, errno.ENOTSOCK})
-"""The owner closed the public socket under us."""
+"""The descriptor was closed under us, and not by its public socket, which would have told us."""
