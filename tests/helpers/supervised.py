@@ -1,20 +1,18 @@
-"""A supervisor that a test runs, as a user would, and clients that count what they lose."""
+"""A supervisor that a test runs, as a user would."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import ssl
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from tests.helpers.programs import LONG, Program, running_python
-from tests.helpers.support import PATIENCE
+from tests.helpers.support import PATIENCE, read_to_end
 
 APP = """
 import os, trio_wsk
@@ -74,7 +72,7 @@ class Supervised:
 
     def workers(self) -> list[int]:
         """Return the processes that the supervisor has started."""
-        return _children(self.pid)
+        return children(self.pid)
 
     async def ends(self) -> int:
         """Wait for its end, and return its status."""
@@ -109,7 +107,7 @@ async def supervised(
                 kill(pid)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Return the processes that a process's threads have started; none if it has ended."""
     try:
         texts = [each.read_text("ascii") for each in Path(f"/proc/{pid}/task").glob("*/children")]
@@ -120,7 +118,7 @@ def _children(pid: int) -> list[int]:
 
 def _descendants(pid: int) -> list[int]:
     """Return a process's children, and theirs."""
-    return [each for child in _children(pid) for each in (child, *_descendants(child))]
+    return [each for child in children(pid) for each in (child, *_descendants(child))]
 
 
 def kill(pid: int) -> None:
@@ -134,11 +132,11 @@ def kill(pid: int) -> None:
 async def gone(pid: int) -> None:
     """Wait until a process that is nobody's of ours has ended."""
     with trio.fail_after(LONG):
-        while "Z" != _state(pid):  # noqa: ASYNC110 - no event tells of others' children
+        while "Z" != state_of(pid):  # noqa: ASYNC110 - no event tells of others' children
             await trio.sleep(0.01)
 
 
-def _state(pid: int) -> str:
+def state_of(pid: int) -> str:
     """Return the letter for a process's state; that of the dead if there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
@@ -146,73 +144,15 @@ def _state(pid: int) -> str:
         return "Z"
 
 
-class Clients:
-    """Clients that come again and again, ask who serves them, and count what they lose.
-
-    Args:
-      address: Where the server listens: a port of 127.0.0.1, or a path.
-      tls: What they speak TLS with.
-    """
-
-    def __init__(self, address: int | str, tls: ssl.SSLContext | None = None) -> None:
-        self._address = address
-        self._tls = tls
-        self.answers: Counter[str] = Counter()
-        """How often each worker, and its version, has answered."""
-        self.lost: Counter[str] = Counter()
-        """How many connections had no answer, and why."""
-
-    async def ask(self) -> str:
-        """Ask once, and return the answer."""
-        stream = await self._connect()
-        async with stream:
-            await stream.send_all(b"?")
-            answer = b""
-            while not answer.endswith(b"\n"):
-                part = await stream.receive_some()
-                if not part:
-                    raise EOFError
-                answer += part
-        return answer.decode().strip()
-
-    async def _connect(self) -> trio.abc.Stream:
-        if isinstance(self._address, str):
-            return await trio.open_unix_socket(self._address)
-        stream = await trio.open_tcp_stream("127.0.0.1", self._address)
-        if self._tls is None:
-            return stream
-        return trio.SSLStream(
-            stream, self._tls, server_hostname="server.test", https_compatible=True
-        )
-
-    async def _ask_again_and_again(self) -> None:
-        while True:
-            with trio.CancelScope(shield=True):  # one that is begun comes to its end
-                try:
-                    with trio.fail_after(LONG):
-                        self.answers[await self.ask()] += 1
-                except (OSError, EOFError, trio.BrokenResourceError, trio.TooSlowError) as error:
-                    self.lost[f"{type(error).__name__}: {error!s:.40} {error.__cause__}"] += 1
-            await trio.lowlevel.checkpoint()
-
-    @asynccontextmanager
-    async def asking(self, tasks: int) -> AsyncIterator[None]:
-        """Have so many ask again and again."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(tasks):
-                nursery.start_soon(self._ask_again_and_again)
-            yield
-            nursery.cancel_scope.cancel()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until what was answered is so."""
-        with trio.fail_after(LONG):
-            while not condition():  # noqa: ASYNC110 - of counts
-                await trio.sleep(0.01)
-
-    def versions(self) -> set[str]:
-        """Which versions have answered."""
-        return {answer.split()[1] for answer in self.answers}
+async def ask(address: int | str) -> str:
+    """Ask who serves, at a port of 127.0.0.1 or a path; return the worker, and its version."""
+    if isinstance(address, str):
+        stream = await trio.open_unix_socket(address)
+    else:
+        stream = await trio.open_tcp_stream("127.0.0.1", address)
+    async with stream:
+        await stream.send_all(b"?")
+        return (await read_to_end(stream)).decode().strip()
 
 
 def connected(port: int) -> socket.socket:

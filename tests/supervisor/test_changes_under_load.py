@@ -3,142 +3,107 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import ssl
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
 import pytest
-import trio
 
-from tests.helpers.programs import LONG
+from tests.helpers.changes import HANDLER, Changing, excess_of, load
+from tests.helpers.counting_clients import Wanted
 from tests.helpers.serving import CA, SERVER_CERTIFICATE
-from tests.helpers.supervised import APP, Clients, Supervised, gone, kill, supervised
+from tests.helpers.supervised import Supervised, supervised
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.heavy
 
+IS_FULL: Final = bool(os.environ.get("TRIO_WSK_ALL_CHANGES"))
+"""Whether each change is made as often as the library promises it, under as much load: minutes."""
+RELOADS, UPGRADES, KILLS = (10, 3, 5) if IS_FULL else (1, 1, 1)
+BETWEEN: Final = 1000 if IS_FULL else 200
+"""How many clients are answered from one change to the next."""
+PER_SECOND: Final = 2000.0 if IS_FULL else 200.0
+
 ON = ("--host", "127.0.0.1", "--port", "0")
-TASKS = 30
-"""How many clients there are at once."""
-
-PLACES = {
-    "own queues": [*ON],
-    "one queue": [*ON, "--shared-queue"],
-    "path": ["--path", "s"],
-    "descriptor": ["--fd"],
-    "tls": [*ON, "--tls-cert", "cert.pem", "--tls-key", "key.pem"],
+PLACES: Final = {
+    "own queues": ON,
+    "one queue": (*ON, "--shared-queue"),
+    "path": ("--path", "s"),
+    "descriptor": ("--fd", "3"),
+    "activation": ("--socket-name", "web"),
+    "tls": (*ON, "--tls-cert", "cert.pem", "--tls-key", "key.pem"),
 }
+ADOPTED: Final = ("descriptor", "activation")
+
+AS_A_SERVICE_MANAGER: Final = """
+import os, sys
+os.dup2(int(sys.argv.pop()), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="web")
+os.execv(sys.executable, [sys.executable, "-m", "trio_wsk", *sys.argv[1:]])
+"""
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest) -> str:
-    """Each kind of place to listen at."""
-    name: str = request.param
-    return name
+@pytest.mark.parametrize("place", PLACES)
+async def test_changes_lose_nobody_and_kills_only_who_was_open(place: str, tmp_path: Path) -> None:
+    """
+    While workers are reloaded, and while a new supervisor takes over, no connection is refused,
+    reset or unanswered, and the new workers serve. A worker that is killed takes with it no more
+    connections than it had open, and no one else's.
+    """
+    (tmp_path / "app.py").write_text(HANDLER, "utf-8")
+    async with server_at(place, tmp_path) as server:
+        changing = Changing(server)
+        wanted = await wanted_at(place, server)
+        async with aclosing(changing), load(wanted) as clients:
+            await clients.answers(BETWEEN)
+            for _ in range(RELOADS):
+                await changing.reload()
+                await clients.answers(BETWEEN)
+            for _ in range(UPGRADES):
+                await changing.upgrade()
+                await clients.answers(BETWEEN)
+
+            assert {} == clients.counted.lost
+
+            for number in range(KILLS):
+                await changing.kill(changing.workers()[number % 2])
+                await clients.until_served_by(changing.workers())
+                await clients.answers(BETWEEN)
+            await changing.reload()
+            await clients.until_served_by(changing.workers())
+            counted = await clients.end()
+
+    assert {} == excess_of(counted, changing.were_open)
+    assert counted.begun == counted.answered + counted.lost.total()
 
 
-@pytest.fixture
-def listening() -> socket.socket:
-    """A socket of somebody else's, which is passed on."""
-    return socket.create_server(("127.0.0.1", 0), backlog=1000)
-
-
-def arguments_for(place: str, folder: Path, listening: socket.socket) -> list[str]:
-    """Write what stands behind ``serve``."""
+@asynccontextmanager
+async def server_at(place: str, folder: Path) -> AsyncIterator[Supervised]:
+    """Run a supervisor with two workers; ends of connections have all the time they need."""
     SERVER_CERTIFICATE.cert_chain_pems[0].write_to_path(folder / "cert.pem")
     SERVER_CERTIFICATE.private_key_pem.write_to_path(folder / "key.pem")
-    more = [str(listening.fileno())] if place == "descriptor" else []
-    return ["app:who", *PLACES[place], *more, "--workers", "2"]
+    CA.cert_pem.write_to_path(folder / "ca.pem")
+    arguments = ["app:greet", *PLACES[place], "--workers", "2", "--grace", "600"]
+    if place not in ADOPTED:
+        async with supervised(folder, *arguments) as server:
+            yield server
+        return
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as sock:
+        arguments.append(str(sock.fileno()))
+        given = [sock.fileno()]
+        async with supervised(
+            folder, *arguments, pass_fds=given, before=AS_A_SERVICE_MANAGER
+        ) as server:
+            yield server
 
 
-async def clients_of(place: str, server: Supervised) -> Clients:
-    """Make clients for the place that is listened at."""
+async def wanted_at(place: str, server: Supervised) -> Wanted:
+    """Say what clients shall do, once the server listens."""
     if place == "path":
         await server.line("listening on ")
-        return Clients(str(server.folder / "s"))
-    context = None
-    if place == "tls":
-        context = ssl.create_default_context()
-        CA.configure_trust(context)
-    return Clients(await server.port(), context)
-
-
-async def test_reloads_lose_nobody(place: str, tmp_path: Path, listening: socket.socket) -> None:
-    """While workers are replaced, twice, no connection is refused, reset or unanswered."""
-    arguments = arguments_for(place, tmp_path, listening)
-    pass_fds = [listening.fileno()]
-    with listening:
-        async with supervised(tmp_path, *arguments, pass_fds=pass_fds) as server:
-            clients = await clients_of(place, server)
-            async with clients.asking(TASKS):
-                for version in ("second", "the-third"):
-                    program = APP.replace('"first"', f'"{version}"')
-                    (tmp_path / "app.py").write_text(program, "utf-8")
-                    server.send(signal.SIGHUP)
-                    await server.line("reloaded")
-                    await clients.until(partial(has_answered, clients, version))
-
-    assert {} == clients.lost
-    assert {"first", "second", "the-third"} == clients.versions()
-
-
-async def test_upgrades_lose_nobody(place: str, tmp_path: Path, listening: socket.socket) -> None:
-    """While a new supervisor takes over, no connection is refused, reset or unanswered."""
-    arguments = arguments_for(place, tmp_path, listening)
-    pass_fds = [listening.fileno()]
-    with listening:
-        async with supervised(tmp_path, *arguments, pass_fds=pass_fds) as server:
-            clients = await clients_of(place, server)
-            before = server.workers()
-            successor = 0
-            try:
-                async with clients.asking(TASKS):
-                    server.send(signal.SIGUSR2)
-                    line = await server.line("the new supervisor, process ")
-                    successor = int(line.partition(",")[0])
-
-                    assert 0 == await server.ends()
-
-                    clients.answers.clear()
-                    await clients.until(lambda: clients.answers.total() > TASKS)
-            finally:
-                if successor:
-                    os.kill(successor, signal.SIGTERM)
-                    with trio.move_on_after(LONG, shield=True):
-                        await gone(successor)
-
-    assert {} == clients.lost
-    assert not {*before} & {int(answer.split()[0]) for answer in clients.answers}
-
-
-async def test_kill_loses_only_who_was_open_there(
-    place: str, tmp_path: Path, listening: socket.socket
-) -> None:
-    """
-    A worker that is killed takes with it, at most, the connections that it had open; nobody is
-    refused, and its successor serves.
-    """
-    arguments = arguments_for(place, tmp_path, listening)
-    pass_fds = [listening.fileno()]
-    with listening:
-        async with supervised(tmp_path, *arguments, pass_fds=pass_fds) as server:
-            clients = await clients_of(place, server)
-            async with clients.asking(TASKS):
-                for _ in range(2):
-                    await clients.until(lambda: len(clients.answers) > 1)
-                    kill(server.workers()[0])
-                    await server.line("worker ")
-                    clients.answers.clear()
-                    await clients.until(lambda: len(clients.answers) > 1)
-
-    assert not any("Refused" in why for why in clients.lost)
-    assert 2 * TASKS >= clients.lost.total()
-
-
-def has_answered(clients: Clients, version: str) -> bool:
-    """Whether a version of the program serves."""
-    return version in clients.versions()
+        return Wanted(str(server.folder / "s"), per_second=PER_SECOND)
+    authority = str(server.folder / "ca.pem") if place == "tls" else None
+    return Wanted(await server.port(), per_second=PER_SECOND, authority=authority)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.helpers.supervised import Clients, connected, gone, supervised
+from tests.helpers.supervised import ask, connected, gone, supervised
 
 pytestmark = pytest.mark.skipif(
     not hasattr(socket, "SOCK_SEQPACKET") or not Path("/proc/self/task").exists(),
@@ -148,8 +148,8 @@ async def test_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
     right = 'handler = "app:who"\nhost = "127.0.0.1"\nport = 0\nworkers = 1\n'
     config.write_text(right, "utf-8")
     async with supervised(tmp_path, "--config", "a.toml") as server:
-        clients = Clients(await server.port())
-        before = await clients.ask()
+        port = await server.port()
+        before = await ask(port)
         failed = "not reloaded, the workers from before go on: "
         for wrong, complaint in [
             (right.replace("app:who", "app:whom"), "line 1: app has no 'whom'"),
@@ -160,7 +160,7 @@ async def test_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
             server.send(signal.SIGHUP)
 
             assert complaint in await server.line(failed)
-            assert before == await clients.ask()
+            assert before == await ask(port)
 
         config.write_text(right.replace("workers = 1", "workers = 2"), "utf-8")
         app = tmp_path / "app.py"
@@ -168,7 +168,7 @@ async def test_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
         server.send(signal.SIGHUP)
 
         assert "2 workers took over; those before finish" == await server.line("reloaded: ")
-        assert (await clients.ask()).endswith(" the second")
+        assert (await ask(port)).endswith(" the second")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ async def test_who_takes_over_is_told_when_nobody_else_takes(
             os.kill(int(said.removeprefix("process ").partition(",")[0]), signal.SIGTERM)
         else:
             assert said.startswith("1 worker took over; ")
-            assert await Clients(port).ask()
+            assert await ask(port)
         os.kill(hanging, signal.SIGCONT)
         await gone(hanging)
 
@@ -204,15 +204,15 @@ async def test_who_takes_over_is_told_when_nobody_else_takes(
 async def test_upgrade_that_fails_changes_nothing(tmp_path: Path) -> None:
     """If a new supervisor can't take over, the old one goes on, and says so."""
     async with supervised(tmp_path, "app:who", *ON, "--workers", "1") as server:
-        clients = Clients(await server.port())
-        before = await clients.ask()
+        port = await server.port()
+        before = await ask(port)
         (tmp_path / "app.py").rename(tmp_path / "gone.py")
         server.send(signal.SIGUSR2)
 
         assert "it ended with status 1" == await server.line(
             "not replaced, this supervisor goes on: "
         )
-        assert before == await clients.ask()
+        assert before == await ask(port)
 
 
 async def test_upgrade_leaves_the_path(tmp_path: Path) -> None:
@@ -223,14 +223,13 @@ async def test_upgrade_leaves_the_path(tmp_path: Path) -> None:
     path = tmp_path / "s"
     async with supervised(tmp_path, "app:who", "--path", str(path), "--workers", "1") as server:
         await server.line("listening on ")
-        clients = Clients(str(path))
-        before = await clients.ask()
+        before = await ask(str(path))
         server.send(signal.SIGUSR2)
         line = await server.line("the new supervisor, process ")
         successor = int(line.partition(",")[0])
         try:
             assert 0 == await server.ends()
-            assert before != await clients.ask()
+            assert before != await ask(str(path))
         finally:
             os.kill(successor, signal.SIGTERM)
         await gone(successor)
