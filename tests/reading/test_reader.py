@@ -294,6 +294,66 @@ async def test_loop_lets_others_run() -> None:
     assert turns > 990
 
 
+class Turns(trio.abc.Instrument):
+    """Counts how often the task that has made it goes on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._task = trio.lowlevel.current_task()
+        trio.lowlevel.add_instrument(self)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Count one."""
+        self.count += task is self._task
+
+
+async def test_loop_over_a_connection_lets_others_run_once_for_each_line() -> None:
+    """
+    A line that is there already is given at once if the loop's body has sent its answer, which has
+    let others run; else others run first.
+    """
+    async with open_pair() as (connection, peer):
+        turns = Turns()
+        lines = Reader(connection).lines()
+        waits = []
+        for answer in (b"answer", b"", b"answer", b""):
+            await peer.send_all(b"line\n")
+            await wait_all_tasks_blocked()
+            before = turns.count
+            await anext(lines)
+            waits.append(turns.count - before)
+            if answer:
+                await connection.send_all(answer)
+        trio.lowlevel.remove_instrument(turns)
+
+        assert [1, 0, 1, 0] == waits
+
+
+async def test_loop_over_a_connection_is_a_cancel_point_for_each_line() -> None:
+    """A loop whose body has let others run gives no line to who is cancelled, and loses none."""
+    async with open_pair() as (connection, peer):
+        lines = Reader(connection).lines()
+        await connection.send_all(b"answer")
+        await peer.send_all(b"line\n")
+        await wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await anext(lines)
+
+        assert scope.cancelled_caught
+        assert b"line" == await anext(lines)
+
+
+async def test_more_lets_others_run_whatever_was_sent_before() -> None:
+    """What is no loop is a checkpoint by itself, also where an answer has let others run."""
+    async with open_pair() as (connection, peer):
+        await connection.send_all(b"answer")
+        await peer.send_all(b"line\n")
+        await wait_all_tasks_blocked()
+        with assert_checkpoints():
+            await Reader(connection).more()
+
+
 async def test_loop_with_a_checkpoint_in_its_body_is_a_cancel_point() -> None:
     """Where the body of a loop lets others run, each line is still a cancel point."""
     lines = Reader(Pieces([b"one\ntwo\n"])).lines()

@@ -141,9 +141,14 @@ def between(connection: Connection) -> Between:
     return connection._block.between
 
 
-def receive_next(connection: Connection, idle: float) -> Awaitable[bytes | bytearray | More]:
-    """Receive the first octets of the next request, or say why there is none."""
-    return connection._receive_next(idle)
+def receive_next(
+    connection: Connection, idle: float, *, in_loop: bool = False
+) -> Awaitable[bytes | bytearray | More]:
+    """Receive the first octets of the next request, or say why there is none.
+
+    In a loop, without letting other tasks run if its body has.
+    """
+    return connection._receive_next(idle, in_loop=in_loop)
 
 
 # --- Its end ---------------------------------------------------------------------------

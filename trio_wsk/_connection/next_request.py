@@ -12,11 +12,12 @@ import trio
 
 from trio_wsk._engine.callers import check_caller
 from trio_wsk._engine.readiness import READ
+from trio_wsk._engine.traps import let_others_run
 from trio_wsk._vocabulary.arguments import checked_seconds
 from trio_wsk._vocabulary.errors import ConnectionBrokenError, SocketClosedError
 from trio_wsk._vocabulary.more import More
 
-from .state import HAD_LAST_LOOK, INTERRUPTED, OVER_IDLE, RETIRED
+from .state import HAD_LAST_LOOK, INTERRUPTED, OVER_IDLE, RESTED, RETIRED
 from .stream import Stream
 from .wire import RECEIVE_SIZE
 
@@ -28,18 +29,25 @@ class NextRequest(Stream):
 
     __slots__ = ()
 
-    async def _receive_next(self, idle: float) -> bytes | bytearray | More:
+    async def _receive_next(
+        self, idle: float, *, in_loop: bool = False
+    ) -> bytes | bytearray | More:
         """Receive the first octets of the next request, or say why there is none.
 
         What `Between.receive` does with `receive_some`, in one coroutine: here is where most
         connections wait, and where each request begins.
+
+        Always a checkpoint; in a loop a cancel point alone, if a `send_all` has let other tasks
+        run since the last time.
         """
+        may_go_on = in_loop and self._marks & RESTED
+        self._marks &= ~RESTED
         block = self._block
         between = block.between
         if (
             self._receiving
             or self._marks & (RETIRED | OVER_IDLE)
-            or between.draining.is_set()
+            or between.has_drained
             or (idle != math.inf and not (idle and block.is_served))
             or get_ident() != block.home.thread
         ):
@@ -55,8 +63,8 @@ class NextRequest(Stream):
             if watch is None or not watch.empty or self._rare is not None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 data = self._receive_now(RECEIVE_SIZE)
-                if data is not None:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+                if data is not None and not may_go_on:
+                    await let_others_run()
             while data is None and not self._marks & INTERRUPTED:
                 await self._wait(READ)
                 data = self._receive_now(RECEIVE_SIZE)

@@ -35,6 +35,7 @@ __all__ = [
     "POSTED",
     "REFUSED",
     "RESET_HERE",
+    "RESTED",
     "RESUMED",
     "RETIRED",
     "SHAKING_HANDS",
@@ -81,8 +82,8 @@ FIN_RECEIVED: Final = 1
 """The peer has sent FIN, and everything before it was received."""
 FIN_SENT: Final = 2
 """We have sent FIN."""
-LOST: Final = 4
-"""The connection was closed because it had turned out to be broken."""
+RESTED: Final = 4
+"""A `send_all` has let other tasks run since octets were last received for a loop."""
 END_TOLD: Final = 8
 """The disconnect event has told of FIN, or there is no callback that it could tell."""
 LINGERING: Final = 16
@@ -109,6 +110,8 @@ RETIRED: Final = 8192
 """Its lifetime is over: it is to finish, as by a drain."""
 RESET_HERE: Final = 16384
 """The server has reset it, under whoever held it."""
+LOST: Final = 32768
+"""The connection was closed because it had turned out to be broken."""
 
 # Bits that no event and no edge has, and that leave small numbers small.
 THE_BLOCKS: Final = 1

@@ -14,6 +14,7 @@ import trio
 
 from trio_wsk._engine.callers import check_caller, check_ending_caller
 from trio_wsk._engine.readiness import READ, WRITE
+from trio_wsk._engine.traps import let_others_run
 from trio_wsk._vocabulary.arguments import whole_number
 from trio_wsk._vocabulary.end_reason import EndReason
 from trio_wsk._vocabulary.errors import (
@@ -26,7 +27,7 @@ from trio_wsk._vocabulary.errors import (
 from .between import Interrupted
 from .events import EventSide
 from .farewell import FINISHED
-from .state import ACTIVE, FIN_SENT, HALFWAY, IDLE, INTERRUPTED, OVER_IDLE, WAITING
+from .state import ACTIVE, FIN_SENT, HALFWAY, IDLE, INTERRUPTED, OVER_IDLE, RESTED, WAITING
 from .wire import RECEIVE_SIZE
 
 Octets = bytes | bytearray | memoryview
@@ -73,7 +74,7 @@ class Stream(EventSide):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 data = self._receive_now(size)
                 if data is not None:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    await let_others_run()
             while data is None:
                 if self._marks & STOPPED:
                     self._check_not_interrupted()
@@ -130,7 +131,7 @@ class Stream(EventSide):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 count = self._receive_into_now(view)
                 if count is not None:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    await let_others_run()
             while count is None:
                 if self._marks & STOPPED:
                     self._check_not_interrupted()
@@ -193,10 +194,11 @@ class Stream(EventSide):
             self._sending = ACTIVE
             sent = self._send_now(data)
             if sent == len(data):
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                await let_others_run()
             else:
                 with memoryview(data) as octets:
                     await self._send_rest(octets, sent)
+            self._marks |= RESTED
         except (ConnectionBrokenError, SocketClosedError):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
@@ -230,7 +232,7 @@ class Stream(EventSide):
         finally:
             self._sending = ACTIVE
         if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await let_others_run()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` might go through without waiting.

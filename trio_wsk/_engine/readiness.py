@@ -51,10 +51,12 @@ import trio
 
 from trio_wsk._vocabulary.errors import SocketBusyError
 
-from .woken import WOKEN
+from .traps import WOKEN, parked, trap_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+    from .traps import Trap
 
 __all__ = [
     "ENDED",
@@ -115,6 +117,8 @@ class Watch:
         "news",
         "reader",
         "sink",
+        "to_read",
+        "to_write",
         "writer",
     )
 
@@ -128,6 +132,9 @@ class Watch:
         """The edges that ``home`` has been asked for."""
         self.reader: trio.lowlevel.Task | None = None
         self.writer: trio.lowlevel.Task | None = None
+        self.to_read: Trap | None = None
+        """What the reader waits with, once there was one. It refers to the watch, until `close`."""
+        self.to_write: Trap | None = None
         self.direct: int = 0
         """How many tasks wait for the descriptor straight on Trio."""
         self.empty: bool = False
@@ -170,7 +177,7 @@ class Watch:
         Call it before the channel is closed: the number of a closed descriptor is given
         to the next one that is opened.
         """
-        self.sink = None
+        self.sink = self.to_read = self.to_write = None
         if self.direct:
             trio.lowlevel.notify_closing(self.fd)
         if self.home is not None:
@@ -187,11 +194,15 @@ class Watch:
             if self.reader is not None:
                 raise _taken(self.reader)
             self.reader = task
-            return trio.lowlevel.wait_task_rescheduled(self._reader_cancelled)  # noqa: ASYNC105 - by our caller
+            if self.to_read is None:
+                self.to_read = trap_of(self._reader_cancelled)
+            return parked(self.to_read)
         if self.writer is not None:
             raise _taken(self.writer)
         self.writer = task
-        return trio.lowlevel.wait_task_rescheduled(self._writer_cancelled)  # noqa: ASYNC105 - as above
+        if self.to_write is None:
+            self.to_write = trap_of(self._writer_cancelled)
+        return parked(self.to_write)
 
     def _reader_cancelled(self, _: object) -> trio.lowlevel.Abort:
         self.reader = None

@@ -50,18 +50,20 @@ class Loop(Generic[GivenT]):
         draining = reader._draining
         direct = reader._direct
         line: bytes | None = None
-        if reader._is_reading or (draining is not None and draining.is_set()):
+        if reader._is_reading:
             line = await self._waited_for()
         elif buffer.size:
-            if reader._turns != NO_TURN and reader._turns != _turns():
+            if draining is not None and draining.is_set():
+                line = await self._waited_for()
+            elif reader._turns != NO_TURN and reader._turns != _turns():
                 await trio.lowlevel.checkpoint_if_cancelled()
                 line = self._portion.take(buffer)
-        elif draining is None or direct is None or reader._has_ended:
+        elif direct is None or draining is None or reader._has_ended or reader._last is not None:
             line = await self._waited_for()
         else:  # the same in fewer steps, for where most lines come from
             reader._is_reading = True
             try:
-                received = await control.receive_next(direct, self._idle)
+                received = await control.receive_next(direct, self._idle, in_loop=True)
             finally:
                 reader._is_reading = False
             if type(received) is bytes and not draining.is_set():
