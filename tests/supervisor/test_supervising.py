@@ -98,6 +98,27 @@ async def test_worker_that_is_killed_leaves_its_queue(tmp_path: Path) -> None:
                 assert await trio.to_thread.run_sync(said, client)
 
 
+async def test_signal_to_all_processes_loses_nobody(tmp_path: Path) -> None:
+    """
+    If all processes are told to end at once, as service managers do, those who wait in the queues
+    are served before they do.
+    """
+    async with supervised(tmp_path, "app:echo", *ON, "--workers", "1") as server:
+        port = await server.port()
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        clients = [connected(port) for _ in range(20)]
+        os.kill(worker, signal.SIGTERM)
+        server.send(signal.SIGTERM)
+        await server.line("draining: ")
+        os.kill(worker, signal.SIGCONT)
+
+        for client in clients:
+            with client:
+                assert await trio.to_thread.run_sync(said, client)
+        assert 0 == await server.ends()
+
+
 async def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     """
     Workers notice that nobody supervises them: they serve who is open to the end, and then end

@@ -77,9 +77,16 @@ def _say(sock: socket.socket, why: str) -> None:
 
 @final
 class _KeptPlace(AdoptedPlace):
-    """Sockets that are left to others, as long as there are others."""
+    """Sockets that are left to others, as long as there are others.
 
-    is_left = True
+    Args:
+      job: Which, and whether there will be others when all are told to end. A service manager tells
+        all processes of a service at the same time, so who hears it first takes who waits.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.sockets, backlog=None)
+        self.is_left = not job.is_last
 
     @property
     def is_shared(self) -> bool:
@@ -89,7 +96,7 @@ class _KeptPlace(AdoptedPlace):
 
 async def _serve(job: Job, ready: Ready, sock: socket.socket) -> None:
     channel = Channel(sock)
-    place = _KeptPlace(job.sockets, backlog=None)
+    place = _KeptPlace(job)
     options: dict[str, Any] = {
         **ready.options,
         "transport": PortableTransport(place),
