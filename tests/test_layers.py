@@ -80,8 +80,10 @@ CATCHES_OS_ERRORS = {
 OPENS_NURSERIES = {
     "_command/watching.py",  # a question, a key and a signal are waited for at once
     "_listening/opening.py",
+    "_serving/notifying.py",
     "_serving/opening.py",
     "_supervisor/generation.py",
+    "_supervisor/notifying.py",
     "_supervisor/supervising.py",
     "_supervisor/worker.py",
     "inspectors/_dns_lists.py",  # all zones at once, within one look-up

@@ -151,6 +151,9 @@ TRANSPORT: Mapping[str, Row] = {
 
 WRONG: Mapping[str, Mapping[str, Row]] = {
     "open_listening_socket": LISTENING,
+    "notify_service_manager": {
+        "server": Row((None, 7, work, trio_wsk.Server), "trio_wsk.open_server(...) as server")
+    },
     "open_server": {name: row for name, row in SERVER.items() if name != "task_status"},
     "run": {name: row for name, row in SERVER.items() if name != "task_status"},
     "serve": SERVER,
@@ -548,6 +551,7 @@ async def _queue_connect(**argument: Any) -> None:
 
 CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "open_listening_socket": _open_listening_socket,
+    "notify_service_manager": trio_wsk.notify_service_manager,
     "open_server": _open_server,
     "run": _run,
     "serve": _serve,

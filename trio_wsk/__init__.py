@@ -20,6 +20,7 @@ from ._listening.opening import open_listening_socket
 from ._listening.options import EventServerOptions, ListeningOptions, ServerOptions
 from ._listening.socket_streams import SocketStreams
 from ._reading.reader import Reader
+from ._serving.notifying import notify_service_manager
 from ._serving.opening import open_server, serve, serve_events
 from ._serving.running import run
 from ._serving.server import Server
@@ -119,6 +120,7 @@ __all__ = [
     "WskError",
     "connect",
     "inspectors",
+    "notify_service_manager",
     "observers",
     "open_listening_socket",
     "open_server",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -82,7 +82,12 @@ class Supervised:
 
 @asynccontextmanager
 async def supervised(
-    folder: Path, *arguments: str, pass_fds: Sequence[int] = (), before: str | None = None
+    folder: Path,
+    *arguments: str,
+    pass_fds: Sequence[int] = (),
+    before: str | None = None,
+    how: Sequence[str] = ("-m", "trio_wsk"),
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Supervised]:
     """Run a supervisor; kill what is left of it in the end.
 
@@ -91,14 +96,18 @@ async def supervised(
       *arguments: What stands behind ``serve``.
       pass_fds: Descriptors that it is given.
       before: A program in place of the package's own.
+      how: Or one that Python is given in this way.
+      environment: What it finds in its environment, beside ours.
     """
     if not (folder / "app.py").exists():
         (folder / "app.py").write_text(APP, "utf-8")
-    how = ["-m", "trio_wsk"]
     if before is not None:
         (folder / "before.py").write_text(before, "utf-8")
         how = ["before.py"]
-    with running_python(*how, "serve", *arguments, folder=folder, pass_fds=pass_fds) as program:
+    command = [*how, "serve", *arguments]
+    with running_python(
+        *command, folder=folder, environment=environment, pass_fds=pass_fds
+    ) as program:
         supervisor = Supervised(program, folder)
         try:
             yield supervisor

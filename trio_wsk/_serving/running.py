@@ -12,8 +12,10 @@ import trio
 from trio_wsk._listening.options import check_options
 from trio_wsk._vocabulary.errors import BindError, InspectPointError
 from trio_wsk.observers import ConsoleObserver, LoggingObserver
+from trio_wsk.transports._service_manager import ServiceManager
 
 from .arguments import settings_for_either
+from .notifying import tell_manager
 from .opening import ours, run_server
 from .signals import ENDING_SIGNALS, EndingSignals, check_main_thread
 
@@ -67,7 +69,8 @@ def run(
 
     It says where it listens, that it drains, and what the drain did: to `logging`, as the other
     lines of a `trio_wsk.observers.LoggingObserver`, or to standard error if logging has not been
-    set up.
+    set up. A service manager that has started it with ``Type=notify`` is told as by
+    `notify_service_manager`.
 
     Args:
       handler: An async function, as for `serve`; or a `ListenDispatch`, as for `serve_events`.
@@ -114,8 +117,10 @@ def run(
 async def _serve_until_told(settings: Settings, port: int | None, ending: EndingSignals) -> None:
     with trio.CancelScope() as opening:
         ending.tell(opening.cancel)  # as long as the server can't be told
+        with ours(settings.listening):
+            manager = ServiceManager.found()
         async with run_server(settings, port, ending) as server:
-            await server._core.over.wait()
+            await tell_manager(manager, server)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from .process import Worker
 
-__all__ = ["Generation", "StartFailedError", "jobs_of"]
+__all__ = ["LATE", "Generation", "StartFailedError", "jobs_of"]
 
-_LATE: Final = 5.0
+LATE: Final = 5.0
 """Seconds beyond the grace after which a worker that was told to end is killed: it hangs."""
 
 _LEAVE: Final = 10.0
@@ -115,7 +115,7 @@ class Generation:
         if self._ending is None:
             self._ending = how
             self._told_to_end.set()
-            self._scope.deadline = trio.current_time() + self._grace + _LATE
+            self._scope.deadline = trio.current_time() + self._grace + LATE
             self._tell(how)
 
     async def wait_left(self) -> list[int]:
@@ -133,7 +133,7 @@ class Generation:
         """Have the workers end at once."""
         self._ending = Kind.ABORT
         self._told_to_end.set()
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + _LATE)
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + LATE)
         self._tell(Kind.ABORT)
 
     def _tell(self, word: Kind) -> None:
@@ -242,7 +242,7 @@ class _Slot:
             return await self._serving(worker, task_status)
         finally:
             self._worker = None
-            with trio.move_on_after(_LATE, shield=True):
+            with trio.move_on_after(LATE, shield=True):
                 await worker.kill()
 
     async def _serving(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trio_wsk._configuration.configuration import Configuration
     from trio_wsk.transports._places import Place
 
-__all__ = ["KeptSockets", "open_sockets", "sockets_taken_over"]
+__all__ = ["KeptSockets", "identity_of", "more_queues", "open_sockets", "sockets_taken_over"]
 
 
 @final
@@ -51,11 +51,13 @@ class KeptSockets:
         self.queues: Final = queues
         self.are_ours: Final = are_ours
         self._path = path
-        self._identity = None if path is None else _identity_of(path)
+        self._identity = identity_of(path)
 
     @property
     def addresses(self) -> list[Address]:
         """Where they listen."""
+        if self._path is not None:
+            return [Address.unix(self._path)]  # the kernel knows the name that it was bound to
         return [Address.from_sockaddr(sock.family, sock.getsockname()) for sock in self.queues[0]]
 
     @property
@@ -76,7 +78,7 @@ class KeptSockets:
         return dealt
 
     def hand_over(self) -> None:
-        """Leave them to another supervisor, who has them already."""
+        """Leave them to who has them already: another supervisor, or the service manager."""
         self._identity = None
         self.close()
 
@@ -84,7 +86,7 @@ class KeptSockets:
         """Close them, and remove the path if it is still ours. Never raises, idempotent."""
         if self._path is not None and self._identity is not None:
             try:
-                if _identity_of(self._path) == self._identity:
+                if identity_of(self._path) == self._identity:
                     Path(self._path).unlink()
             except OSError:
                 pass  # somebody has removed it, or has taken our permission to do so
@@ -107,8 +109,7 @@ async def open_sockets(configuration: Configuration, workers: int) -> KeptSocket
         unix = UnixPlace(configuration.path, mode=configuration.mode, backlog=None)
         queue = await _bound(unix)
         unix.listen()
-        path = None if configuration.path.startswith("\0") else configuration.path
-        return KeptSockets([queue], are_ours=True, path=path)
+        return KeptSockets([queue], are_ours=True, path=_file_of(configuration))
     given = place_of(configuration)["sockets"]
     queue = await _bound(AdoptedPlace(given, backlog=None))
     return KeptSockets([queue], are_ours=False, path=None)
@@ -126,13 +127,13 @@ async def more_queues(  # noqa: ASYNC910 - where there are enough, nothing is wa
 
 
 def sockets_taken_over(configuration: Configuration, descriptors: list[list[int]]) -> KeptSockets:
-    """Take over what another supervisor has passed to us."""
+    """Take over what another supervisor has passed to us, or has had kept."""
     queues = [[socket.socket(fileno=fd) for fd in queue] for queue in descriptors]
     for queue in queues:
         for sock in queue:
             sock.set_inheritable(False)
     are_ours = configuration.port is not None or configuration.path is not None
-    return KeptSockets(queues, are_ours=are_ours, path=configuration.path)
+    return KeptSockets(queues, are_ours=are_ours, path=_file_of(configuration))
 
 
 async def _queues_of_port(configuration: Configuration, workers: int) -> list[list[socket.socket]]:
@@ -160,8 +161,16 @@ async def _bound(place: Place) -> list[socket.socket]:
     return [bound.socket for bound in await place.bind()]
 
 
-def _identity_of(path: str) -> tuple[int, int] | None:
+def _file_of(configuration: Configuration) -> str | None:
+    """Return the path that is a file's, if there is one."""
+    path = configuration.path
+    return None if path is None or path.startswith("\0") else path
+
+
+def identity_of(path: str | None) -> tuple[int, int] | None:
     """Say what tells a socket's file from another one; None if there is none."""
+    if path is None:
+        return None
     try:
         found = Path(path).lstat()
     except OSError:

@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from trio_wsk._configuration.configuration import ConfigurationError
+from trio_wsk._configuration.places import place_in_words
 from trio_wsk._serving.arguments import DEFAULT_GRACE
 from trio_wsk._serving.signals import ENDING_SIGNALS, EndingSignals, check_main_thread
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
+from trio_wsk.transports._service_manager import ServiceManager
 
 from .generation import Generation, StartFailedError, jobs_of
 from .messages import Kind
+from .notifying import Notifying
 from .sockets import more_queues, open_sockets, sockets_taken_over
+from .storing import Store
 from .takeover import Inheritance, NoSuccessorError, start_successor
 
 if TYPE_CHECKING:
@@ -55,8 +59,8 @@ def supervise(read: Callable[[], Configuration]) -> None:
     configuration = read()
     inherited = Inheritance.taken()
     with EndingSignals(ENDING_SIGNALS) as ending:
-        supervisor = Supervisor(read, configuration, inherited)
         try:
+            supervisor = Supervisor(read, configuration, inherited)
             trio.run(supervisor.run, ending)
         except (BindError, InvalidParameterError, ConfigurationError) as error:
             raise SystemExit(str(error)) from error
@@ -100,6 +104,12 @@ class Supervisor:
         self._opening = trio.CancelScope()
         self._hearing = trio.CancelScope()
         """In which signals of change are heard: until the end."""
+        manager = ServiceManager.found()
+        self._store = Store(0 if manager is None else manager.keeps, say)
+        self._notifying = Notifying(manager, self._status, begins=inherited is None)
+        self._is_ending = False
+        self._last_failure: str | None = None
+        """Why a change was not made, if the last one was not."""
 
     async def run(self, ending: EndingSignals) -> None:
         """Open the sockets, start the workers, and do what the signals say."""
@@ -110,21 +120,26 @@ class Supervisor:
             if self._opening.cancelled_caught:
                 return
             try:
-                async with trio.open_nursery() as self._nursery:
+                async with self._notifying.told(), trio.open_nursery() as self._nursery:
                     with self._hearing:
                         if await self._begin():
                             async for number in signals:
                                 await self._change(number)
                 say("drained" if self.failure is None else "ended")
             finally:
+                if self._store.has_all:
+                    self._sockets.hand_over()
                 self._sockets.close()
 
     async def _opened(self) -> KeptSockets:
         configuration, inherited = self._configuration, self._inherited
         if inherited is None:
+            stored = self._store.taken(configuration)
+            if stored:
+                return sockets_taken_over(configuration, stored)  # noqa: ASYNC910 - as below
             return await open_sockets(configuration, _workers(configuration))
         inherited.close()
-        _check_place(_place(configuration), list(inherited.place))
+        _check_place(place_in_words(configuration), list(inherited.place))
         return sockets_taken_over(  # noqa: ASYNC910 - they are there
             configuration, inherited.descriptors
         )
@@ -136,11 +151,17 @@ class Supervisor:
         except StartFailedError as error:
             self._fail(str(error))
             return False  # noqa: ASYNC910 - it was waited for
-        where = ", ".join(map(str, self._sockets.addresses))
-        say(f"listening on {where}, with {_counted(_workers(self._configuration))}")
+        say(f"listening on {self._where()}, with {_counted(_workers(self._configuration))}")
         if self._inherited is not None:
-            self._inherited.tell()
+            await self._inherited.tell()
+            self._notifying.takes_over()
+        self._tell_ready()
         return True
+
+    def _tell_ready(self) -> None:
+        """Tell the service manager that all workers serve, and have it keep all sockets."""
+        self._store.keep(self._sockets, self._configuration, self._notifying)
+        self._notifying.ready()
 
     async def _start(self, configuration: Configuration) -> None:
         """Start a generation, which serves when this returns, and put it in the old one's place."""
@@ -181,23 +202,30 @@ class Supervisor:
 
     async def _reload(self) -> None:  # noqa: ASYNC910 - whoever calls it waits for signals
         say("reloading")
+        self._notifying.reloading()
         try:
             configuration = self._read()
-            _check_place(_place(configuration), _place(self._configuration))
+            _check_place(place_in_words(configuration), place_in_words(self._configuration))
             await self._start(configuration)
         except (ConfigurationError, StartFailedError, BindError) as error:
+            self._last_failure = f"not reloaded: {error}"
             say(f"not reloaded, the workers from before go on: {error}")
         else:
+            self._last_failure = None
             late = await self._left()
             took_over = f"{_counted(_workers(configuration))} took over; those before finish{late}"
             say(f"reloaded: {took_over}")
+        self._tell_ready()
 
     async def _upgrade(self) -> None:  # noqa: ASYNC910 - as well
         say("starting a new supervisor")
         try:
-            place = _place(self._configuration)
-            successor = await start_successor(place, self._sockets.descriptors)
+            place = place_in_words(self._configuration)
+            successor = await start_successor(
+                place, self._sockets.descriptors, self._notifying.succeeded_by
+            )
         except NoSuccessorError as error:
+            self._last_failure = f"not replaced: {error}"
             say(f"not replaced, this supervisor goes on: {error}")
         else:
             self._sockets.hand_over()
@@ -216,6 +244,16 @@ class Supervisor:
         late = [number for generation in ending for number in await generation.wait_left()]
         return "".join(f"; worker {number} of them does not answer" for number in late)
 
+    def _where(self) -> str:
+        return ", ".join(map(str, self._sockets.addresses))
+
+    def _status(self) -> str:
+        """Return the line for an operator who asks the service manager."""
+        what = "draining" if self._is_ending else f"listening on {self._where()}"
+        status = f"{what}; {_counted(_workers(self._configuration))}"
+        reason = self.failure or self._last_failure
+        return status if reason is None else f"{status}; {reason}"
+
     # ----------------------------------------------------------------------------- ends
 
     def _end(self) -> None:
@@ -224,6 +262,8 @@ class Supervisor:
         self._end_all(Kind.END)
 
     def _end_all(self, how: Kind) -> None:
+        self._is_ending = True
+        self._notifying.stopping()
         self._opening.cancel(reason="the supervisor ends")
         self._hearing.cancel(reason="the supervisor ends")
         for generation in self._generations:
@@ -248,12 +288,6 @@ def _grace(configuration: Configuration) -> float:
 
 def _counted(workers: int) -> str:
     return f"{workers} worker{'s' * (workers != 1)}"
-
-
-def _place(configuration: Configuration) -> list[object]:
-    """Return where a configuration listens: what no change can change."""
-    names = ("port", "host", "path", "mode", "fd", "socket_name", "shared_queue")
-    return [getattr(configuration, name) for name in names]
 
 
 def _check_place(new: list[object], old: list[object]) -> None:

@@ -19,7 +19,7 @@ import trio
 from .process import ending_of, interpreter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 __all__ = ["Inheritance", "NoSuccessorError", "start_successor"]
 
@@ -27,6 +27,12 @@ _VARIABLE: Final = "TRIO_WSK_TAKEOVER"
 
 _READY: Final = b"ready"
 """What the new one says: a word that no version may change, since the two are of different ones."""
+
+_LATE: Final = 5.0
+"""Seconds that the one before may take until it has left all to us: it has little to do."""
+
+_WATCHED: Final = "WATCHDOG_PID"
+"""Names us: the service manager's watchdog waits for who comes after us then."""
 
 
 class NoSuccessorError(Exception):
@@ -54,11 +60,14 @@ class Inheritance:
         found: dict[str, Any] = json.loads(text)
         return cls(**found)
 
-    def tell(self) -> None:
-        """Tell the one before that our workers serve."""
-        with socket.socket(fileno=self.channel) as channel:
+    async def tell(self) -> None:  # noqa: ASYNC910 - once in a supervisor's life
+        """Tell the one before that our workers serve; return when it has left all to us."""
+        with socket.socket(fileno=self.channel) as channel, trio.move_on_after(_LATE):
+            channel.settimeout(0)
+            talk = trio.socket.from_stdlib_socket(channel)
             try:
-                channel.send(_READY)
+                await talk.send(_READY)
+                await talk.recv(1)  # nothing: its end is closed then
             except OSError:
                 pass  # it has ended meanwhile, however: what it had is ours
 
@@ -67,8 +76,17 @@ class Inheritance:
         os.set_inheritable(self.channel, False)  # noqa: FBT003 - Python's signature
 
 
-async def start_successor(place: Sequence[object], descriptors: list[list[int]]) -> int:
+async def start_successor(
+    place: Sequence[object],
+    descriptors: list[list[int]],
+    took_over: Callable[[int], Awaitable[object]],
+) -> int:
     """Start a new supervisor, and wait until its workers serve; return its process's number.
+
+    Args:
+      place: Where the sockets listen, in the words of a configuration.
+      descriptors: The sockets, by queue.
+      took_over: Is awaited with that number, before the new one hears that all is its own.
 
     Raises:
       NoSuccessorError: it has ended before that.
@@ -82,13 +100,19 @@ async def start_successor(place: Sequence[object], descriptors: list[list[int]])
             process = await trio.lowlevel.open_process(
                 [*interpreter(), *_arguments()],
                 pass_fds=[theirs.fileno(), *(fd for queue in descriptors for fd in queue)],
-                env={**os.environ, _VARIABLE: json.dumps(attrs.asdict(inherited))},
+                env=_environment(inherited),
             )
         except OSError as error:
             raise NoSuccessorError(f"it can't be started: {error.strerror}") from error
         theirs.close()
         await _until_it_serves(process, ours)
+        await took_over(process.pid)
     return process.pid
+
+
+def _environment(inherited: Inheritance) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if name != _WATCHED}
+    return {**ours, _VARIABLE: json.dumps(attrs.asdict(inherited))}
 
 
 def _arguments() -> list[str]:

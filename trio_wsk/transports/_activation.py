@@ -20,9 +20,10 @@ from trio_wsk._vocabulary.errors import InvalidParameterError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["listen_fds", "names_of_descriptors"]
+__all__ = ["FIRST_DESCRIPTOR", "listen_fds", "names_of_descriptors", "number_in"]
 
-_FIRST: Final = 3  # SD_LISTEN_FDS_START
+FIRST_DESCRIPTOR: Final = 3
+"""Where those that are passed begin: SD_LISTEN_FDS_START."""
 _VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
@@ -63,7 +64,7 @@ def listen_fds(name: str | None = None, *, unset_environment: bool = True) -> li
             for variable in _VARIABLES:
                 os.environ.pop(variable, None)
     sockets: list[socket.socket] = []
-    for fd, its_name in enumerate(names, _FIRST):
+    for fd, its_name in enumerate(names, FIRST_DESCRIPTOR):
         if name is None or name == its_name:
             try:
                 sockets.append(socket.socket(fileno=fd))
@@ -83,9 +84,9 @@ def names_of_descriptors() -> Iterable[str]:
     """Return one name for each descriptor that was passed to this process."""
     if not {"LISTEN_PID", "LISTEN_FDS"} <= os.environ.keys():
         return []
-    if _number("LISTEN_PID") != os.getpid():
+    if number_in("LISTEN_PID") != os.getpid():
         return []
-    count = _number("LISTEN_FDS")
+    count = number_in("LISTEN_FDS")
     if "LISTEN_FDNAMES" not in os.environ:
         return repeat("unknown", count)  # systemd's word for it
     names = os.environ["LISTEN_FDNAMES"].split(":") if count else []
@@ -97,7 +98,12 @@ def names_of_descriptors() -> Iterable[str]:
     return names
 
 
-def _number(variable: str) -> int:
+def number_in(variable: str) -> int:
+    """Read the number that a variable holds, which is there.
+
+    Raises:
+      InvalidParameterError: it holds something else. (The service manager's.)
+    """
     text = os.environ[variable]
     if not (text.isascii() and text.isdigit()):
         raise InvalidParameterError(f"{variable}={text!r} is no number")
