@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from tests.helpers.support import connect_now, fate_of, until
 from trio_wsk import (
     Address,
     Connection,
+    ConnectionRequest,
     InspectAction,
     InvalidParameterError,
     Reader,
@@ -29,7 +31,7 @@ from trio_wsk import (
 from trio_wsk.control import Control, ControlError, ask_control, serve_control
 from trio_wsk.control._protocol import LONGEST_LINE
 from trio_wsk.control._serving import LINE_SECONDS, only_ours
-from trio_wsk.inspectors import Penalties
+from trio_wsk.inspectors import Penalties, Rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -100,6 +102,36 @@ async def test_statistics_are_those_of_the_server(tmp_path: Path) -> None:
         assert "listening" == answered["mail"]["listening"]["state"]
         assert answered == await world.ask("statistics", listener="mail")
         await client.aclose()
+
+
+async def test_rules_are_those_of_the_inspector(tmp_path: Path) -> None:
+    """``rules`` answers what each rule of a listener has counted, by its name."""
+
+    def nobody(_: ConnectionRequest) -> InspectAction:
+        return InspectAction.REJECT
+
+    rules = Rules(nobody)
+    async with steered(tmp_path) as world, open_server(stay, 0, host=HOST, inspect=rules) as other:
+        world.control.add("web", other, rules)
+        client = connect_now(other.local_addresses[0])
+        assert "reset" == await fate_of(client)
+        await client.aclose()
+        answered = await world.ask("rules")
+
+        [(name, counted)] = rules.statistics().items()
+        assert {"web": {name: attrs.asdict(counted, value_serializer=plain)}} == answered
+        assert {"rejected": 1} == answered["web"][name]["rejected"]
+        assert answered == await world.ask("rules", listener="web")
+        with pytest.raises(ControlError, match="there is no listener 'mail', but web"):
+            await world.ask("rules", listener="mail")
+
+        world.control.remove("web")
+        assert {} == await world.ask("rules")
+
+
+def plain(_: object, __: object, value: Any) -> object:
+    """Make of a mapping that is frozen one that JSON has."""
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 async def test_connections_are_listed_and_aborted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tests.helpers.wrong_values import Row, wait, work
 from trio_wsk import open_server
 from trio_wsk.control import Control, ask_control, serve_control
-from trio_wsk.inspectors import Penalties
+from trio_wsk.inspectors import Penalties, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -18,6 +18,7 @@ CONTROL: Mapping[str, Mapping[str, Row]] = {
     "Control.add": {
         "listener": Row(NO_NAMES, "listener is a text to know it by"),
         "server": Row((None, 7, work, Control()), "server is a Server"),
+        "rules": Row((7, work, Rules, [Rules()]), "rules is a Rules or None"),
     },
     "Control.add_penalties": {
         "name": Row(NO_NAMES, "name is a text to know it by"),

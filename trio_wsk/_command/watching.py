@@ -11,13 +11,13 @@ import sys
 import termios
 import tty
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 from rich.live import Live
 
 from trio_wsk._looking.history import History
-from trio_wsk._looking.readings import Place, reading_of
+from trio_wsk._looking.readings import readings_of
 from trio_wsk._vocabulary.errors import WskError
 from trio_wsk.control import ask_control
 
@@ -99,10 +99,8 @@ class Watch:
         self.problem = f"no answer within {PATIENCE:g} s"
         with trio.move_on_after(PATIENCE):
             try:
-                answer: Any = await ask_control(self._path, "statistics")
-                readings = {
-                    Place("", name): reading_of(statistics) for name, statistics in answer.items()
-                }
+                statistics = await ask_control(self._path, "statistics")
+                readings = readings_of(statistics, await ask_control(self._path, "rules"))
             except (WskError, ValueError, LookupError, AttributeError) as error:
                 self.problem = f"no answer: {error}"
             else:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-__all__ = ["LEVELS", "TURNED_AWAY", "Count", "Place", "Reading", "reading_of"]
+__all__ = ["LEVELS", "TURNED_AWAY", "Count", "Place", "Reading", "reading_of", "readings_of"]
 
 Count: TypeAlias = tuple[str, str]
 """What is counted, and why, where there are reasons: ``("rejected", "banned")``, else ``""``."""
@@ -45,6 +45,16 @@ class Reading:
     """By the names in `LEVELS`."""
     counts: Mapping[Count, float]
     """What only grows for as long as the process runs."""
+
+
+def readings_of(
+    statistics: Mapping[str, Mapping[str, Any]], rules: Mapping[str, Mapping[str, Any]]
+) -> dict[Place, Reading]:
+    """Make readings of what the commands ``statistics`` and ``rules`` answer, by listener."""
+    return {
+        Place("", listener): reading_of(each, rules.get(listener))
+        for listener, each in statistics.items()
+    }
 
 
 def reading_of(

@@ -16,7 +16,7 @@ import trio
 from trio_wsk._serving.server import Server
 from trio_wsk._vocabulary.addresses import Address
 from trio_wsk._vocabulary.errors import InvalidParameterError, WskError
-from trio_wsk.inspectors import Penalties
+from trio_wsk.inspectors import Penalties, Rules
 
 from ._protocol import RefusedError
 
@@ -47,6 +47,7 @@ class Control:
 
     def __init__(self) -> None:
         self._servers: dict[str, Server] = {}
+        self._rules: dict[str, Rules] = {}
         self._penalties: dict[str, Penalties] = {}
         self._numbers = itertools.count(1)
         # Of connections that somebody has seen: nothing is kept for the others.
@@ -54,6 +55,7 @@ class Control:
         self._commands: Mapping[str, Callable[[Request], Any]] = {
             "statistics": self._statistics,
             "connections": self._connections,
+            "rules": self._list_rules,
             "pause": lambda request: self._server(request).listening.pause(),
             "resume": lambda request: self._server(request).listening.resume(),
             "refuse": lambda request: self._server(request).listening.refuse(),
@@ -67,12 +69,13 @@ class Control:
     def __repr__(self) -> str:
         return f"<Control of {', '.join([*self._servers, *self._penalties]) or 'nothing'}>"
 
-    def add(self, listener: str, server: Server) -> None:
+    def add(self, listener: str, server: Server, rules: Rules | None = None) -> None:
         """Have one more server steered, until it is removed.
 
         Args:
           listener: What it is called.
           server: The server.
+          rules: Its inspector, if that is made of rules: to see what each of them does.
 
         Raises:
           InvalidParameterError: an argument is wrong, or the name is taken. (Yours.)
@@ -80,8 +83,11 @@ class Control:
         given: object = server  # by a caller without a type checker, perhaps
         if not isinstance(given, Server):
             raise InvalidParameterError(f"server is a Server, not {server!r}")
+        _check_rules(rules)
         _check_new("listener", listener, self._servers)
         self._servers[listener] = server
+        if rules is not None:
+            self._rules[listener] = rules
 
     def add_penalties(self, name: str, penalties: Penalties) -> None:
         """Have penalties listed and lifted.
@@ -103,6 +109,7 @@ class Control:
         """
         if self._servers.pop(listener, None) is None:
             raise InvalidParameterError(f"listener {listener!r} is not steered: {self!r}")
+        self._rules.pop(listener, None)
 
     # --- Commands ------------------------------------------------------------------------
 
@@ -132,6 +139,15 @@ class Control:
         named = "listener" in request.arguments
         shown = {request.text("listener"): self._server(request)} if named else self._servers
         return {name: _plain(server.statistics()) for name, server in shown.items()}
+
+    def _list_rules(self, request: Request) -> object:
+        shown: Mapping[str, Rules] = self._rules
+        if "listener" in request.arguments:
+            shown = {request.text("listener"): _chosen("listener", request, self._rules)}
+        return {
+            listener: {name: _plain(each) for name, each in rules.statistics().items()}
+            for listener, rules in shown.items()
+        }
 
     def _connections(self, request: Request) -> object:
         server = self._server(request)
@@ -186,6 +202,11 @@ class Control:
     def _forgive(self, request: Request) -> None:
         penalties = _chosen("penalties", request, self._penalties)
         penalties.forgive(_address_of(request.text("address")))
+
+
+def _check_rules(rules: object) -> None:
+    if rules is not None and not isinstance(rules, Rules):
+        raise InvalidParameterError(f"rules is a Rules or None, not {rules!r}")
 
 
 def _check_new(what: str, name: object, taken: Mapping[str, object]) -> None:
