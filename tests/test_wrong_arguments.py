@@ -29,6 +29,7 @@ from tests.helpers.pairs import open_pair
 from tests.helpers.public_names import public_definitions
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.support import PATIENCE, connect, connect_now, fate_of, until
+from tests.helpers.wrong_admin import ADMIN, ADMIN_CALLS
 from tests.helpers.wrong_control import CONTROL, CONTROL_CALLS
 from tests.helpers.wrong_metrics import METRICS, METRICS_CALLS
 from tests.helpers.wrong_rules import RULES, RULES_CALLED
@@ -280,6 +281,7 @@ WRONG: Mapping[str, Mapping[str, Row]] = {
     "Address.parse": {"text": Row((None, 7, b"::1", []), "read from text", TypeError)},
     "AddressSet": {"networks": Row((None, 7, "::/0", b"::/0", print), "in a list", TypeError)},
     **RULES,
+    **ADMIN,
     **METRICS,
     **CONTROL,
     "SocketStreams": {"listening": Row((None, 7, work), "server.listening")},
@@ -610,6 +612,7 @@ CALLS: Mapping[str, Callable[..., Awaitable[None]]] = {
     "Penalties.remaining": _made(inspectors.Penalties().remaining),
     "Penalties.forgive": _made(inspectors.Penalties().forgive),
     "Penalties.observer": _made(inspectors.Penalties().observer),
+    **ADMIN_CALLS,
     **METRICS_CALLS,
     **CONTROL_CALLS,
     "Durations": _made(Durations),

@@ -22,8 +22,8 @@ from tests.helpers.foreign import foreign
 from tests.helpers.scraping import Scraper, check_with_promtool, parse_openmetrics, samples
 from tests.helpers.support import connect_now, until
 from trio_wsk import Server, open_server
+from trio_wsk._http.answering import LARGEST_HEAD, REQUEST_SECONDS
 from trio_wsk.metrics import Collector, serve_metrics
-from trio_wsk.metrics._http import LARGEST_HEAD, REQUEST_SECONDS
 from trio_wsk.metrics._serving import IDLE_SECONDS
 
 if TYPE_CHECKING:

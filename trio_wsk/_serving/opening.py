@@ -193,14 +193,23 @@ async def _serve_until_over(
     settings: Settings, port: int | None, task_status: trio.TaskStatus[Server]
 ) -> None:
     with ours(settings.listening):
-        if not callable(getattr(task_status, "started", None)):
-            raise InvalidParameterError(
-                "task_status is given by Trio: write await nursery.start(trio_wsk.serve, handler,"
-                f" port), or leave it out, not {task_status!r}"
-            )
+        check_task_status(task_status)
     async with run_server(settings, port) as server:
         task_status.started(server)
         await server._core.over.wait()
+
+
+def check_task_status(task_status: object) -> None:
+    """Refuse what can't be told that the server is there.
+
+    Raises:
+      InvalidParameterError: it is not Trio's. (The caller's.)
+    """
+    if not callable(getattr(task_status, "started", None)):
+        raise InvalidParameterError(
+            "task_status is given by Trio: write await nursery.start(trio_wsk.serve, handler,"
+            f" port), or leave it out, not {task_status!r}"
+        )
 
 
 def ours(options: ListeningOptions) -> AbstractContextManager[None]:

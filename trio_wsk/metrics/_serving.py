@@ -10,10 +10,11 @@ import trio
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
+from trio_wsk._http.answering import answer_requests
+from trio_wsk._http.messages import Page
 from trio_wsk._serving.opening import serve
 from trio_wsk._vocabulary.arguments import check_async_function, check_plain_function
 
-from ._http import Page, answer_requests
 from ._registry import check_registry
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
     from typing_extensions import Unpack
 
+    from trio_wsk._http.messages import Request
     from trio_wsk._listening.options import ServerOptions
     from trio_wsk._serving.server import Server
 
-    from ._http import Request
 
 __all__ = ["serve_metrics"]
 
@@ -120,7 +121,7 @@ class _Pages:
         if self._refresh is not None:
             await self._refresh()
         try:
-            encode, content_type = choose_encoder(request.accept)
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
         except (TypeError, ValueError):  # as prometheus_client says of a version that is none
             encode, content_type = choose_encoder("")
         return Page(encode(self._registry), content_type=content_type)  # noqa: ASYNC910 - `respond` has one

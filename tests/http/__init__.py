@@ -1,0 +1,1 @@
+"""Tests of HTTP: streams, and what requests bring along."""
