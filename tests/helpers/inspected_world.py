@@ -200,7 +200,7 @@ class InspectedWorld(InspectionTruths):
             inspected.note("n")
             inspected.rejected = record
             self.rejected[record.reason] += 1
-            self.check_rejection(inspected.verdict, record)
+            self.check_rejection(inspected, record)
         elif isinstance(record, RequestAborted):
             inspected = self.by_id[record.inspect_id]
             inspected.note("x")

@@ -25,21 +25,33 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from tests.helpers.inspected_world import InspectedWorld
-from tests.helpers.inspection_ledger import ACCEPT, PEND, PLANS, REJECT, VERDICTS, PlannedError
+from tests.helpers.inspection_ledger import (
+    ACCEPT,
+    MESSAGE,
+    PEND,
+    PLANS,
+    REJECT,
+    VERDICTS,
+    Plan,
+    PlannedError,
+)
 from trio_wsk import (
+    CloseStyle,
     EventMask,
     ForcedClosedError,
     InspectId,
+    InspectPoint,
     SocketClosedError,
     Status,
+    Verdict,
     WouldBlockError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.helpers.inspection_ledger import Client, Inspected, Plan
-    from trio_wsk import Connection, InspectAction, Irp, Verdict
+    from tests.helpers.inspection_ledger import Client, Inspected
+    from trio_wsk import Connection, InspectAction, Irp
 
 EXAMPLES: Final = int(os.environ.get("TRIO_WSK_EXAMPLES", "0"))
 """How many worlds; 0 is as many as are quick."""
@@ -366,3 +378,30 @@ def test_conditional_accept_in_any_order() -> None:
     print(f"\n{ConditionalAcceptMachine.steps} steps")  # noqa: T201 - for -s
 
     assert ConditionalAcceptMachine.steps > 0
+
+
+def test_message_to_who_has_closed_meanwhile() -> None:
+    """
+    Where a peer's FIN does not count as its end, one that has closed altogether is not known to
+    be gone until something is sent: a message is met by a reset then, and so it is told.
+    """
+    world = ConditionalAcceptMachine()
+    world.begin(
+        point=InspectPoint.AFTER_HANDSHAKE,
+        limits=(1, 1, 1),
+        pending="wait",
+        parked="wait",
+        half_close=False,
+        timeout=None,
+        network=(0.0, 0.0),
+        seed=0,
+        hurry=1,
+        first=[Plan("async", Verdict(REJECT, "busy", MESSAGE))],
+    )
+    world.leave(0, "abandon")
+    world.answer(0)
+    rejected = world.inspected[0].rejected
+    world.teardown()
+
+    assert rejected is not None
+    assert rejected.close is CloseStyle.RESET
