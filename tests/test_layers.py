@@ -67,6 +67,7 @@ CATCHES_OS_ERRORS = {
     "_supervisor/process.py",
     "_supervisor/sockets.py",
     "_supervisor/takeover.py",
+    "_supervisor/watching.py",  # watchfiles' seam
     "_supervisor/worker.py",
     "_configuration/ready.py",
     "_configuration/sources.py",
@@ -88,6 +89,7 @@ OPENS_NURSERIES = {
     "_supervisor/generation.py",
     "_supervisor/notifying.py",
     "_supervisor/supervising.py",
+    "_supervisor/watching.py",
     "_supervisor/worker.py",
     "inspectors/_dns_lists.py",  # all zones at once, within one look-up
     "inspectors/_redis_client.py",  # all nodes of a cluster at once, within one question

@@ -52,6 +52,7 @@ VALUES: dict[str, tuple[str, str, object]] = {
     "socket_name": ("echo", '"echo"', ["echo"]),
     "workers": ("4", "4", 4),
     "shared_queue": ("yes", "true", True),
+    "reload": ("yes", "true", True),
     "tls_cert": ("a.pem", '"a.pem"', "a.pem"),
     "tls_key": ("b.pem", '"b.pem"', "b.pem"),
     "max_connections": ("100", "100", 100),
@@ -213,6 +214,15 @@ def test_what_workers_can_not_have_is_told(options: dict[str, str], complaint: s
     (problem,) = problems_of(command_line({**ECHO, "workers": "4", **options}))
 
     assert problem.startswith(complaint)
+
+
+def test_reload_can_not_inspect_before_the_handshake() -> None:
+    """A reload has two processes at one port for a while, also without workers."""
+    options = {**ECHO, "reload": "yes", "inspect": "a:b", "inspect_point": "before-handshake"}
+    (problem,) = problems_of(command_line(options))
+
+    assert "after-handshake with reload: the kernel gives" in problem
+    assert "leave reload out, or inspect after" in problem
 
 
 def test_variable_that_is_nearly_ours_is_a_mistake() -> None:

@@ -72,7 +72,7 @@ def _serve(options: argparse.Namespace) -> int:
     look_in_working_directory()
     try:
         configuration = _configuration(options)
-        if configuration.workers is None:
+        if configuration.workers is None and not configuration.reload:
             _serve_here(configuration)
         else:
             supervise(partial(_configuration, options))

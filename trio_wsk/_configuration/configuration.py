@@ -51,6 +51,7 @@ class Configuration:
     socket_name: list[str] | None = None
     workers: int | None = None
     shared_queue: bool = False
+    reload: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
     max_connections: int | None = None
@@ -129,16 +130,17 @@ def _contradictions(given: Mapping[str, Given]) -> Iterator[str]:
 def _of_workers(values: Mapping[str, Any], given: Mapping[str, Given]) -> Iterator[str]:
     """Say what can't be had with workers, or not with so many."""
     workers = values.get("workers")
-    if workers is None:
+    with_them = "reload" if workers is None else "workers"
+    if workers is None and not values.get("reload"):
         return
     if values.get("inspect_point") == InspectPoint.BEFORE_HANDSHAKE.value:
         yield (
-            f"{given['inspect_point'].where}: inspect_point is after-handshake with workers: the"
-            " kernel gives the packets of a port to one process; leave workers out, or inspect"
-            " after the handshake"
+            f"{given['inspect_point'].where}: inspect_point is after-handshake with {with_them}:"
+            f" the kernel gives the packets of a port to one process; leave {with_them} out, or"
+            " inspect after the handshake"
         )
     limit = values.get("max_connections")
-    if limit is not None and limit < workers:
+    if limit is not None and workers is not None and limit < workers:
         yield (
             f"{given['max_connections'].where}: max_connections is for all workers together, and"
             f" each of {workers} needs one; {limit} is not enough"

@@ -218,6 +218,13 @@ _ALL: Final = [
         "have all workers take from one queue of the port, and none have one of its own",
         _yes_or_no,
     ),
+    _option(
+        "reload",
+        "",
+        _flag,
+        "while you write it: have new workers take over when a source file changes",
+        _yes_or_no,
+    ),
     _option("tls_cert", "FILE", _text, "speak TLS with this certificate, with its chain, as PEM"),
     _option("tls_key", "FILE", _text, "the certificate's key, if it is not in the same file"),
     _option("max_connections", "COUNT", _count, "how many may be open at once", _number),

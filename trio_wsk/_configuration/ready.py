@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
@@ -21,7 +22,11 @@ from .targets import TargetError, found
 if TYPE_CHECKING:
     from trio_wsk._listening.options import ServerOptions
 
-__all__ = ["Ready", "made_ready"]
+__all__ = ["NO_WATCHFILES", "Ready", "made_ready"]
+
+NO_WATCHFILES: Final = (
+    "reload needs watchfiles, which is not installed: pip install 'trio-wsk[reload]'"
+)
 
 
 @attrs.frozen
@@ -43,6 +48,7 @@ def made_ready(configuration: Configuration) -> Ready:
     loading = _Loading(configuration)
     handler: Any = loading.attempt("handler", _handler)
     inspect: Any = loading.attempt("inspect", _inspector)
+    loading.attempt("reload", _can_watch)
     loading.attempt("tls_cert", _readable)
     loading.attempt("tls_key", _readable)
     loading.finish()
@@ -100,6 +106,11 @@ def _inspector(target: str) -> object:
     inspector = found(target)
     check_function("inspect", inspector)
     return inspector
+
+
+def _can_watch(wanted: object) -> None:
+    if wanted and find_spec("watchfiles") is None:
+        raise TargetError(NO_WATCHFILES)
 
 
 def _readable(name: str) -> None:

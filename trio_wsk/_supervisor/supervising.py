@@ -26,9 +26,12 @@ from .notifying import Notifying
 from .sockets import more_queues, open_sockets, sockets_taken_over
 from .storing import Store
 from .takeover import Inheritance, NoSuccessorError, start_successor
+from .watching import reloading, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from watchfiles._rust_notify import RustNotify
 
     from trio_wsk._configuration.configuration import Configuration
 
@@ -58,9 +61,10 @@ def supervise(read: Callable[[], Configuration]) -> None:
     check_main_thread("a supervisor")
     configuration = read()
     inherited = Inheritance.taken()
+    changes = watch(configuration, say)
     with EndingSignals(ENDING_SIGNALS) as ending:
         try:
-            supervisor = Supervisor(read, configuration, inherited)
+            supervisor = Supervisor(read, configuration, inherited, changes)
             trio.run(supervisor.run, ending)
         except (BindError, InvalidParameterError, ConfigurationError) as error:
             raise SystemExit(str(error)) from error
@@ -84,6 +88,7 @@ class Supervisor:
       read: Reads the configuration again.
       configuration: The one to begin with.
       inherited: What it has from the supervisor before it, if there is one.
+      changes: Tells of sources that change, if that is a reason to reload.
     """
 
     def __init__(
@@ -91,12 +96,14 @@ class Supervisor:
         read: Callable[[], Configuration],
         configuration: Configuration,
         inherited: Inheritance | None,
+        changes: RustNotify | None,
     ) -> None:
         self.failure: str | None = None
         """Why it has ended, if nobody has asked for that."""
         self._read = read
         self._configuration = configuration
         self._inherited = inherited
+        self._changes = changes
         self._sockets: KeptSockets
         self._nursery: trio.Nursery
         self._serving: Generation | None = None
@@ -122,9 +129,10 @@ class Supervisor:
             try:
                 async with self._notifying.told(), trio.open_nursery() as self._nursery:
                     with self._hearing:
-                        if await self._begin():
-                            async for number in signals:
-                                await self._change(number)
+                        async with reloading(self._changes, say):
+                            if await self._begin():
+                                async for number in signals:
+                                    await self._change(number)
                 say("drained" if self.failure is None else "ended")
             finally:
                 if self._store.has_all:
