@@ -61,6 +61,7 @@ VALUES: dict[str, tuple[str, str, object]] = {
     "grace": ("0", "0", 0.0),
     "inspect": ("app.rules:all.of", '"app.rules:all.of"', "app.rules:all.of"),
     "inspect_point": ("before-handshake", '"before-handshake"', "before-handshake"),
+    "control": ("/run/c.sock", '"/run/c.sock"', "/run/c.sock"),
 }
 NEEDED = {
     "host": "port",

@@ -35,12 +35,13 @@ async def test_message_arrives_as_it_was_said(
     """Each kind arrives with what there is to say beside it, as far as a packet goes."""
     ours, theirs = map(Channel, pair)
 
-    await ours.say(Message(kind, body))
+    await ours.say(Message(kind, body, 7))
     said = await theirs.hear()
 
     assert said is not None
     assert kind is said.kind
-    assert body[: LONGEST - len(kind.value) - 1] == said.body
+    assert body[: LONGEST - 64] == said.body
+    assert 7 == said.number
 
 
 async def test_what_is_not_known_is_passed_over(
@@ -48,8 +49,9 @@ async def test_what_is_not_known_is_passed_over(
 ) -> None:
     """Of a newer worker an older supervisor hears what it knows, and does not stumble."""
     ours, theirs = pair
-    for packet in (b"frobnicate\nnow", b"\n", b"\xff\xfe", b"ready"):
+    for packet in (b"frobnicate 1\nnow", b"\n", b"\xff\xfe", b"left", b"left x"):
         ours.send(packet)
+    ours.send(b"ready 0\n")
 
     assert Message(Kind.READY) == await Channel(theirs).hear()
 
@@ -74,7 +76,7 @@ async def test_who_does_not_listen_holds_nobody_up(
     for _ in range(100):
         ours.tell(Message(Kind.JOB, bytes(LONGEST)))
 
-    assert Message(Kind.JOB, bytes(LONGEST - 4)) == await theirs.hear()
+    assert Message(Kind.JOB, bytes(LONGEST - 64)) == await theirs.hear()
 
 
 def test_job_is_read_as_it_was_written() -> None:

@@ -7,13 +7,14 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from trio_wsk._configuration.beside import beside
 from trio_wsk._configuration.configuration import ConfigurationError, configuration_of
 from trio_wsk._configuration.options import OPTIONS
 from trio_wsk._configuration.places import place_of
 from trio_wsk._configuration.ready import made_ready
 from trio_wsk._configuration.sources import FILE_VARIABLE, command_line, environment, file
 from trio_wsk._configuration.targets import look_in_working_directory
-from trio_wsk._serving.running import run
+from trio_wsk._serving.running import run_beside
 from trio_wsk._supervisor.supervising import supervise
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
@@ -85,9 +86,10 @@ def _serve(options: argparse.Namespace) -> int:
 def _serve_here(configuration: Configuration) -> None:
     """Serve in this process."""
     ready = made_ready(configuration)
-    place: Any = place_of(configuration)
-    handler: Any = ready.handler  # its type is looked at as it runs
-    run(handler, **place, **ready.options)
+    options: Any = {**place_of(configuration), **ready.options}
+    run_beside(
+        partial(beside, configuration, ready), ready.handler, options.pop("port", None), options
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -60,6 +60,7 @@ class Configuration:
     grace: float | None = None
     inspect: str | None = None
     inspect_point: str | None = None
+    control: str | None = None
     origins: Mapping[str, str] = attrs.field(factory=dict[str, str], eq=False)
     """Where each option stands that was given."""
 

@@ -246,6 +246,7 @@ _ALL: Final = [
         _point,
         "ask it before-handshake or after-handshake, which is the default",
     ),
+    _option("control", "PATH", _text, "have the owner look in, and steer, at this Unix socket"),
 ]
 
 OPTIONS: Final = {option.name: option for option in _ALL}

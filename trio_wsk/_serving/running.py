@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final, overload
 
 import trio
@@ -21,6 +21,7 @@ from .signals import ENDING_SIGNALS, EndingSignals, check_main_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from typing_extensions import Unpack
 
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from trio_wsk.observers import Observer
 
     from .arguments import Settings
+    from .server import Server
 
-__all__ = ["run"]
+__all__ = ["run", "run_beside"]
 
 KILLED: Final = 128
 """What a shell adds to a signal's number, for the exit status of who was killed by it."""
@@ -93,6 +95,24 @@ def run(
     Who has a main of their own awaits `serve` in it, or opens a server by `open_server`, with
     ``signals=``.
     """
+    run_beside(_nothing, handler, port, options)
+
+
+def run_beside(
+    beside: Callable[[], AbstractAsyncContextManager[Callable[[Server], object]]],
+    handler: Callable[[Connection], Awaitable[object]] | ListenDispatch,
+    port: int | None,
+    options: ServerOptions,
+) -> None:
+    """Do as `run`, with something beside the server.
+
+    Args:
+      beside: Makes it: what is entered before the server listens, and left when that is over. It
+        gives what is to be called with the server.
+      handler: As for `run`.
+      port: As for `run`.
+      options: As for `run`.
+    """
     options.setdefault("signals", ENDING_SIGNALS)
     with ours(options):
         check_options("run", options)
@@ -107,19 +127,29 @@ def run(
             check_main_thread("run()")
     with _ctrl_c_kills(settings.signals), EndingSignals(settings.signals) as ending:
         try:
-            trio.run(_serve_until_told, settings, port, ending)
+            trio.run(_serve_until_told, settings, port, ending, beside)
         except (BindError, InspectPointError) as error:
             raise SystemExit(str(error)) from error
     if len(ending.heard) > 1:
         raise SystemExit(KILLED + ending.heard[1])
 
 
-async def _serve_until_told(settings: Settings, port: int | None, ending: EndingSignals) -> None:
+def _nothing() -> AbstractAsyncContextManager[Callable[[Server], object]]:
+    return nullcontext(lambda _: None)
+
+
+async def _serve_until_told(
+    settings: Settings,
+    port: int | None,
+    ending: EndingSignals,
+    beside: Callable[[], AbstractAsyncContextManager[Callable[[Server], object]]],
+) -> None:
     with trio.CancelScope() as opening:
         ending.tell(opening.cancel)  # as long as the server can't be told
         with ours(settings.listening):
             manager = ServiceManager.found()
-        async with run_server(settings, port, ending) as server:
+        async with beside() as opened, run_server(settings, port, ending) as server:
+            opened(server)
             await tell_manager(manager, server)
 
 

@@ -5,7 +5,11 @@ leaves its queue to the next one, and starts the workers, fresh interpreters tha
 sockets and told what to serve (`process`). `generation` keeps a number of them running, by the
 rules of `restarts`; `supervising` hears the signals: it ends all, or puts a new generation in the
 place of an old one, or a new supervisor in its own place (`takeover`). `worker` is the other side:
-what runs in those processes. The two talk by a `channel`, in the words of `messages`.
+what runs in those processes. The two talk by a `channel`, in the words of
+`messages`: a supervisor asks (`asking`) and a worker answers (`answering`).
+
+The supervisor itself is spoken to at its `doors`, where `steering` does what is asked of all
+workers, and puts `together` what they answer.
 
 Never here: where options come from, and how a connection is served.
 """

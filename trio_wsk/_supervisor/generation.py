@@ -12,7 +12,7 @@ from .process import start_worker
 from .restarts import Restarts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trio_wsk._configuration.configuration import Configuration
 
@@ -65,7 +65,7 @@ class Generation:
     """Workers that have started together, and will end together.
 
     Args:
-      jobs: What each is to do.
+      jobs: What each is to do, by its number.
       grace: Seconds that they give connections to finish.
       say: Is given what an operator should know.
       gave_up: Is called with the reason when one of them crashes again and again.
@@ -73,7 +73,7 @@ class Generation:
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        jobs: Mapping[int, Job],
         *,
         grace: float,
         say: Callable[[str], object],
@@ -82,16 +82,21 @@ class Generation:
         self._grace = grace
         self._say = say
         self._gave_up = gave_up
-        self._slots = [_Slot(self, number, job) for number, job in enumerate(jobs, 1)]
+        self._slots = [_Slot(self, number, job) for number, job in jobs.items()]
         self._scope = trio.CancelScope()
         self._ending: Kind | None = None
         self._told_to_end = trio.Event()
         self._failure: str | None = None
 
     @property
-    def workers(self) -> int:
-        """How many there are."""
-        return len(self._slots)
+    def numbers(self) -> list[int]:
+        """What its workers are called."""
+        return [slot.number for slot in self._slots]
+
+    @property
+    def serving(self) -> dict[int, Worker]:
+        """Those that serve, by number: all of them, but for those that have crashed or ended."""
+        return {slot.number: slot.worker for slot in self._slots if slot.worker is not None}
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Start the workers, and keep them running until they are told to end.
@@ -189,12 +194,13 @@ class _Slot:
         """Set when its worker was told to leave, and takes nobody any more; or there is none."""
         self._job = job
         self._restarts = Restarts()
-        self._worker: Worker | None = None
+        self.worker: Worker | None = None
+        """The one that serves, if one does."""
 
     def tell(self, word: Kind) -> None:
         """Say something to the worker that serves; one that does not serve yet need not."""
-        if self._worker is not None:
-            self._worker.tell(word)
+        if self.worker is not None:
+            self.worker.tell(word)
 
     async def run(  # noqa: ASYNC128 - as for `_one`
         self, *, task_status: trio.TaskStatus[None]
@@ -241,7 +247,7 @@ class _Slot:
                 return None, failure
             return await self._serving(worker, task_status)
         finally:
-            self._worker = None
+            self.worker = None
             with trio.move_on_after(LATE, shield=True):
                 await worker.kill()
 
@@ -250,7 +256,7 @@ class _Slot:
     ) -> tuple[float, str]:
         began = trio.current_time()
         self._generation.is_back(self.number, self._restarts.crashes)
-        self._worker = worker
+        self.worker = worker
         task_status.started()
         self._generation.greet(worker)
         async with trio.open_nursery() as nursery:

@@ -1,8 +1,10 @@
 """What a supervisor and its workers say to each other, one message in each packet. Pure.
 
-They share a pair of sockets. A message is a line with its kind, and behind that what there is to
-say. The supervisor begins with the job, and is answered with ``ready`` or ``failed``. When one of
-them is gone its end is closed, and that is how the other learns of it.
+They share a pair of sockets. A message is a line with its kind and its number, and behind that
+what there is to say. The supervisor begins with the job, and is answered with ``ready`` or
+``failed``. Then it may ask: a question has a number, and so has its answer, which may be longer
+than a packet, and may come after that of a later question. When one of them is gone its end is
+closed, and that is how the other learns of it.
 
 A supervisor may be older than its workers, which SIGHUP starts from what is on disk then. So a kind
 that is not known is passed over.
@@ -14,16 +16,20 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
 
 from trio_wsk._configuration.configuration import Configuration
 
-__all__ = ["LONGEST", "Job", "Kind", "Message"]
+__all__ = ["LONGEST", "Job", "Kind", "Message", "answer_of"]
 
 LONGEST: Final = 1 << 16
 """Octets of a packet, at most."""
+
+_PORTION: Final = LONGEST - 64
+"""Octets of what there is to say, in a packet with its first line."""
 
 
 class Kind(enum.Enum):
@@ -43,6 +49,12 @@ class Kind(enum.Enum):
     """To a worker: drain, and take who waits in the queues before."""
     ABORT = b"abort"
     """To a worker: end at once."""
+    QUESTION = b"question"
+    """To a worker: a request, as a line of the control socket's protocol."""
+    PART = b"part"
+    """From a worker: a part of an answer that goes on."""
+    ANSWER = b"answer"
+    """From a worker: an answer, or what is left of it, as a line of the same protocol."""
 
 
 @attrs.frozen
@@ -52,19 +64,30 @@ class Message:
     kind: Kind
     body: bytes = b""
     """What there is to say beside the kind."""
+    number: int = 0
+    """Of a question, and of its answer."""
 
     def packed(self) -> bytes:
         """Write it down, as far as a packet goes."""
-        return (self.kind.value + b"\n" + self.body)[:LONGEST]
+        return b"%b %d\n%b" % (self.kind.value, self.number, self.body[:_PORTION])
 
     @classmethod
     def unpacked(cls, packet: bytes) -> Message | None:
         """Read what was written down; None if it is of no kind that is known here."""
-        kind, _, body = packet.partition(b"\n")
+        line, _, body = packet.partition(b"\n")
+        kind, _, number = line.partition(b" ")
         try:
-            return cls(Kind(kind), body)
+            return cls(Kind(kind), body, int(number))
         except ValueError:
             return None
+
+
+def answer_of(number: int, body: bytes) -> Iterator[Message]:
+    """Say an answer in as many messages as it takes."""
+    while len(body) > _PORTION:
+        yield Message(Kind.PART, body[:_PORTION], number)
+        body = body[_PORTION:]
+    yield Message(Kind.ANSWER, body, number)
 
 
 @attrs.frozen

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
+from .asking import Questions
 from .channel import Channel
 from .messages import Kind, Message
 
@@ -74,6 +75,8 @@ class Worker:
 
     def __init__(self, process: trio.Process, channel: Channel) -> None:
         self.pid: Final = process.pid
+        self.questions: Final = Questions(channel)
+        """What one that serves is asked."""
         self._process = process
         self._channel = channel
 
@@ -97,6 +100,9 @@ class Worker:
         while (said := await self._channel.hear()) is not None:
             if said.kind is Kind.LEFT:
                 left.set()
+            elif said.kind in {Kind.PART, Kind.ANSWER}:
+                self.questions.heard(said)
+        self.questions.close()
 
     async def wait(self) -> str:
         """Wait for its end; return how it has ended, in words."""
@@ -104,6 +110,7 @@ class Worker:
 
     async def kill(self) -> None:
         """End it, if it has not ended, and forget it."""
+        self.questions.close()
         self._channel.close()
         if self._process.returncode is None:
             self._process.kill()

@@ -77,6 +77,10 @@ class KeptSockets:
             dealt[number % workers] += queues[number % len(queues)]
         return dealt
 
+    def duplicated(self) -> list[socket.socket]:
+        """Return what listens with those of the first queue, for somebody to close."""
+        return [sock.dup() for sock in self.queues[0]]
+
     def hand_over(self) -> None:
         """Leave them to who has them already: another supervisor, or the service manager."""
         self._identity = None

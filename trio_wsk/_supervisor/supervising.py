@@ -7,6 +7,7 @@ one is done at a time; what comes meanwhile is done next, once.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 from typing import TYPE_CHECKING, Final, final
@@ -20,21 +21,25 @@ from trio_wsk._serving.signals import ENDING_SIGNALS, EndingSignals, check_main_
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 from trio_wsk.transports._service_manager import ServiceManager
 
+from .doors import open_doors
 from .generation import Generation, StartFailedError, jobs_of
 from .messages import Kind
 from .notifying import Notifying
 from .sockets import more_queues, open_sockets, sockets_taken_over
+from .steering import WorkersControl
 from .storing import Store
 from .takeover import Inheritance, NoSuccessorError, start_successor
 from .watching import reloading, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from watchfiles._rust_notify import RustNotify
 
     from trio_wsk._configuration.configuration import Configuration
 
+    from .doors import Doors
+    from .process import Worker
     from .sockets import KeptSockets
 
 __all__ = ["supervise"]
@@ -105,6 +110,7 @@ class Supervisor:
         self._inherited = inherited
         self._changes = changes
         self._sockets: KeptSockets
+        self._doors: Doors
         self._nursery: trio.Nursery
         self._serving: Generation | None = None
         self._generations: list[Generation] = []
@@ -123,7 +129,7 @@ class Supervisor:
         ending.tell(self._end, self._abort)
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGUSR2) as signals:
             with self._opening:
-                self._sockets = await self._opened()
+                await self._open()
             if self._opening.cancelled_caught:
                 return
             try:
@@ -138,6 +144,16 @@ class Supervisor:
                 if self._store.has_all:
                     self._sockets.hand_over()
                 self._sockets.close()
+                self._doors.close()
+
+    async def _open(self) -> None:  # noqa: ASYNC910 - where they are inherited nothing is waited for
+        self._sockets = await self._opened()
+        inherited = None if self._inherited is None else self._inherited.doors
+        try:
+            self._doors = await open_doors(self._configuration, inherited)
+        except BaseException:
+            self._sockets.close()
+            raise
 
     async def _opened(self) -> KeptSockets:
         configuration, inherited = self._configuration, self._inherited
@@ -147,7 +163,7 @@ class Supervisor:
                 return sockets_taken_over(configuration, stored)  # noqa: ASYNC910 - as below
             return await open_sockets(configuration, _workers(configuration))
         inherited.close()
-        _check_place(place_in_words(configuration), list(inherited.place))
+        _check_place(_places(configuration), list(inherited.place))
         return sockets_taken_over(  # noqa: ASYNC910 - they are there
             configuration, inherited.descriptors
         )
@@ -159,6 +175,8 @@ class Supervisor:
         except StartFailedError as error:
             self._fail(str(error))
             return False  # noqa: ASYNC910 - it was waited for
+        commands = WorkersControl(self._all_workers, self._taking_workers, self._end)
+        await self._nursery.start(self._doors.serve, commands)
         say(f"listening on {self._where()}, with {_counted(_workers(self._configuration))}")
         if self._inherited is not None:
             await self._inherited.tell()
@@ -176,8 +194,9 @@ class Supervisor:
         workers = _workers(configuration)
         await more_queues(self._sockets, configuration, workers)
         dealt = self._sockets.dealt(workers)
+        jobs = jobs_of(configuration, dealt, is_last=self._sockets.are_ours)
         new = Generation(
-            jobs_of(configuration, dealt, is_last=self._sockets.are_ours),
+            dict(zip(self._free_numbers(), jobs, strict=False)),
             grace=_grace(configuration),
             say=say,
             gave_up=self._fail,
@@ -199,6 +218,22 @@ class Supervisor:
         await generation.run(task_status=task_status)
         if generation in self._generations:
             self._generations.remove(generation)
+        if not self._generations:
+            self._doors.stop()
+
+    def _free_numbers(self) -> Iterator[int]:
+        """Count from 1, and pass over what workers are called that run still."""
+        taken = {number for each in self._generations for number in each.numbers}
+        return (number for number in itertools.count(1) if number not in taken)
+
+    def _all_workers(self) -> dict[int, Worker]:
+        """Return all that serve, those that finish too, by number."""
+        serving = [each.serving for each in self._generations]
+        return dict(sorted(pair for workers in serving for pair in workers.items()))
+
+    def _taking_workers(self) -> dict[int, Worker]:
+        """Return those that take new connections."""
+        return {} if self._serving is None else self._serving.serving
 
     # ------------------------------------------------------------------------- changes
 
@@ -213,7 +248,7 @@ class Supervisor:
         self._notifying.reloading()
         try:
             configuration = self._read()
-            _check_place(place_in_words(configuration), place_in_words(self._configuration))
+            _check_place(_places(configuration), _places(self._configuration))
             await self._start(configuration)
         except (ConfigurationError, StartFailedError, BindError) as error:
             self._last_failure = f"not reloaded: {error}"
@@ -228,15 +263,19 @@ class Supervisor:
     async def _upgrade(self) -> None:  # noqa: ASYNC910 - as well
         say("starting a new supervisor")
         try:
-            place = place_in_words(self._configuration)
+            place = _places(self._configuration)
             successor = await start_successor(
-                place, self._sockets.descriptors, self._notifying.succeeded_by
+                place,
+                self._sockets.descriptors,
+                self._doors.descriptors,
+                self._notifying.succeeded_by,
             )
         except NoSuccessorError as error:
             self._last_failure = f"not replaced: {error}"
             say(f"not replaced, this supervisor goes on: {error}")
         else:
             self._sockets.hand_over()
+            self._doors.hand_over()
             for generation in self._generations:
                 generation.end(Kind.LEAVE)
             late = await self._left()
@@ -296,6 +335,11 @@ def _grace(configuration: Configuration) -> float:
 
 def _counted(workers: int) -> str:
     return f"{workers} worker{'s' * (workers != 1)}"
+
+
+def _places(configuration: Configuration) -> list[object]:
+    """Return where all is that can be spoken to: what no change can change."""
+    return [*place_in_words(configuration), configuration.control]
 
 
 def _check_place(new: list[object], old: list[object]) -> None:

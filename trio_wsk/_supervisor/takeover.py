@@ -48,6 +48,8 @@ class Inheritance:
     """Where the sockets listen, in the words of a configuration."""
     descriptors: list[list[int]]
     """The sockets, by queue."""
+    doors: dict[str, list[list[int]]]
+    """Those at which the supervisor itself is spoken to, by what they are for."""
     channel: int
     """The descriptor to say through that the workers serve."""
 
@@ -79,6 +81,7 @@ class Inheritance:
 async def start_successor(
     place: Sequence[object],
     descriptors: list[list[int]],
+    doors: dict[str, list[list[int]]],
     took_over: Callable[[int], Awaitable[object]],
 ) -> int:
     """Start a new supervisor, and wait until its workers serve; return its process's number.
@@ -86,6 +89,7 @@ async def start_successor(
     Args:
       place: Where the sockets listen, in the words of a configuration.
       descriptors: The sockets, by queue.
+      doors: Those of the supervisor itself, by what they are for.
       took_over: Is awaited with that number, before the new one hears that all is its own.
 
     Raises:
@@ -94,12 +98,13 @@ async def start_successor(
     If cancelled, it is killed.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    inherited = Inheritance(place, descriptors, theirs.fileno())
+    inherited = Inheritance(place, descriptors, doors, theirs.fileno())
+    queues = [*descriptors, *(queue for each in doors.values() for queue in each)]
     with ours, theirs:
         try:
             process = await trio.lowlevel.open_process(
                 [*interpreter(), *_arguments()],
-                pass_fds=[theirs.fileno(), *(fd for queue in descriptors for fd in queue)],
+                pass_fds=[theirs.fileno(), *(fd for queue in queues for fd in queue)],
                 env=_environment(inherited),
             )
         except OSError as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
+from trio_wsk._configuration.beside import LISTENER, control_of
 from trio_wsk._configuration.configuration import ConfigurationError
 from trio_wsk._configuration.ready import made_ready
 from trio_wsk._configuration.targets import look_in_working_directory
@@ -25,6 +26,7 @@ from trio_wsk._vocabulary.errors import SocketBusyError, SocketClosedError
 from trio_wsk.transports._adopting import AdoptedPlace
 from trio_wsk.transports.portable import PortableTransport
 
+from .answering import answer_question
 from .channel import Channel
 from .messages import LONGEST, Job, Kind, Message
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from trio_wsk._configuration.ready import Ready
     from trio_wsk._serving.server import Server
+    from trio_wsk.control._protocol import Commands
 
 __all__ = ["work"]
 
@@ -87,6 +90,7 @@ class _KeptPlace(AdoptedPlace):
     def __init__(self, job: Job) -> None:
         super().__init__(job.sockets, backlog=None)
         self.is_left = not job.is_last
+        self.is_last = job.is_last
 
     @property
     def is_shared(self) -> bool:
@@ -107,7 +111,9 @@ async def _serve(job: Job, ready: Ready, sock: socket.socket) -> None:
         serving = partial(function, ready.handler, **options)
         server: Server = await nursery.start(_until_over, serving, nursery.cancel_scope)
         await channel.say(Message(Kind.READY))
-        nursery.start_soon(_obey, server, place, job, channel, nursery)
+        commands = control_of(ready)
+        commands.add(LISTENER, server)
+        nursery.start_soon(_obey, server, place, channel, nursery, commands)
 
 
 async def _until_over(  # noqa: ASYNC128 - whom it hands the status to calls it
@@ -124,19 +130,22 @@ async def _until_over(  # noqa: ASYNC128 - whom it hands the status to calls it
 async def _obey(
     server: Server,
     place: _KeptPlace,
-    job: Job,
     channel: Channel,
     nursery: trio.Nursery,
+    commands: Commands,
 ) -> None:
     """Do what the supervisor says, until there is none."""
     while True:
         said = await channel.hear()
+        if said is not None and said.kind is Kind.QUESTION:
+            nursery.start_soon(answer_question, commands, channel, said)
+            continue
         # Without a supervisor nobody is left who would serve those in the queues.
         word = Kind.END if said is None else said.kind
         if word is Kind.ABORT:
             server.abort()
             return
-        place.is_left = not job.is_last or word is not Kind.END
+        place.is_left = not place.is_last or word is not Kind.END
         nursery.start_soon(_drain, server)
         if word is Kind.LEAVE:
             nursery.start_soon(_say_left, server, channel)

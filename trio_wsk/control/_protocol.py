@@ -10,11 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import attrs
 
-__all__ = ["LONGEST_LINE", "RefusedError", "Request", "answer", "refusal", "request_of"]
+__all__ = [
+    "LONGEST_LINE",
+    "Commands",
+    "RefusedError",
+    "Request",
+    "answer",
+    "answered",
+    "refusal",
+    "request_of",
+]
 
 LONGEST_LINE: Final = 4096
 """How many octets a request may have: a command, and a few names."""
@@ -55,6 +64,27 @@ class Request:
                 f"{self.command} takes {name}, a number, 0 or more, not {json.dumps(value)}"
             )
         return cast("float", value)
+
+
+class Commands(Protocol):
+    """Who does what is asked for: in one process a `Control`, or a supervisor for its workers."""
+
+    async def do(self, request: Request) -> object:
+        """Do what was asked for, and return what JSON can say of it.
+
+        Always a checkpoint.
+
+        Raises:
+          RefusedError: it can't be done.
+        """
+
+
+async def answered(commands: Commands, line: bytes) -> bytes:  # noqa: ASYNC910 - as its commands are
+    """Do what a line asks for, and return the line that answers it."""
+    try:
+        return answer(await commands.do(request_of(line)))
+    except RefusedError as refused:
+        return refusal(str(refused))  # noqa: ASYNC910 - as above
 
 
 def request_of(line: bytes) -> Request:

@@ -14,14 +14,18 @@ from trio_wsk._vocabulary.errors import InvalidParameterError, ReadLimitError
 from trio_wsk._vocabulary.verdict import InspectAction, Verdict
 
 from ._control import Control
-from ._protocol import LONGEST_LINE, RefusedError, answer, refusal, request_of
+from ._protocol import LONGEST_LINE, answered, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trio_wsk._connection.connection import Connection
     from trio_wsk._inspection.request import ConnectionRequest
     from trio_wsk._serving.server import Server
 
-__all__ = ["serve_control"]
+    from ._protocol import Commands
+
+__all__ = ["serve_commands", "serve_control"]
 
 MOST_CONNECTIONS: Final = 16
 """How many may speak at once; an operator, and a few programs that watch."""
@@ -68,13 +72,24 @@ async def serve_control(  # noqa: ASYNC128 - whom it hands the status to calls i
     given: object = control  # by a caller without a type checker, perhaps
     if not isinstance(given, Control):
         raise InvalidParameterError(f"control is a Control, not {control!r}")
-    options: dict[str, Any] = {
-        "path": path,
-        "mode": OWNER_ONLY,
-        "inspect": only_ours,
-        "max_connections": MOST_CONNECTIONS,
-    }
-    await serve(partial(_answer_all, control), task_status=task_status, **options)
+    await serve_commands(control, {"path": path, "mode": OWNER_ONLY}, task_status=task_status)
+
+
+async def serve_commands(  # noqa: ASYNC128 - as above
+    commands: Commands,
+    place: Mapping[str, Any],
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Do as `serve_control`, for whoever does the commands, and wherever that is.
+
+    Args:
+      commands: Who does them.
+      place: Where to listen, in the words of `serve`.
+      task_status: As for `serve`.
+    """
+    options: dict[str, Any] = {**place, "inspect": only_ours, "max_connections": MOST_CONNECTIONS}
+    await serve(partial(_answer_all, commands), task_status=task_status, **options)
 
 
 def only_ours(request: ConnectionRequest) -> InspectAction | Verdict:
@@ -86,7 +101,7 @@ def only_ours(request: ConnectionRequest) -> InspectAction | Verdict:
 
 
 async def _answer_all(  # noqa: ASYNC910 - it ends by a wait, or after sending
-    control: Control, connection: Connection
+    commands: Commands, connection: Connection
 ) -> None:
     """Answer one line after the other."""
     reader = Reader(connection, max_octets=LONGEST_LINE)
@@ -94,19 +109,11 @@ async def _answer_all(  # noqa: ASYNC910 - it ends by a wait, or after sending
         while await reader.more(idle=IDLE_SECONDS):
             with trio.fail_after(LINE_SECONDS):
                 line = await reader.read_line()
-            await _send(connection, await _answer(control, line))
+            await _send(connection, await answered(commands, line))
     except ReadLimitError:
         await _send(connection, refusal(f"a line has {LONGEST_LINE} octets at most"))
     except trio.TooSlowError:
         connection.abort()
-
-
-async def _answer(control: Control, line: bytes) -> bytes:
-    try:
-        return answer(await control.do(request_of(line)))
-    except RefusedError as refused:
-        await trio.lowlevel.checkpoint()
-        return refusal(str(refused))
 
 
 async def _send(connection: Connection, line: bytes) -> None:

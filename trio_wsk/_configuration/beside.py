@@ -1,0 +1,80 @@
+"""What a server of one process has beside it, as far as its configuration says so."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_wsk._engine.pump import unwrapped
+from trio_wsk.control import Control, serve_control
+from trio_wsk.inspectors import Penalties
+from trio_wsk.inspectors._rules import Chain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from trio_wsk._serving.server import Server
+
+    from .configuration import Configuration
+    from .ready import Ready
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+__all__ = ["LISTENER", "beside", "control_of"]
+
+LISTENER = "server"
+"""What the server is called, that has no other name."""
+
+
+def control_of(ready: Ready) -> Control:
+    """Make a control of what there is beside the server: the penalties among its rules."""
+    control = Control()
+    for name, penalties in _penalties(ready.options.get("inspect")):
+        control.add_penalties(name, penalties)
+    return control
+
+
+def _penalties(inspector: object) -> Iterator[tuple[str, Penalties]]:
+    """Yield the penalties among the rules of an inspector, each with a name of its own."""
+    found = [each for each in _each(inspector) if isinstance(each, Penalties)]
+    for number, penalties in enumerate(dict.fromkeys(found), 1):
+        yield "penalties" if number == 1 else f"penalties-{number}", penalties
+
+
+def _each(rule: object) -> Iterator[object]:
+    yield rule
+    for inner in rule.rules if isinstance(rule, Chain) else ():
+        yield from _each(inner)
+
+
+@asynccontextmanager
+async def beside(
+    configuration: Configuration, ready: Ready
+) -> AsyncIterator[Callable[[Server], object]]:
+    """Serve what stands beside a server, for as long as the block lasts.
+
+    It gives what is to be called when there is the server.
+
+    Raises:
+      BindError: a place can't be had.
+    """
+    error: BaseException | None = None
+    try:
+        control = control_of(ready)
+        async with trio.open_nursery() as nursery:
+            if configuration.control is not None:
+                await nursery.start(serve_control, control, configuration.control)
+            yield partial(control.add, LISTENER)
+            nursery.cancel_scope.cancel(reason="the server is over")
+    except BaseExceptionGroup as group:
+        error = unwrapped(group)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error
