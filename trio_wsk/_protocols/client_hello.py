@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 
 from .answers import ClientHelloError, MoreNeeded, checked_octets
-from .grease import is_grease
+from .grease import GREASE, without_grease
 from .ja4 import ja4_of
 from .server_name import checked_server_name
 from .tls_records import LIMIT, handshake_message
@@ -48,7 +48,7 @@ class TlsExtension:
     @property
     def is_grease(self) -> bool:
         """Whether it stands for nothing, and is there so that unknown ones stay ignored."""
-        return is_grease(self.kind)
+        return self.kind in GREASE
 
 
 @attrs.frozen(kw_only=True)
@@ -152,15 +152,15 @@ def _read(hello: Vectors) -> ClientHello:
         legacy_version=legacy_version,
         random=random,
         session_id=session_id,
-        cipher_suites=_without_grease(cipher_suites),
+        cipher_suites=without_grease(cipher_suites),
         compression_methods=compression_methods,
         extensions=extensions,
         server_name=_read_server_name(named),
         alpn_protocols=_read_alpn(named),
-        supported_versions=_without_grease(supported_versions),
-        groups=_without_grease(groups),
-        signature_algorithms=_without_grease(signature_algorithms),
-        has_grease=any(map(is_grease, offered)),
+        supported_versions=without_grease(supported_versions),
+        groups=without_grease(groups),
+        signature_algorithms=without_grease(signature_algorithms),
+        has_grease=not GREASE.isdisjoint(offered),
     )
 
 
@@ -171,7 +171,7 @@ def _read_extensions(hello: Vectors) -> tuple[TlsExtension, ...]:
     hello.finish()
     found: dict[int, TlsExtension] = {}
     while content:
-        extension = TlsExtension(content.number(2), content.vector(2))
+        extension = TlsExtension(*content.tagged())
         if extension.kind in found:
             raise ClientHelloError(f"the extension {extension.kind} is there twice")
         found[extension.kind] = extension
@@ -186,10 +186,6 @@ def _numbers(named: dict[int, bytes], kind: int, octets: int) -> tuple[int, ...]
     numbers = extension.numbers(octets)
     extension.finish()
     return numbers
-
-
-def _without_grease(values: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(value for value in values if not is_grease(value))
 
 
 def _read_server_name(named: dict[int, bytes]) -> str | None:

@@ -5,9 +5,16 @@ Source: RFC 8701.
 
 from __future__ import annotations
 
-__all__ = ["is_grease"]
+from typing import Final
+
+__all__ = ["GREASE", "without_grease"]
+
+GREASE: Final = frozenset(range(0x0A0A, 0x10000, 0x1010))
+"""0x0A0A, 0x1A1A, … 0xFAFA: of cipher suites, extensions, groups, …"""
 
 
-def is_grease(value: int) -> bool:
-    """Whether a cipher suite, an extension, a group, … is one of 0x0A0A, 0x1A1A, … 0xFAFA."""
-    return value & 0x0F0F == 0x0A0A and value >> 8 == value & 0xFF  # noqa: PLR2004 - see above
+def without_grease(values: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the others."""
+    if GREASE.isdisjoint(values):  # as all are but browsers', and at once
+        return values
+    return tuple(value for value in values if value not in GREASE)

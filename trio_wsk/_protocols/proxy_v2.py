@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import os
 import struct
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
-from trio_wsk._vocabulary.addresses import IPV4_OCTETS, MAPPED, Address, tcp_parts
+from trio_wsk._vocabulary.addresses import IPV4_OCTETS, MAPPED, Address, tcp_address, tcp_parts
 from trio_wsk._vocabulary.errors import InvalidParameterError
 
 from .answers import MoreNeeded, ProxyHeaderError
@@ -165,8 +164,7 @@ def _read_addresses(form: struct.Struct, header: bytes) -> tuple[Address, Addres
         source, destination = form.unpack_from(header, _FIXED.size)
         return _read_path(source), _read_path(destination)
     source, destination, source_port, port = form.unpack_from(header, _FIXED.size)
-    host = IPv4Address if form is _IPV4 else IPv6Address
-    return Address.tcp(host(source), source_port), Address.tcp(host(destination), port)
+    return tcp_address(source, source_port), tcp_address(destination, port)
 
 
 def _read_path(octets: bytes) -> Address:

@@ -6,7 +6,7 @@ Source: RFC 8446, section 3.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .answers import ClientHelloError
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Vectors"]
+
+_TAG: Final = struct.Struct(">HH")  # a type, and a length
 
 
 class Vectors:
@@ -54,6 +56,11 @@ class Vectors:
         if length < least:
             raise ClientHelloError(f"a vector in {self._name} has {length} octets, under {least}")
         return self.take(length)
+
+    def tagged(self) -> tuple[int, bytes]:
+        """Take a type of two octets, and a vector whose length has two."""
+        kind, length = _TAG.unpack(self.take(_TAG.size))
+        return kind, self.take(length)
 
     def numbers(self, octets: int) -> tuple[int, ...]:
         """Take a vector of numbers of two octets each, one at least."""

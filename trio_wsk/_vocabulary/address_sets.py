@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, NoReturn, TypeAlias, final
 
-from .addresses import IPV4_OCTETS, MAPPED, Address, tcp_parts
+from .addresses import IPV4_OCTETS, MAPPED, Address, ip_octets
 
 __all__ = ["AddressSet", "ranges_of"]
 
@@ -72,7 +72,8 @@ class AddressSet:
         item: Address | IPv4Address | IPv6Address | IPv4Network | IPv6Network | str,
     ) -> bool:
         if isinstance(item, Address):
-            return not item.is_unix and self._has(tcp_parts(item)[0])
+            octets = ip_octets(item)
+            return octets is not None and self._has(octets)
         return self._has(*_read_network(item))
 
     def _has(self, octets: bytes, host_bits: int = 0) -> bool:

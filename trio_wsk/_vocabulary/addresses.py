@@ -21,7 +21,15 @@ import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NoReturn, TypeAlias, final
 
-__all__ = ["IPV4_OCTETS", "MAPPED", "Address", "SocketAddress", "tcp_parts"]
+__all__ = [
+    "IPV4_OCTETS",
+    "MAPPED",
+    "Address",
+    "SocketAddress",
+    "ip_octets",
+    "tcp_address",
+    "tcp_parts",
+]
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | str | bytes
 
@@ -247,6 +255,18 @@ class Address:
     def __reduce__(self) -> tuple[object, ...]:
         # As text, because the numbers of the families differ between systems.
         return Address.parse, (str(self),)
+
+
+def tcp_address(octets: bytes, port: int) -> Address:
+    """Make the address of a TCP socket of an IP address's octets, as headers have it."""
+    family = _INET if len(octets) == IPV4_OCTETS else _INET6
+    return Address.from_sockaddr(family, (_print_ip(octets), port))
+
+
+def ip_octets(address: Address) -> bytes | None:
+    """Return the octets of an IP address; None of a Unix socket's."""
+    key = address._key
+    return None if isinstance(key, str) else key[0]
 
 
 def tcp_parts(address: Address) -> tuple[bytes, int, int]:

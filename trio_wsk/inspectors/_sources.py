@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
 from trio_wsk._vocabulary.address_sets import AddressSet
-from trio_wsk._vocabulary.addresses import IPV4_OCTETS, Address, tcp_parts
+from trio_wsk._vocabulary.addresses import IPV4_OCTETS, Address, ip_octets
 from trio_wsk._vocabulary.arguments import whole_number
 from trio_wsk._vocabulary.errors import InvalidParameterError
 from trio_wsk._vocabulary.refused import NetworkList, RefusedSources, Source
@@ -125,9 +125,9 @@ class Sources:
         """Return the source; None for a Unix peer, and for who is exempt."""
         if not isinstance(address, Address):
             raise InvalidParameterError(f"{address!r} is no Address")
-        if address.is_unix or (self._exempt is not None and address in self._exempt):
+        octets = ip_octets(address)
+        if octets is None or (self._exempt is not None and address in self._exempt):
             return None
-        octets = tcp_parts(address)[0]
         length = len(octets)
         rest = self._ipv4_rest if length == IPV4_OCTETS else self._ipv6_rest
         return length, int.from_bytes(octets, "big") >> rest
