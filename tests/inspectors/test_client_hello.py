@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +11,10 @@ import trio
 
 from tests.helpers.client_hellos import Hello, server_name
 from tests.helpers.client_hellos import alpn as alpn_extension
+from tests.helpers.inspecting import inspecting
 from tests.helpers.ruling import IN, UNDECIDED, Gate, gate
 from tests.helpers.serving import CA, SERVER_CERTIFICATE, serving
-from tests.helpers.support import connect_now
+from tests.helpers.support import connect_now, reset
 from trio_wsk import CloseStyle, Connection, InspectPoint, InvalidParameterError
 from trio_wsk.inspectors import (
     NO_APPLICATION_PROTOCOL,
@@ -83,6 +85,54 @@ async def test_hello_is_found_however_it_comes(size: int) -> None:
             await at.look()
 
         assert visitor.fate == IN
+
+
+@pytest.mark.parametrize("has_come", [True, False])
+async def test_hello_that_has_come_needs_no_task(has_come: bool) -> None:  # noqa: FBT001 - a case
+    """Only where a part of it is missing is the rule async, and somebody waits."""
+    rule = client_hello()
+    were_awaitable = []
+
+    async def arrived(request: Any) -> None:
+        await request.peek(len(PLAIN) if has_come else len(PLAIN) - 1)
+
+    def asked(request: Any) -> Any:
+        answer = rule(request)
+        were_awaitable.append(isinstance(answer, Awaitable))
+        return answer
+
+    async with gate(Rules(arrived, asked)) as at:
+        visitor = await at.come()
+        await visitor.stream.send_all(PLAIN[:-1])
+        if has_come:
+            await visitor.stream.send_all(PLAIN[-1:])
+        await at.look()
+
+        assert [not has_come] == were_awaitable
+        assert (IN if has_come else UNDECIDED) == visitor.fate
+
+        if not has_come:
+            await visitor.stream.send_all(PLAIN[-1:])
+            await at.look()
+
+        assert visitor.fate == IN
+
+
+@pytest.mark.usefixtures("readiness")
+async def test_reset_before_the_hello_is_looked_for_is_one() -> None:
+    """The kernel tells of a reset once; who looked first and found nothing has not hushed it up."""
+    client: trio.SocketStream
+
+    def inspect(request: Any) -> Any:
+        reset(client)
+        return rule(request)
+
+    rule = client_hello()
+    async with inspecting(inspect) as desk:
+        client = desk.client()
+        await desk.aborted()
+
+        assert {"reset": 1} == dict(desk.statistics().aborted)
 
 
 async def test_hello_is_looked_for_once() -> None:

@@ -35,6 +35,21 @@ async def test_so_many_are_let_in_at_once(point: InspectPoint) -> None:
         assert 2 == limit.open_most
 
 
+async def test_place_is_free_when_the_call_that_ends_its_connection_returns() -> None:
+    """Who closes a connection, or resets it, has given back what was taken for it."""
+    in_all, by_source = ConnectionLimit(1), SourceLimit(1)
+    async with gate(Rules(in_all, by_source)) as at:
+        for end in ("close", "abort"):
+            visitor = await at.come()
+
+            assert visitor.connection is not None
+            assert (1, 1) == (in_all.open, len(by_source))
+
+            getattr(visitor.connection, end)()
+
+            assert (0, 0) == (in_all.open, len(by_source))
+
+
 @POINTS
 async def test_so_many_are_let_in_from_one_source(point: InspectPoint) -> None:
     """Each source has a limit of its own."""

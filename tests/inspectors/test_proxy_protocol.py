@@ -70,6 +70,27 @@ async def come(at: Gate, *pieces: bytes, host: str = PROXY) -> Any:
 
 
 @VERSIONS
+async def test_header_that_has_come_needs_no_task(header: ProxyHeader) -> None:
+    """The rule is plain then: a header is read and taken where the rule is asked."""
+    rule = rule_for("required")
+    answers = []
+
+    async def arrived(request: ConnectionRequest) -> None:
+        await request.peek(header.length + 4)
+
+    def asked(request: ConnectionRequest) -> Any:
+        answers.append(rule(request))
+        return answers[-1]
+
+    async with gate(Rules(arrived, asked)) as at:
+        visitor = await come(at, bytes(header) + b"more")
+
+        assert [None] == answers
+        assert visitor.connection.remote_address == CLIENT
+        assert await visitor.connection.receive_some() == b"more"
+
+
+@VERSIONS
 @HOW
 async def test_addresses_are_those_that_the_header_says(header: ProxyHeader, how: str) -> None:
     """From then on the connection has them, and what the kernel says is there beside them."""

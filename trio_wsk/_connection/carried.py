@@ -36,7 +36,7 @@ class Recovered:
 
 @runtime_checkable
 class Movable(Protocol):
-    """What is to be called in the end, and was taken for an address."""
+    """What is given back in the end, and was taken for an address."""
 
     def __call__(self) -> object:
         """Give it back."""
@@ -51,7 +51,7 @@ class Carried:
 
     Args:
       block: Whose pump calls back.
-      remote_address: The peer, for reports.
+      remote_address: The peer, for reports. (Its request would keep the channel.)
     """
 
     __slots__ = (
@@ -60,6 +60,7 @@ class Carried:
         "_facts",
         "_is_over",
         "_owner",
+        "_places",
         "recovered",
         "remote_address",
     )
@@ -69,9 +70,10 @@ class Carried:
         """See `Concern`."""
         self.recovered: Recovered | None = None
         """The addresses that count in place of the kernel's, if there are others."""
-        self._facts: Facts | None = None
         self._block = block
-        self._callbacks: list[Callable[[], object] | Movable] = []
+        self._facts: Facts | None = None
+        self._places: list[Callable[[], object] | Movable] = []
+        self._callbacks: list[Callable[[], object]] = []
         self._is_over = False
         self._owner: weakref.ref[Connection] | None = None
 
@@ -82,17 +84,32 @@ class Carried:
             self._facts = Facts()
         return self._facts
 
+    @property
+    def says_something(self) -> bool:
+        """Whether it can be asked for something: facts, or other addresses than the kernel's."""
+        return self._facts is not None or self.recovered is not None
+
+    def give_back(self, place: Callable[[], object] | Movable) -> None:
+        """Have a place of ours be given back, once, by the call that ends it.
+
+        Not in the pump, as callbacks are: it notes that there is one more, and raises nothing.
+        """
+        if self._is_over:
+            place()
+        else:
+            self._places.append(place)
+
     def at_end(self, callback: Callable[[], object]) -> None:
-        """Have something called when the request has ended, or its connection; at once if so."""
+        """Have something called when the request has ended, or its connection; soon if so."""
         self._callbacks.append(callback)
         if self._is_over:
-            self._call_all()
+            self._call_back()
 
     def recover(self, recovered: Recovered) -> None:
         """Have these addresses count from now on."""
         self.recovered = recovered
         self.remote_address = recovered.remote_address
-        for each in self._callbacks:
+        for each in self._places:
             if isinstance(each, Movable):
                 each.move(recovered.remote_address)
 
@@ -112,17 +129,21 @@ class Carried:
         """The request has ended, or its connection: give everything back, once."""
         self._is_over = True
         self._owner = None
-        self._call_all()
+        places, self._places = self._places, []
+        for place in places:
+            place()
+        if self._callbacks:
+            self._call_back()
 
-    def _call_all(self) -> None:
+    def _call_back(self) -> None:
         """Have the pump call what is to be called; without one, there is no better place."""
         callbacks, self._callbacks = self._callbacks, []
         if self._block.ended:
             self._call_each(callbacks)
-        elif callbacks:
+        else:
             self._block.post(partial(self._call_each, callbacks))
 
-    def _call_each(self, callbacks: list[Callable[[], object] | Movable]) -> None:
+    def _call_each(self, callbacks: list[Callable[[], object]]) -> None:
         context = self._block.context.copy()
         call = self._block.call
         do_all([partial(call, "at_end", self, context, _run, each) for each in callbacks])

@@ -189,7 +189,8 @@ class Ending(Turns):
         """Have it given back what its request has taken."""
         carried = self._block.carried.pop(self._request.serial_number, None)
         if carried is not None:
-            self._rare_state().carried = carried  # its facts are facts still
+            if carried.says_something:
+                self._rare_state().carried = carried  # its facts are facts still
             carried.end()
 
     def _say_ended(

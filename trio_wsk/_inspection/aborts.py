@@ -45,7 +45,7 @@ class Aborts:
 
     def tell_later(self, request: ConnectionRequest) -> None:
         """Have the callback called, in the pump."""
-        self.by_number[request._transport_request.serial_number] = request
+        self.by_number[request._number] = request
         self._pump.post(partial(self._tell, request))
 
     def _tell(self, request: ConnectionRequest) -> None:
@@ -54,7 +54,7 @@ class Aborts:
                 context = self._pump.context.copy()
                 self._pump.call("abort", request, context, self._callback, request.inspect_id)
         finally:
-            number = request._transport_request.serial_number
+            number = request._number
             del self.by_number[number]
             self._remembered[number] = None
             if len(self._remembered) > REMEMBERED_MOST:

@@ -12,13 +12,23 @@ if TYPE_CHECKING:
 
     from .request import ConnectionRequest
 
-__all__ = ["consume", "give_back", "recover", "report", "tell"]
+__all__ = ["consume", "give_back", "look", "recover", "report", "tell"]
+
+
+def look(request: ConnectionRequest, count: int) -> bytes:
+    """Return what has come of the first octets, up to so many; none if it can't be known yet.
+
+    As a rule they come with the connection, and then a rule is plain that would else be async: a
+    task and a wait cost more than all that there is to read. Who needs more than this has to ask
+    `ConnectionRequest.peek`.
+    """
+    return request._inspector.look(request, count)
 
 
 def consume(request: ConnectionRequest, count: int) -> None:
-    """Take octets that `ConnectionRequest.peek` has just shown: the connection begins after them.
+    """Take octets that `look` or `ConnectionRequest.peek` has just shown.
 
-    If its peer has reset meanwhile, the request is over.
+    The connection begins after them. If its peer has reset meanwhile, the request is over.
     """
     request._inspector.consume(request, count)
 
@@ -28,9 +38,13 @@ def recover(request: ConnectionRequest, recovered: Recovered) -> None:
     request._carries().recover(recovered)
 
 
-def give_back(request: ConnectionRequest, callback: Callable[[], object]) -> None:
-    """Do as `ConnectionRequest.at_end` does, for callbacks of ours: each check takes its time."""
-    request._carries().at_end(callback)
+def give_back(request: ConnectionRequest, place: Callable[[], object]) -> None:
+    """Have a place be given back when a request or its connection has ended.
+
+    As `ConnectionRequest.at_end` does, but at once, on the stack of whatever ends it; so it is for
+    what only takes note of that, and raises nothing.
+    """
+    request._carries().give_back(place)
 
 
 def tell(request: ConnectionRequest, kind: type[Record], **fields: object) -> None:

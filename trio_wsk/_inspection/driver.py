@@ -37,7 +37,7 @@ from .inspector_tasks import InspectorTasks
 from .lives import INSPECTOR_FAILED, Lives
 from .request import ConnectionRequest
 from .stragglers import Stragglers
-from .table import UNDECIDED, Event, State, step
+from .table import UNDECIDED, Event, State
 from .turning_away import TurningAway
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ class ConditionalAccept:
             self._lives.peeking.peek
         )
         """See `ConnectionRequest.peek`."""
+        self.look: Callable[[ConnectionRequest, int], bytes] = self._lives.peeking.look
+        """See `Peeking.look`."""
         self.consume: Callable[[ConnectionRequest, int], None] = self._lives.peeking.consume
         """See `Peeking.consume`."""
 
@@ -219,6 +221,8 @@ class ConditionalAccept:
 
     def _is_crowded(self, *, by_connection: bool) -> bool:
         """Whether those without a verdict fill the room there is for them."""
+        if not self._undecided.by_number:  # as a rule, where inspectors are plain
+            return False
         waiting = self._undecided.waiting
         if not waiting:
             return False
@@ -242,7 +246,7 @@ class ConditionalAccept:
             self._apply(request, Event.OVERFLOW)
             return
         undecided = self._undecided.by_number
-        undecided[transport_request.serial_number] = request
+        undecided[request._number] = request
         counters = self._counters
         counters.inspected += 1
         pending = len(undecided) + len(self._lives.half_open)
@@ -276,7 +280,7 @@ class ConditionalAccept:
     def _question(
         self, request: ConnectionRequest, inspect: Callable[[ConnectionRequest], object]
     ) -> None:
-        request._state = step(request._state, _INSPECT).state  # nothing else follows from it
+        request._state = request._state.steps[_INSPECT].state  # nothing else follows from it
         try:
             answer = self._ask(request, inspect)
         except BaseException:  # Ctrl-C and its like go on, and nobody decides about this one

@@ -176,7 +176,7 @@ class Lives:
 
     def _approve(self, request: ConnectionRequest, *, in_pump: bool) -> None:
         transport_request = request._transport_request
-        number = transport_request.serial_number
+        number = request._number
         self.undecided.forget(request)
         if request in self.peeking.requests:
             # Who peeks at it looks again, and hears of the verdict.
@@ -219,11 +219,11 @@ class Lives:
 
     def is_connected(self, request: ConnectionRequest) -> None:
         """Take note: somebody is about to ask the second stage about it."""
-        request._state = step(request._state, _ESTABLISH).state  # nothing else follows from it
+        request._state = request._state.steps[_ESTABLISH].state  # nothing else follows from it
         self.undecided.has_connected(request)
 
     def _establish(self, request: ConnectionRequest, *, in_pump: bool) -> None:
-        request._state = step(request._state, _ESTABLISH).state  # nothing else follows from it
+        request._state = request._state.steps[_ESTABLISH].state  # nothing else follows from it
         transport_request = request._transport_request
         if request._is_watched and transport_request.was_reset():
             self._left(request, AbortReason.RESET)
@@ -235,12 +235,12 @@ class Lives:
     def taken(self, transport_request: TransportRequest) -> None:
         """Take note: somebody takes the connection now, and its channel next."""
         request = self._approved.pop(transport_request.serial_number)
-        request._state = step(request._state, _DELIVER).state  # nothing else follows from it
+        request._state = request._state.steps[_DELIVER].state  # nothing else follows from it
         if request._is_watched:
             request._is_watched = False
             transport_request.unwatch_end()
         if request._carried is not None:
-            self._block.carried[transport_request.serial_number] = request._carried
+            self._block.carried[request._number] = request._carried
 
     def lost(self, transport_request: TransportRequest, why: AbortReason) -> None:
         """See `Approver.lost`."""
@@ -302,7 +302,7 @@ class Lives:
         self.room_again()
 
     def _forget(self, request: ConnectionRequest) -> None:
-        number = request._transport_request.serial_number
+        number = request._number
         if self._approved.pop(number, None) is None:
             self.undecided.forget(request)
         elif self.half_open.pop(number, None) is None:

@@ -82,6 +82,16 @@ class Peeking:
             self.requests.discard(request)
         return data
 
+    def look(self, request: ConnectionRequest, count: int) -> bytes:
+        """Look at what has come of the first octets, up to so many, on any stack, without a wait.
+
+        None at all is no news: what has become of the peer is found by who waits for more.
+        """
+        try:
+            return request._transport_request.peek(count)[0]
+        except PeerFaultError:
+            return b""
+
     @trio.lowlevel.enable_ki_protection
     def _peek_now(self, request: ConnectionRequest, count: int, least: int) -> bytes | None:
         """Look; None if more may come."""

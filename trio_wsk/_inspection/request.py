@@ -49,6 +49,8 @@ class Inspector(Protocol):
 
     peek: Callable[[ConnectionRequest, int, int | None], Awaitable[bytes]]
     """Looks at the first octets."""
+    look: Callable[[ConnectionRequest, int], bytes]
+    """Looks at what has come of them."""
     consume: Callable[[ConnectionRequest, int], None]
     """Takes octets that were looked at."""
 
@@ -67,6 +69,7 @@ class ConnectionRequest:
         "_inspector",
         "_is_connected",
         "_is_watched",
+        "_number",
         "_scope",
         "_state",
         "_transport_request",
@@ -81,6 +84,7 @@ class ConnectionRequest:
         """Made by the listening socket, never by you."""
         self._inspector = inspector
         self._transport_request = transport_request
+        self._number = transport_request.serial_number
         self._state = State.ARRIVED
         self._verdict: Verdict | None = None
         self._scope: VerdictScope | None = None  # once somebody needs it
@@ -99,7 +103,7 @@ class ConnectionRequest:
     @property
     def inspect_id(self) -> InspectId:
         """What `ListeningSocket.inspect_complete` wants to know it by."""
-        return InspectId(self._inspector.key, self._transport_request.serial_number)
+        return InspectId(self._inspector.key, self._number)
 
     @property
     def local_address(self) -> Address:

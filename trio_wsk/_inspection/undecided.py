@@ -78,28 +78,29 @@ class Undecided:
 
     def waits(self, request: ConnectionRequest) -> None:
         """Take note: one of two stages is about to be asked about a request."""
-        self._waiting[request._transport_request.serial_number] = request
+        self._waiting[request._number] = request
 
     def shakes_hands(self, request: ConnectionRequest) -> None:
         """Take note: the first of two stages has no objection to a request."""
-        number = request._transport_request.serial_number
+        number = request._number
         self.in_handshake[number] = request
         del self._waiting[number]
 
     def has_connected(self, request: ConnectionRequest) -> None:
         """Take note: a request's handshake is over, and the second stage is about to be asked."""
-        del self.in_handshake[request._transport_request.serial_number]
+        del self.in_handshake[request._number]
         request._is_connected = True
         self.connected += 1
         self.waits(request)
 
     def forget(self, request: ConnectionRequest) -> None:
         """Take out a request that has its verdict, or is lost."""
-        number = request._transport_request.serial_number
+        number = request._number
         del self.by_number[number]
-        self.in_handshake.pop(number, None)
-        self._waiting.pop(number, None)
-        self.connected -= request._is_connected
+        if self._waiting or self.in_handshake:  # only where there are stages
+            self.in_handshake.pop(number, None)
+            self._waiting.pop(number, None)
+            self.connected -= request._is_connected
 
     def oldest(self) -> ConnectionRequest:
         """Return the request that has waited longest for a word, which is about to be evicted.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, Final, final
 
+from trio_wsk._inspection import control
 from trio_wsk._protocols.answers import ClientHelloError, MalformedError, MoreNeeded
 from trio_wsk._protocols.client_hello import ClientHello, parse_client_hello
 from trio_wsk._protocols.server_name import checked_server_name
@@ -35,6 +36,9 @@ UNRECOGNIZED_NAME: Final = b"\x15\x03\x03\x00\x02\x02\x70"
 
 NO_APPLICATION_PROTOCOL: Final = b"\x15\x03\x03\x00\x02\x02\x78"
 """TLS's fatal alert no_application_protocol (120), as above: RFC 7301, section 3.2."""
+
+_AT_ONCE: Final = 4096
+"""How many octets are looked at before anything is waited for: more than any usual ClientHello."""
 
 _LONGEST_PROTOCOL: Final = 255
 _WILDCARD: Final = "*."
@@ -143,30 +147,34 @@ class _AboutHello:
         return f"<rule {self.name}>"
 
     def __call__(self, request: ConnectionRequest) -> Answer | Awaitable[Answer]:
-        hello = request.facts.get(ClientHello)
-        return self._find(request) if hello is None else self._answer(self._judge(hello))
+        found = request.facts.get(ClientHello) or _find(control.look(request, _AT_ONCE))
+        if isinstance(found, MoreNeeded):
+            return self._wait(request, found)
+        return self._answer(request, found)
 
-    async def _find(self, request: ConnectionRequest) -> Answer:
-        try:
-            hello = await _read(request)
-        except MalformedError as error:
-            return self._answer(error.reason)  # noqa: ASYNC910 - `peek` was one
-        request.facts.add(hello)
-        return self._answer(self._judge(hello))
+    async def _wait(
+        self, request: ConnectionRequest, found: ClientHello | MoreNeeded | str
+    ) -> Answer:
+        """Look at as many octets as the ClientHello needs."""
+        while isinstance(found, MoreNeeded):
+            octets = await request.peek(found.at_least)
+            has_finished = len(octets) < found.at_least
+            found = "client-hello-unfinished" if has_finished else _find(octets)
+        return self._answer(request, found)  # noqa: ASYNC910 - it is called when more is needed
 
-    def _answer(self, reason: str) -> Answer:
-        return Verdict(InspectAction.REJECT, reason, self._close) if reason else None
+    def _answer(self, request: ConnectionRequest, found: ClientHello | str) -> Answer:
+        if isinstance(found, ClientHello):
+            request.facts.add(found)
+            found = self._judge(found)
+        return Verdict(InspectAction.REJECT, found, self._close) if found else None
 
 
-async def _read(request: ConnectionRequest) -> ClientHello:
-    """Look at as many octets as the ClientHello needs."""
-    found = parse_client_hello(b"")
-    while isinstance(found, MoreNeeded):
-        octets = await request.peek(found.at_least)
-        if len(octets) < found.at_least:
-            raise ClientHelloError("the peer has finished", reason="client-hello-unfinished")
-        found = parse_client_hello(octets)
-    return found  # noqa: ASYNC910 - of no octets at all it needs more
+def _find(octets: bytes) -> ClientHello | MoreNeeded | str:
+    """Return the ClientHello, how many octets it needs, or the reason why there is none."""
+    try:
+        return parse_client_hello(octets)
+    except MalformedError as error:
+        return error.reason
 
 
 def _checked_names(names: tuple[Any, ...]) -> Iterable[str]:

@@ -12,7 +12,7 @@ import trio
 from trio_wsk._connection.carried import Recovered
 from trio_wsk._inspection import control
 from trio_wsk._inspection.request import PEEK_LIMIT
-from trio_wsk._protocols.answers import ProxyHeaderError
+from trio_wsk._protocols.answers import MoreNeeded, ProxyHeaderError
 from trio_wsk._protocols.proxy_header import HEADER_LIMIT, ProxyHeader, parse_proxy_header
 from trio_wsk._protocols.proxy_v1 import LONGEST_V1
 from trio_wsk._vocabulary.arguments import checked_count, checked_seconds
@@ -37,6 +37,11 @@ __all__ = ["ProxyProtocol"]
 
 _NONE: Final = ProxyHeaderError.reason
 """What is said of octets that begin like no header."""
+_CUT: Final = "proxy-header-cut"
+_LATE: Final = "proxy-header-late"
+
+_FIRST: Final = MoreNeeded(1)
+"""What is needed of who has sent nothing."""
 
 
 @final
@@ -77,7 +82,7 @@ class ProxyProtocol:
     Source: proxy-protocol.txt, sections 2 and 5.
     """
 
-    __slots__ = ("_close", "_limit", "_optional", "_required", "_timeout", "_unix", "name")
+    __slots__ = ("_close", "_limit", "_most", "_optional", "_required", "_timeout", "_unix", "name")
 
     needs: Final = Need.OCTETS
     """What it looks at."""
@@ -109,6 +114,7 @@ class ProxyProtocol:
         self._unix: How = unix
         self._timeout = checked_seconds("timeout", timeout)
         self._limit = limit
+        self._most = max(limit, LONGEST_V1)
         self._close = Verdict(InspectAction.REJECT, close=close).close
         self.name: Final = checked_name(name)
         """What the rule is counted by."""
@@ -122,9 +128,15 @@ class ProxyProtocol:
         return frozenset({self._rejected(_NONE).style})
 
     def __call__(self, request: ConnectionRequest) -> Answer | Awaitable[Answer]:
-        """Read a header, if the peer is trusted."""
+        """Read a header, if the peer is trusted; plain if all of it has come."""
         how = self._how(request)
-        return None if how == "forbidden" else self._ask(request, is_required=how == "required")
+        if how == "forbidden":
+            return None
+        octets = control.look(request, self._most)
+        found = self._find(octets) if octets else _FIRST
+        if isinstance(found, MoreNeeded):
+            return self._wait(request, found, is_required=how == "required")
+        return self._answer(request, found, may_lack=how == "optional" and found == _NONE)
 
     def _how(self, request: ConnectionRequest) -> How:
         address = request.remote_address
@@ -134,25 +146,41 @@ class ProxyProtocol:
             return "required"
         return "optional" if address in self._optional else "forbidden"
 
-    async def _ask(self, request: ConnectionRequest, *, is_required: bool) -> Answer:
-        has_begun, reason = False, "proxy-header-late"
-        needed, most = 1, max(self._limit, LONGEST_V1)
+    def _find(self, octets: bytes) -> ProxyHeader | MoreNeeded | str:
+        """Return the header, how many octets it needs, or the reason why there is none."""
+        try:
+            return parse_proxy_header(octets, limit=self._limit)
+        except ProxyHeaderError as error:
+            return error.reason
+
+    async def _wait(
+        self,
+        request: ConnectionRequest,
+        found: ProxyHeader | MoreNeeded | str,
+        *,
+        is_required: bool,
+    ) -> Answer:
+        needed = _FIRST
         with trio.move_on_after(self._timeout):
-            while True:
-                octets = await request.peek(most, least=needed)
-                if len(octets) < needed:  # the peer has finished
-                    reason = "proxy-header-cut"
-                    break
-                try:
-                    found = parse_proxy_header(octets, limit=self._limit)
-                except ProxyHeaderError as error:
-                    has_begun, reason = error.reason != _NONE, error.reason
-                    break
-                if isinstance(found, ProxyHeader):
-                    self._believe(request, found)
-                    return None
-                has_begun, needed = True, found.at_least
-        return self._rejected(reason) if is_required or has_begun else None
+            while isinstance(found, MoreNeeded):
+                needed = found
+                octets = await request.peek(self._most, least=needed.at_least)
+                has_finished = len(octets) < needed.at_least
+                found = _CUT if has_finished else self._find(octets)
+        if isinstance(found, MoreNeeded):
+            found = _LATE
+        has_none = found == _NONE or (needed is _FIRST and found in {_CUT, _LATE})
+        return self._answer(  # noqa: ASYNC910 - it is called when more is needed
+            request, found, may_lack=has_none and not is_required
+        )
+
+    def _answer(
+        self, request: ConnectionRequest, found: ProxyHeader | str, *, may_lack: bool
+    ) -> Answer:
+        if isinstance(found, ProxyHeader):
+            self._believe(request, found)
+            return None
+        return None if may_lack else self._rejected(found)
 
     def _rejected(self, reason: str) -> Verdict:
         return Verdict(InspectAction.REJECT, reason, self._close)

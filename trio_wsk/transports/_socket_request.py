@@ -294,6 +294,8 @@ class SocketRequest(TransportRequest):
         except BlockingIOError:
             return b"", False
         except OSError as error:
+            # Told once by the kernel, as in `was_reset`.
+            self._was_reset = error.errno != errno.EBADMSG
             raise PeerFaultError(error) from error
         return data, has_ended or not data
 
