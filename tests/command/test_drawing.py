@@ -30,7 +30,7 @@ def reading(is_open: int, counts: Mapping[Count, float], process: int | None = N
 def busy() -> History:
     """Make the history of two workers that have looked at many reasons."""
     history = History()
-    places = {"1": 4711, "2": 4712}
+    places = {1: 4711, 2: 4712}
     for second in range(90):
         counts: dict[Count, float] = {("accepted", ""): 100 * second, ("waits", "dns"): second}
         counts |= {("waited", "dns"): second * 0.25, ("rejected", "over-quota"): 3 * second}
@@ -92,7 +92,7 @@ def test_plot_is_the_last_values() -> None:
     """The plot ends with the latest values, as many as fit; the highest is a full bar."""
     history = History()
     for second, is_open in enumerate([1, 0, 4, 8]):
-        history.add(float(second), {Place("", "a"): reading(is_open, {})})
+        history.add(float(second), {Place(0, "a"): reading(is_open, {})})
     wide, narrow = (
         next(each for each in drawn(Picture(history, "x"), width) if each.startswith("open   "))
         for width in (80, 24)
@@ -116,6 +116,14 @@ def test_problem_is_said_beside_the_last_numbers() -> None:
     assert 2 == len(drawn(Picture(History(), "x", "no answer: refused")))
 
 
+def test_who_is_silent_is_named() -> None:
+    """A worker that gives no answer is named."""
+    history = History()
+    history.add(0.0, {Place(1, "a"): reading(0, {})}, silent=[2])
+
+    assert "worker 2 gives no answer" in [each.rstrip() for each in drawn(Picture(history, "x"))]
+
+
 @given(st.text())
 def test_nothing_is_written_that_is_a_command(text: str) -> None:
     """
@@ -123,7 +131,7 @@ def test_nothing_is_written_that_is_a_command(text: str) -> None:
     it taken for markup; and it has its length.
     """
     history = History()
-    history.add(0.0, {Place(text, text): reading(0, {("rejected", text): 1})})
+    history.add(0.0, {Place(0, text): reading(0, {("rejected", text): 1})})
     lines = drawn(Picture(history, text, text), width=200)
 
     assert all(line.isprintable() for line in lines)
@@ -134,7 +142,7 @@ def test_nothing_is_written_that_is_a_command(text: str) -> None:
 def test_markup_is_text() -> None:
     """What rich would take for a colour is shown as it is."""
     history = History()
-    history.add(0.0, {Place("", "[red]x[/red]"): reading(0, {})})
+    history.add(0.0, {Place(0, "[red]x[/red]"): reading(0, {})})
 
     assert any("[red]x[/red]" in line for line in drawn(Picture(history, "x")))
 

@@ -134,6 +134,15 @@ def plain(_: object, __: object, value: Any) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 
 
+async def test_process_is_listed_as_workers_are(tmp_path: Path) -> None:
+    """``workers`` answers for the one process that there is what a supervisor answers for many."""
+    async with steered(tmp_path) as world:
+        [worker] = await world.ask("workers")
+
+        assert (None, os.getpid(), {}) == (worker["worker"], worker["process"], worker["rules"])
+        assert await world.ask("statistics") == worker["statistics"]
+
+
 async def test_connections_are_listed_and_aborted(tmp_path: Path) -> None:
     """``connections`` lists those that are open, with an id by which ``abort`` resets one."""
     async with steered(tmp_path) as world:

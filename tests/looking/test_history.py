@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from trio_wsk._looking.history import LATELY, History
-from trio_wsk._looking.readings import LEVELS, Place, Reading, reading_of
+from trio_wsk._looking.readings import (
+    LEVELS,
+    Place,
+    Reading,
+    reading_of,
+    readings_of,
+    silent_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
 
 ACCEPTED: Count = ("accepted", "")
 BANNED: Count = ("rejected", "banned")
-ONE, TWO = Place("1", "web"), Place("2", "web")
+ONE, TWO = Place(1, "web"), Place(2, "web")
 
 
 def reading(
@@ -72,6 +79,25 @@ def test_reading_has_what_statistics_say() -> None:
         ("waits", "slow"): 4,
         ("waited", "slow"): 1.5,
     } == read.counts
+
+
+def test_readings_of_workers() -> None:
+    """
+    Each listener of each worker that has answered has a reading, with its process and its rules;
+    where there is no supervisor, the one process has the number 0. Who has not answered is silent.
+    """
+    rules = {"web": {"slow": {"waits": 4}}}
+    listed = [
+        {"worker": 1, "process": 71, "statistics": {"web": STATISTICS, "mail": {}}, "rules": rules},
+        {"worker": 2, "process": 72, "statistics": None, "rules": None},
+        {"worker": None, "process": 73, "statistics": {"web": {}}, "rules": {}},
+    ]
+    read = readings_of(listed)
+
+    assert [Place(1, "web"), Place(1, "mail"), Place(0, "web")] == list(read)
+    assert [71, 71, 73] == [each.process for each in read.values()]
+    assert (4, 3) == (read[ONE].counts["waits", "slow"], read[ONE].levels["open"])
+    assert [2] == silent_of(listed)
 
 
 def test_reading_of_an_older_server() -> None:

@@ -87,6 +87,8 @@ class Picture:
         points = self._history.points
         if not points:
             return
+        for worker in self._history.silent:
+            yield Text(f"worker {worker} gives no answer", style="bold red")
         yield _now(points[-1])
         width, bars = options.max_width, ASCII_BARS if options.ascii_only else BARS
         rates = [each.rate("accepted") for each in points]
@@ -149,7 +151,7 @@ def _places(history: History) -> _Section:
     heads = ("worker", "process", "listener", "state", "open", "pending", "parked", "accepted/s")
     rows = [
         (
-            plain(each.place.worker) or "-",
+            f"{each.place.worker or '-'}",
             "-" if each.reading.process is None else f"{each.reading.process}",
             plain(each.place.listener),
             plain(each.reading.state),

@@ -17,7 +17,7 @@ import trio
 from rich.live import Live
 
 from trio_wsk._looking.history import History
-from trio_wsk._looking.readings import readings_of
+from trio_wsk._looking.readings import readings_of, silent_of
 from trio_wsk._vocabulary.errors import WskError
 from trio_wsk.control import ask_control
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch"]
 
-PATIENCE: Final = 5.0
-"""Seconds that an answer may take: a server that is so slow is one to say so of."""
+PATIENCE: Final = 15.0
+"""Seconds that an answer may take: three times what a supervisor gives its workers."""
 
 QUIT: Final = {b"q", b"Q"}
 """What ends the view beside Ctrl-C."""
@@ -99,12 +99,12 @@ class Watch:
         self.problem = f"no answer within {PATIENCE:g} s"
         with trio.move_on_after(PATIENCE):
             try:
-                statistics = await ask_control(self._path, "statistics")
-                readings = readings_of(statistics, await ask_control(self._path, "rules"))
-            except (WskError, ValueError, LookupError, AttributeError) as error:
+                workers = await ask_control(self._path, "workers")
+                readings, silent = readings_of(workers), silent_of(workers)
+            except (WskError, ValueError, LookupError, AttributeError, TypeError) as error:
                 self.problem = f"no answer: {error}"
             else:
-                self._history.add(trio.current_time(), readings)
+                self._history.add(trio.current_time(), readings, silent)
                 self.problem = None
 
 

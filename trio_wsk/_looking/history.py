@@ -105,6 +105,8 @@ class History:
         self._points: deque[Point] = deque(maxlen=most_points)
         self._last: dict[Place, tuple[float, Reading]] = {}
         self._now: list[Place] = []
+        self.silent: Sequence[int] = ()
+        """The workers that gave no answer the last time."""
         self.totals: Final[Counter[Count]] = Counter()
         """All that was counted; it never goes back."""
 
@@ -113,12 +115,15 @@ class History:
         """The last minutes, the latest last."""
         return tuple(self._points)
 
-    def add(self, at: float, readings: Mapping[Place, Reading]) -> Point:
+    def add(
+        self, at: float, readings: Mapping[Place, Reading], silent: Sequence[int] = ()
+    ) -> Point:
         """Take readings that were made at one time.
 
         Args:
           at: When; later than the ones before.
           readings: Of all who have answered.
+          silent: The workers that have not.
 
         Returns:
           What has happened since the ones before.
@@ -141,6 +146,7 @@ class History:
         )
         self._points.append(point)
         self._now = sorted(readings)
+        self.silent = silent
         self._forget(at - self._span)
         return point
 

@@ -6,12 +6,21 @@ looks at it, so a field that is missing there has counted nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import attrs
 
-__all__ = ["LEVELS", "TURNED_AWAY", "Count", "Place", "Reading", "reading_of", "readings_of"]
+__all__ = [
+    "LEVELS",
+    "TURNED_AWAY",
+    "Count",
+    "Place",
+    "Reading",
+    "reading_of",
+    "readings_of",
+    "silent_of",
+]
 
 Count: TypeAlias = tuple[str, str]
 """What is counted, and why, where there are reasons: ``("rejected", "banned")``, else ``""``."""
@@ -27,8 +36,8 @@ TURNED_AWAY: Final = ("rejected", "dropped", "aborted", "handshake", "failed", "
 class Place:
     """Where something is counted."""
 
-    worker: str
-    """Which process; ``""`` where there is one only."""
+    worker: int
+    """Which process, counted from 1; 0 where there is one only."""
     listener: str
     """Which of its listeners."""
 
@@ -47,14 +56,20 @@ class Reading:
     """What only grows for as long as the process runs."""
 
 
-def readings_of(
-    statistics: Mapping[str, Mapping[str, Any]], rules: Mapping[str, Mapping[str, Any]]
-) -> dict[Place, Reading]:
-    """Make readings of what the commands ``statistics`` and ``rules`` answer, by listener."""
+def readings_of(workers: Sequence[Mapping[str, Any]]) -> dict[Place, Reading]:
+    """Make readings of what the command ``workers`` answers; of who is silent there are none."""
     return {
-        Place("", listener): reading_of(each, rules.get(listener))
-        for listener, each in statistics.items()
+        Place(worker["worker"] or 0, listener): reading_of(
+            statistics, worker["rules"].get(listener), process=worker["process"]
+        )
+        for worker in workers
+        for listener, statistics in (worker["statistics"] or {}).items()
     }
+
+
+def silent_of(workers: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the workers that gave no answer."""
+    return [worker["worker"] for worker in workers if worker["statistics"] is None]
 
 
 def reading_of(

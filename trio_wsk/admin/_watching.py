@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import trio
 
 from trio_wsk._looking.history import History
-from trio_wsk._looking.readings import readings_of
+from trio_wsk._looking.readings import readings_of, silent_of
 from trio_wsk.control._protocol import RefusedError, Request
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trio_wsk._http.messages import Send
     from trio_wsk._looking.history import Point
-    from trio_wsk.control import Control
+    from trio_wsk.control._protocol import Commands
 
 __all__ = ["INTERVAL", "Watcher"]
 
@@ -39,11 +39,11 @@ class Watcher:
     """Looks again and again.
 
     Args:
-      control: Who is asked.
+      commands: Who is asked.
     """
 
-    def __init__(self, control: Control) -> None:
-        self._control = control
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
         self._history = History()
         self._looks = 0
         self._is_over = False
@@ -63,11 +63,10 @@ class Watcher:
     async def _look(self) -> None:
         """Ask, and tell all who watch; what can't be answered now is not told."""
         try:
-            statistics: Any = await self._control.do(Request("statistics", {}))
-            rules: Any = await self._control.do(Request("rules", {}))
+            workers: Any = await self._commands.do(Request("workers", {}))
         except RefusedError:
             return  # noqa: ASYNC910 - it was asked
-        self._history.add(trio.current_time(), readings_of(statistics, rules))
+        self._history.add(trio.current_time(), readings_of(workers), silent_of(workers))
         self._event = _event("now", self._now())
         self._looks += 1
         self._waiting.unpark_all()
@@ -87,6 +86,7 @@ class Watcher:
         history = self._history
         return {
             "point": _plain(history.points[-1]),
+            "silent": history.silent,
             "places": [
                 {
                     "worker": row.place.worker,

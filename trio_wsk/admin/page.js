@@ -2,7 +2,7 @@
 // What is shown of a peer's, or of anybody's, is put in as text: nothing here makes markup of it.
 
 const SECONDS = 300; // of the last minutes, as many as the server keeps
-const STALE = 5000; // milliseconds without news after which that is said
+const STALE = 12000; // milliseconds without news after which that is said
 const LISTED = 50; // connections at most
 const SVG = "http://www.w3.org/2000/svg";
 const TURNED_AWAY = ["rejected_rate", "dropped_rate", "aborted_rate", "handshake_rate"];
@@ -92,6 +92,9 @@ async function ask(command, more = {}) {
   if (!said.ok) throw new Error(said.error);
   return said.result;
 }
+
+// Where a command is to be done: one listener, of one worker where there are several.
+const at = ({ listener, worker }) => (worker ? { listener, worker } : { listener });
 
 async function steer(command, more) {
   try {
@@ -196,7 +199,7 @@ class Plot {
     let before = -Infinity;
     for (const each of this.points) {
       if (line.of(each) === null) continue;
-      if (each.at - before > 3 * interval + 2) found.push([]);
+      if (each.at - before > 3 * interval + 7) found.push([]);
       found.at(-1).push(each);
       before = each.at;
     }
@@ -316,7 +319,7 @@ const state = {
 const places = new Table(
   "places",
   [
-    { ...word("Worker", (each) => each.worker), kind: "word worker" },
+    { ...word("Worker", (each) => each.worker || "–"), kind: "word worker" },
     { ...word("Process", (each) => each.process ?? "–"), kind: "word worker" },
     word("Listener", (each) => each.listener),
     state,
@@ -324,11 +327,14 @@ const places = new Table(
     number("Pending", (each) => shown(each.pending)),
     number("Parked", (each) => shown(each.parked)),
     number("Accepted/s", (each) => perSecond(each.accepted_rate)),
-    buttons(({ listener }) => [
-      button("Pause", false, () => steer("pause", { listener })),
-      button("Resume", false, () => steer("resume", { listener })),
-      button("Refuse", true, () => steer("refuse", { listener })),
-      button("Drain", true, () => steer("drain", { listener })),
+    buttons((each) => [
+      button("Pause", false, () => steer("pause", at(each))),
+      button("Resume", false, () => steer("resume", at(each))),
+      button("Refuse", true, () => steer("refuse", at(each))),
+      // Workers drain together, since each would be started again.
+      each.worker
+        ? button("Drain all", true, () => steer("drain"))
+        : button("Drain", true, () => steer("drain", at(each))),
     ]),
   ],
   "Nobody listens.",
@@ -367,7 +373,7 @@ const listed = {
       number("Received", (each) => octets(each.octets_received)),
       number("Sent", (each) => octets(each.octets_sent)),
       number("Unsent", (each) => octets(each.octets_unsent)),
-      buttons(({ id, listener }) => [button("Reset", true, () => steer("abort", { id, listener }))]),
+      buttons((each) => [button("Reset", true, () => steer("abort", { id: each.id, ...at(each) }))]),
     ],
     "Nobody is connected.",
   ),
@@ -388,7 +394,7 @@ const listed = {
     }
     const first = found.slice(0, LISTED);
     const note = open > first.length ? `${shown(open - first.length)} more are open.` : "";
-    this.table.show(first, (each) => `${each.listener} ${each.id}`, note);
+    this.table.show(first, (each) => `${each.listener} ${each.worker} ${each.id}`, note);
   },
 };
 byId("open").addEventListener("toggle", () => listed.refresh());
@@ -413,7 +419,8 @@ const NEWS = {
     for (const level of LEVELS) level.value.textContent = level.of(news.point);
     for (const plot of plots) plot.show(points);
     byId("places").dataset.workers = news.places.some((each) => each.worker) ? "yes" : "no";
-    places.show(news.places, (each) => `${each.worker} ${each.listener}`);
+    const note = news.silent.map((worker) => `Worker ${worker} gives no answer.`).join(" ");
+    places.show(news.places, (each) => `${each.worker} ${each.process} ${each.listener}`, note);
     reasons.show(news.reasons, (each) => `${each.what} ${each.why}`);
     waits.show(news.waits, (each) => each.rule);
     listed.refresh();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import logging
+import os
 from collections.abc import Awaitable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, final
@@ -18,14 +19,12 @@ from trio_wsk._vocabulary.addresses import Address
 from trio_wsk._vocabulary.errors import InvalidParameterError, WskError
 from trio_wsk.inspectors import Penalties, Rules
 
-from ._protocol import RefusedError
+from ._protocol import RefusedError, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_wsk._connection.connection import Connection
-
-    from ._protocol import Request
 
 __all__ = ["Control"]
 
@@ -56,6 +55,7 @@ class Control:
             "statistics": self._statistics,
             "connections": self._connections,
             "rules": self._list_rules,
+            "workers": self._list_workers,
             "pause": lambda request: self._server(request).listening.pause(),
             "resume": lambda request: self._server(request).listening.resume(),
             "refuse": lambda request: self._server(request).listening.refuse(),
@@ -148,6 +148,17 @@ class Control:
             listener: {name: _plain(each) for name, each in rules.statistics().items()}
             for listener, rules in shown.items()
         }
+
+    def _list_workers(self, _: Request) -> object:
+        """List what a supervisor lists, of the one process that this is."""
+        return [
+            {
+                "worker": None,
+                "process": os.getpid(),
+                "statistics": self._statistics(Request("statistics", {})),
+                "rules": self._list_rules(Request("rules", {})),
+            }
+        ]
 
     def _connections(self, request: Request) -> object:
         server = self._server(request)
