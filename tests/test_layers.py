@@ -70,6 +70,7 @@ CATCHES_OS_ERRORS = {
     "_supervisor/takeover.py",
     "_supervisor/watching.py",  # watchfiles' seam
     "_supervisor/worker.py",
+    "_configuration/page.py",
     "_configuration/ready.py",
     "_configuration/sources.py",
     "_connection/farewell.py",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +16,7 @@ import trio
 import trio.lowlevel
 
 from tests.helpers.browser import chromium, opened
+from tests.helpers.supervised import connected, gone, supervised
 from tests.helpers.support import connect_now, fate_of, until
 from trio_wsk import Connection, ConnectionRequest, InspectAction, Server, open_server
 from trio_wsk.admin import serve_admin
@@ -51,19 +54,10 @@ class World:
     server: Server
     tab: Tab
 
-    async def cell(self, table: str, head: str) -> str:
-        """Write what reads the first row of a table, in the column with this head."""
-        return await self.tab.run(cell(table, head))  # type: ignore[no-any-return]  # JSON
-
 
 def cell(table: str, head: str) -> str:
     """Write a program that reads the first row of a table, in the column with this head."""
-    return (
-        f"(() => {{ const table = document.getElementById({json.dumps(table)});"
-        f" const heads = [...table.tHead.rows[0].cells].map((each) => each.textContent);"
-        f" return table.tBodies[0].rows[0]?.cells[heads.indexOf({json.dumps(head)})].textContent"
-        " ?? null; })()"
-    )
+    return f"({column(table, head)}[0] ?? null)"
 
 
 def press(text: str) -> str:
@@ -222,6 +216,67 @@ async def test_who_has_the_token_steers(browser: str) -> None:
         await tab.run(press("Reset: sure?"))
         assert "reset" == await fate_of(client)
         await client.aclose()
+
+
+async def test_workers_are_shown_and_steered(browser: str, tmp_path: Path) -> None:
+    """
+    The page of a supervisor has a row for each worker, with its process, and steers one of them:
+    it is paused, and the other one listens; a connection is reset in the worker that has it. A new
+    supervisor takes the page over with the rest.
+    """
+    (tmp_path / "token").write_text(f"{TOKEN}\n", "ascii")
+    where = ["--host", "127.0.0.1", "--port", "0", "--admin", "0", "--admin-token-file", "token"]
+    async with (
+        supervised(tmp_path, "app:echo", *where, "--workers", "2") as server,
+        opened(browser) as tab,
+    ):
+        page = await server.line("admin page on ")
+        port = await server.port()
+        await tab.go(page)
+        await tab.until(LIVE)
+        await tab.run(f"document.getElementById('token').value = {json.dumps(TOKEN)}")
+        await tab.run(press("Use"))
+        await tab.until(states("listening", "listening"))
+        processes = await tab.run(column("places", "Process"))
+        assert {str(each) for each in server.workers()} == set(processes)
+
+        with connected(port) as client:
+            client.sendall(b"x")
+            await trio.to_thread.run_sync(client.recv, 1)
+            await tab.run("document.getElementById('open').open = true")
+            await tab.until(cell("connections", "Peer"))
+            await tab.run(press("Reset"))
+            await tab.run(press("Reset: sure?"))
+            with pytest.raises(ConnectionResetError):
+                await trio.to_thread.run_sync(client.recv, 1)
+
+        await tab.run(press("Pause"))
+        await tab.until(states("paused", "listening"))
+
+        server.send(signal.SIGUSR2)
+        successor = int((await server.line("the new supervisor, process ")).partition(",")[0])
+        try:
+            assert 0 == await server.ends()
+            await tab.until(f"!{json.dumps(processes)}.includes({cell('places', 'Process')})")
+            await tab.until(LIVE)
+        finally:
+            os.kill(successor, signal.SIGTERM)
+        await gone(successor)
+
+
+def column(table: str, head: str) -> str:
+    """Write a program that reads a column of a table."""
+    return (
+        f"(() => {{ const table = document.getElementById({json.dumps(table)});"
+        f" const heads = [...table.tHead.rows[0].cells].map((each) => each.textContent);"
+        f" return [...table.tBodies[0].rows].map((row) => row.cells[heads.indexOf("
+        f"{json.dumps(head)})].textContent); }})()"
+    )
+
+
+def states(*expected: str) -> str:
+    """Write a program that asks whether the listeners are in these states."""
+    return f"{column('places', 'State')}.join() === {json.dumps(','.join(expected))}"
 
 
 async def test_page_comes_back_with_its_server(browser: str) -> None:

@@ -61,6 +61,8 @@ VALUES: dict[str, tuple[str, str, object]] = {
     "grace": ("0", "0", 0.0),
     "inspect": ("app.rules:all.of", '"app.rules:all.of"', "app.rules:all.of"),
     "inspect_point": ("before-handshake", '"before-handshake"', "before-handshake"),
+    "admin": ("[::1]:8080", '"[::1]:8080"', "[::1]:8080"),
+    "admin_token_file": ("token", '"token"', "token"),
     "control": ("/run/c.sock", '"/run/c.sock"', "/run/c.sock"),
 }
 NEEDED = {
@@ -69,6 +71,7 @@ NEEDED = {
     "shared_queue": "workers",
     "tls_key": "tls_cert",
     "inspect_point": "inspect",
+    "admin_token_file": "admin",
 }
 
 

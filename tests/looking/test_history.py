@@ -87,7 +87,7 @@ def test_readings_of_workers() -> None:
     where there is no supervisor, the one process has the number 0. Who has not answered is silent.
     """
     rules = {"web": {"slow": {"waits": 4}}}
-    listed = [
+    listed: list[dict[str, Any]] = [
         {"worker": 1, "process": 71, "statistics": {"web": STATISTICS, "mail": {}}, "rules": rules},
         {"worker": 2, "process": 72, "statistics": None, "rules": None},
         {"worker": None, "process": 73, "statistics": {"web": {}}, "rules": {}},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trio_wsk._configuration.beside import beside
 from trio_wsk._configuration.configuration import ConfigurationError, configuration_of
 from trio_wsk._configuration.options import OPTIONS
+from trio_wsk._configuration.page import page_of
 from trio_wsk._configuration.places import place_of
 from trio_wsk._configuration.ready import made_ready
 from trio_wsk._configuration.sources import FILE_VARIABLE, command_line, environment, file
@@ -88,14 +89,23 @@ def _serve_here(configuration: Configuration) -> None:
     ready = made_ready(configuration)
     options: Any = {**place_of(configuration), **ready.options}
     run_beside(
-        partial(beside, configuration, ready), ready.handler, options.pop("port", None), options
+        partial(beside, configuration, ready, _say),
+        ready.handler,
+        options.pop("port", None),
+        options,
     )
+
+
+def _say(text: str) -> None:
+    """Tell the operator."""
+    sys.stderr.write(f"{text}\n")
 
 
 def _check(options: argparse.Namespace) -> int:
     look_in_working_directory()
     try:
         configuration = _configuration(options)
+        page_of(configuration)
         made_ready(configuration)
     except ConfigurationError as error:
         sys.stdout.write(f"{error}\n")

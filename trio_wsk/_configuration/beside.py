@@ -11,8 +11,10 @@ import trio
 
 from trio_wsk._engine.pump import unwrapped
 from trio_wsk.control import Control, serve_control
-from trio_wsk.inspectors import Penalties
+from trio_wsk.inspectors import Penalties, Rules
 from trio_wsk.inspectors._rules import Chain
+
+from .page import page_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-__all__ = ["LISTENER", "beside", "control_of"]
+__all__ = ["beside", "control_of", "steer"]
 
 LISTENER = "server"
 """What the server is called, that has no other name."""
@@ -37,6 +39,12 @@ def control_of(ready: Ready) -> Control:
     for name, penalties in _penalties(ready.options.get("inspect")):
         control.add_penalties(name, penalties)
     return control
+
+
+def steer(control: Control, ready: Ready, server: Server) -> None:
+    """Have a server steered, and its rules shown, where it has any."""
+    inspector = ready.options.get("inspect")
+    control.add(LISTENER, server, inspector if isinstance(inspector, Rules) else None)
 
 
 def _penalties(inspector: object) -> Iterator[tuple[str, Penalties]]:
@@ -54,22 +62,33 @@ def _each(rule: object) -> Iterator[object]:
 
 @asynccontextmanager
 async def beside(
-    configuration: Configuration, ready: Ready
+    configuration: Configuration, ready: Ready, say: Callable[[str], object]
 ) -> AsyncIterator[Callable[[Server], object]]:
     """Serve what stands beside a server, for as long as the block lasts.
 
     It gives what is to be called when there is the server.
 
+    Args:
+      configuration: What to serve there.
+      ready: What the server is opened with.
+      say: Is given what an operator should know.
+
     Raises:
       BindError: a place can't be had.
+      ConfigurationError: see `page_of`.
     """
     error: BaseException | None = None
+    page = page_of(configuration)
     try:
         control = control_of(ready)
         async with trio.open_nursery() as nursery:
             if configuration.control is not None:
                 await nursery.start(serve_control, control, configuration.control)
-            yield partial(control.add, LISTENER)
+            if page is not None:
+                where = {"host": page.host, "port": page.port}
+                server = await nursery.start(page.serve, control, where)
+                say(page.line(server.local_addresses[0]))
+            yield partial(steer, control, ready)
             nursery.cancel_scope.cancel(reason="the server is over")
     except BaseExceptionGroup as group:
         error = unwrapped(group)

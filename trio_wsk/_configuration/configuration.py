@@ -19,7 +19,12 @@ __all__ = ["Configuration", "ConfigurationError", "configuration_of"]
 _OF_PLACES = {"host": "port", "mode": "path"}
 """What goes with one kind of place only."""
 
-_TOGETHER = {"tls_key": "tls_cert", "inspect_point": "inspect", "shared_queue": "workers"}
+_TOGETHER = {
+    "tls_key": "tls_cert",
+    "inspect_point": "inspect",
+    "shared_queue": "workers",
+    "admin_token_file": "admin",
+}
 """What makes no sense without another option."""
 
 
@@ -60,6 +65,8 @@ class Configuration:
     grace: float | None = None
     inspect: str | None = None
     inspect_point: str | None = None
+    admin: str | None = None
+    admin_token_file: str | None = None
     control: str | None = None
     origins: Mapping[str, str] = attrs.field(factory=dict[str, str], eq=False)
     """Where each option stands that was given."""

@@ -14,7 +14,7 @@ import attrs
 from trio_wsk._vocabulary.arguments import is_time, whole_number
 from trio_wsk._vocabulary.verdict import InspectPoint
 
-__all__ = ["ENVIRONMENT", "OPTIONS", "PLACES", "Option", "WrongValueError"]
+__all__ = ["ENVIRONMENT", "OPTIONS", "PLACES", "Option", "WrongValueError", "host_and_port"]
 
 ENVIRONMENT: Final = "TRIO_WSK_"
 """What the names of the environment begin with."""
@@ -175,6 +175,28 @@ def _point(value: object) -> str:
     return str(value)
 
 
+def _page_place(value: object) -> str:
+    text = f"{value}" if whole_number(value) else _text(value)
+    host_and_port(text)
+    return text
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Read ``HOST:PORT``, or a port on the loopback address.
+
+    Raises:
+      WrongValueError: it is neither.
+    """
+    host, _, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    is_port = port.isascii() and port.isdigit() and int(port) <= _HIGHEST_PORT
+    if not is_port or (":" in host and not is_bracketed):
+        raise WrongValueError(
+            "a host and a port, 127.0.0.1:8080 or [::1]:8080, or a port of this machine alone"
+        )
+    return host[1:-1] if is_bracketed else host or "127.0.0.1", int(port)
+
+
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise WrongValueError("true or false")
@@ -245,6 +267,16 @@ _ALL: Final = [
         "POINT",
         _point,
         "ask it before-handshake or after-handshake, which is the default",
+    ),
+    _option(
+        "admin",
+        "HOST:PORT",
+        _page_place,
+        "show what it does in a browser there; without a host, on 127.0.0.1",
+        _number,
+    ),
+    _option(
+        "admin_token_file", "FILE", _text, "let who has the secret in this file steer from there"
     ),
     _option("control", "PATH", _text, "have the owner look in, and steer, at this Unix socket"),
 ]

@@ -1,4 +1,4 @@
-"""Where a supervisor itself is spoken to, beside what its workers serve: the control socket.
+"""Where a supervisor itself is spoken to: the control socket, and the page for operators.
 
 These sockets are kept as those of the workers are, so that another supervisor takes them over.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from trio_wsk._configuration.configuration import Configuration
+from trio_wsk._configuration.page import page_of
 from trio_wsk.control._serving import OWNER_ONLY, serve_commands
 
 from .sockets import open_sockets, sockets_taken_over
@@ -17,6 +18,7 @@ from .sockets import open_sockets, sockets_taken_over
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trio_wsk._configuration.page import Page
     from trio_wsk.control._protocol import Commands
 
     from .sockets import KeptSockets
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Doors", "open_doors"]
 
 CONTROL: Final = "control"
+ADMIN: Final = "admin"
 
 
 @final
@@ -32,16 +35,22 @@ class Doors:
 
     Args:
       sockets: By what they are for.
+      page: What is served at one of them.
     """
 
-    def __init__(self, sockets: Mapping[str, KeptSockets]) -> None:
+    def __init__(self, sockets: Mapping[str, KeptSockets], page: Page | None) -> None:
         self._sockets = sockets
+        self._page = page
         self._scope = trio.CancelScope()
 
     @property
     def descriptors(self) -> dict[str, list[list[int]]]:
         """Their descriptors, to be handed over."""
         return {name: each.descriptors for name, each in self._sockets.items()}
+
+    def lines(self) -> list[str]:
+        """Say where there is something for people to look at."""
+        return [] if self._page is None else [self._page.line(self._sockets[ADMIN].addresses[0])]
 
     async def serve(self, commands: Commands, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve at all of them, until told to stop.
@@ -55,6 +64,9 @@ class Doors:
                 if CONTROL in self._sockets:
                     sockets = self._sockets[CONTROL].duplicated()
                     await nursery.start(serve_commands, commands, {"sockets": sockets})
+                if self._page is not None:
+                    sockets = self._sockets[ADMIN].duplicated()
+                    await nursery.start(self._page.serve, commands, {"sockets": sockets})
                 task_status.started()
 
     def stop(self) -> None:
@@ -80,9 +92,10 @@ async def open_doors(  # noqa: ASYNC910 - there may be none
 
     Raises:
       BindError: one can't be had.
+      ConfigurationError: see `page_of`.
     """
     opened: dict[str, KeptSockets] = {}
-    doors = Doors(opened)
+    doors = Doors(opened, page_of(configuration))
     try:
         for name, place in _places(configuration).items():
             if inherited is None:
@@ -97,7 +110,12 @@ async def open_doors(  # noqa: ASYNC910 - there may be none
 
 def _places(configuration: Configuration) -> dict[str, Configuration]:
     """Say where they are, each in the words of a configuration."""
-    handler, path = configuration.handler, configuration.control
-    if path is None:
-        return {}
-    return {CONTROL: Configuration(handler=handler, path=path, mode=OWNER_ONLY)}
+    handler, path, page = configuration.handler, configuration.control, page_of(configuration)
+    places: dict[str, Configuration] = {}
+    if path is not None:
+        places[CONTROL] = Configuration(handler=handler, path=path, mode=OWNER_ONLY)
+    if page is not None:
+        places[ADMIN] = Configuration(
+            handler=handler, port=page.port, host=[page.host], shared_queue=True
+        )
+    return places

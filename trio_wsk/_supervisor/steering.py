@@ -118,15 +118,8 @@ class WorkersControl:
 
     async def _list(self) -> object:
         workers = self._workers()
-        answers = await ask_all(workers, "statistics", {})
-        return [
-            {
-                "worker": number,
-                "process": worker.pid,
-                "statistics": None if isinstance(answers[number], Exception) else answers[number],
-            }
-            for number, worker in workers.items()
-        ]
+        answers = await ask_all(workers, "workers", {})
+        return [_listed(number, workers[number], answer) for number, answer in answers.items()]
 
     def _drain_all(self, request: Request) -> None:
         if request.arguments:
@@ -135,6 +128,13 @@ class WorkersControl:
                 " the service was started with"
             )
         self._drain()
+
+
+def _listed(number: int, worker: Worker, answer: Any) -> object:  # noqa: ANN401 - as JSON is
+    """Return what a worker says of itself, with its number; or that it says nothing."""
+    if isinstance(answer, Exception):
+        return {"worker": number, "process": worker.pid, "statistics": None, "rules": None}
+    return {**answer[0], "worker": number}
 
 
 def _results(answers: Answers) -> Answers:

@@ -177,6 +177,8 @@ class Supervisor:
             return False  # noqa: ASYNC910 - it was waited for
         commands = WorkersControl(self._all_workers, self._taking_workers, self._end)
         await self._nursery.start(self._doors.serve, commands)
+        for line in self._doors.lines():
+            say(line)
         say(f"listening on {self._where()}, with {_counted(_workers(self._configuration))}")
         if self._inherited is not None:
             await self._inherited.tell()
@@ -339,7 +341,8 @@ def _counted(workers: int) -> str:
 
 def _places(configuration: Configuration) -> list[object]:
     """Return where all is that can be spoken to: what no change can change."""
-    return [*place_in_words(configuration), configuration.control]
+    beside = [configuration.control, configuration.admin, configuration.admin_token_file]
+    return [*place_in_words(configuration), *beside]
 
 
 def _check_place(new: list[object], old: list[object]) -> None:

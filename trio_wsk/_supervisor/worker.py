@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
-from trio_wsk._configuration.beside import LISTENER, control_of
+from trio_wsk._configuration.beside import control_of, steer
 from trio_wsk._configuration.configuration import ConfigurationError
 from trio_wsk._configuration.ready import made_ready
 from trio_wsk._configuration.targets import look_in_working_directory
@@ -112,7 +112,7 @@ async def _serve(job: Job, ready: Ready, sock: socket.socket) -> None:
         server: Server = await nursery.start(_until_over, serving, nursery.cancel_scope)
         await channel.say(Message(Kind.READY))
         commands = control_of(ready)
-        commands.add(LISTENER, server)
+        steer(commands, ready, server)
         nursery.start_soon(_obey, server, place, channel, nursery, commands)
 
 

@@ -25,7 +25,7 @@ from trio_wsk._vocabulary.errors import InvalidParameterError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["Guard", "checked_hosts", "checked_token"]
+__all__ = ["SHORTEST_TOKEN", "Guard", "checked_hosts", "checked_token", "is_token"]
 
 SHORTEST_TOKEN: Final = 16
 """Characters that a token has at least: nobody guesses it over the network."""
@@ -109,7 +109,7 @@ def checked_token(token: object) -> str | None:
     """
     if token is None:
         return None
-    if not isinstance(token, str) or len(token) < SHORTEST_TOKEN or not _is_sendable(token):
+    if not isinstance(token, str) or not is_token(token):
         raise InvalidParameterError(
             f"token is a secret of {SHORTEST_TOKEN} letters, digits and -._~+/= at least, such as"
             " secrets.token_urlsafe() makes; or None, so that nobody can change anything"
@@ -117,9 +117,10 @@ def checked_token(token: object) -> str | None:
     return token
 
 
-def _is_sendable(token: str) -> bool:
-    """Whether it is what RFC 6750 lets stand in a header."""
-    return token.isascii() and all(each.isalnum() or each in "-._~+/=" for each in token)
+def is_token(text: str) -> bool:
+    """Whether it is long enough, and what RFC 6750 lets stand in a header."""
+    is_sendable = text.isascii() and all(each.isalnum() or each in "-._~+/=" for each in text)
+    return is_sendable and len(text) >= SHORTEST_TOKEN
 
 
 def checked_hosts(hosts: object) -> list[str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trio_wsk._listening.options import ServerOptions
     from trio_wsk._serving.server import Server
     from trio_wsk._vocabulary.addresses import Address
+    from trio_wsk.control._protocol import Commands
 
 __all__ = ["serve_admin"]
 
@@ -103,13 +104,26 @@ async def serve_admin(  # noqa: ASYNC128 - whom it hands the status to calls it
     Source: RFC 9110, RFC 9112; the HTML standard, 9.2 (server-sent events); the Content Security
     Policy.
     """
-    check_task_status(task_status)
     given: object = control  # by a caller without a type checker, perhaps
     if not isinstance(given, Control):
         raise InvalidParameterError(f"control is a Control, not {control!r}")
-    admin = _Admin(control, checked_token(token), checked_hosts(hosts))
     if port is not None:
         options.setdefault("host", "127.0.0.1")
+    await serve_page(control, port, token=token, hosts=hosts, task_status=task_status, **options)
+
+
+async def serve_page(  # noqa: ASYNC128 - as above
+    commands: Commands,
+    port: int | None = None,
+    *,
+    token: str | None,
+    hosts: Collection[str] = (),
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[ServerOptions],
+) -> None:
+    """Do as `serve_admin`, for whoever does the commands; its place is as that of `serve`."""
+    check_task_status(task_status)
+    admin = _Admin(commands, checked_token(token), checked_hosts(hosts))
     options.setdefault("max_connections", MOST_CONNECTIONS)
     options.setdefault("idle_timeout", IDLE_SECONDS)
     handler = partial(answer_requests, admin.respond, methods=READING | {"POST"})
@@ -124,9 +138,9 @@ async def serve_admin(  # noqa: ASYNC128 - whom it hands the status to calls it
 class _Admin:
     """What is behind each path, and who gets it."""
 
-    def __init__(self, control: Control, token: str | None, hosts: list[str]) -> None:
-        self.watcher: Final = Watcher(control)
-        self._control = control
+    def __init__(self, commands: Commands, token: str | None, hosts: list[str]) -> None:
+        self.watcher: Final = Watcher(commands)
+        self._commands = commands
         self._token = token
         self._hosts = hosts
         self._guard = Guard(token, hosts, is_private=False)
@@ -192,7 +206,7 @@ class _Admin:
             refused = self._refuses(asked.command, request.headers)
             if refused is not None:
                 return _refusal(refused)
-            result = await self._control.do(asked)
+            result = await self._commands.do(asked)
         except RefusedError as error:
             return _answer({"ok": False, "error": str(error)})
         return _answer({"ok": True, "result": result})
