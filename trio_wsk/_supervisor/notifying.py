@@ -21,7 +21,7 @@ import trio
 from trio_wsk._serving.notifying import period_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from trio_wsk.transports._service_manager import ServiceManager
 
@@ -44,15 +44,24 @@ class Notifying:
     Args:
       manager: The manager, if there is one.
       status: Returns the line for the operator.
+      pulse: Asks all workers; returns whether all is well, and what is so lately, for the operator.
       begins: Whether the manager listens to us already, and not to a supervisor before us.
     """
 
     def __init__(
-        self, manager: ServiceManager | None, status: Callable[[], str], *, begins: bool
+        self,
+        manager: ServiceManager | None,
+        status: Callable[[], str],
+        pulse: Callable[[], Awaitable[tuple[bool, str]]],
+        *,
+        begins: bool,
     ) -> None:
         self._manager = manager
         self._status = status
+        self._pulse = pulse
+        self._lately: str | None = None
         self._told = ""
+        self._ready = trio.Event()
         self._is_heard = begins and manager is not None
         send, receive = trio.open_memory_channel[_Message](math.inf)
         self._send, self._receive = send, receive
@@ -62,7 +71,8 @@ class Notifying:
         self._is_heard = self._manager is not None
 
     def ready(self) -> None:
-        """All workers serve."""
+        """All workers serve; from now on it is told how that goes."""
+        self._ready.set()
         self._tell("READY=1")
 
     def reloading(self) -> None:
@@ -103,7 +113,8 @@ class Notifying:
             self._send.send_nowait(_Message(lines, descriptors))
 
     def _line(self) -> str:
-        self._told = self._status().replace("\n", "; ")
+        lines = [*self._status().splitlines(), *filter(None, [self._lately])]
+        self._told = "; ".join(lines)
         return self._told
 
     @asynccontextmanager
@@ -115,26 +126,32 @@ class Notifying:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run, manager)
-            yield
+            async with trio.open_nursery() as beating:
+                beating.start_soon(self._beat, manager)
+                yield
+                beating.cancel_scope.cancel(reason="nothing more is to be told")
             self._send.close()
             nursery.cancel_scope.deadline = trio.current_time() + _LAST
 
     async def _run(self, manager: ServiceManager) -> None:
-        while True:
-            message = None
-            with trio.move_on_after(period_of(manager)):
-                try:
-                    message = await self._receive.receive()
-                except trio.EndOfChannel:
-                    return  # noqa: ASYNC910 - it was waited for
-            if message is not None:
-                await manager.tell(*message.lines, descriptors=message.descriptors)
-            elif self._is_heard:
-                self._tell_again(manager)
+        """Tell one thing after the other."""
+        async for message in self._receive:
+            await manager.tell(*message.lines, descriptors=message.descriptors)
 
-    def _tell_again(self, manager: ServiceManager) -> None:
+    async def _beat(self, manager: ServiceManager) -> None:
+        """Tell again and again how it goes, and that all is well for as long as it is."""
+        await self._ready.wait()
+        while True:
+            await trio.sleep(period_of(manager))
+            if self._is_heard:
+                is_well, self._lately = await self._pulse()
+                self._tell_again(is_watched=is_well and manager.watchdog is not None)
+
+    def _tell_again(self, *, is_watched: bool) -> None:
+        if not self._is_heard:
+            return  # it has ended meanwhile, or another supervisor speaks
         told = self._told
-        lines = ["WATCHDOG=1"] if manager.watchdog is not None else []
+        lines = ["WATCHDOG=1"] if is_watched else []
         if self._line() != told:
             lines.append(f"STATUS={self._told}")
         if lines:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from .process import Worker
 
-__all__ = ["PATIENCE", "WorkersControl", "ask_all"]
+__all__ = ["PATIENCE", "WorkersControl", "ask_all", "open_connections"]
 
 PATIENCE: Final = 5.0
 """Seconds that a worker has for an answer: one that takes longer has its loop held up."""
@@ -53,6 +53,17 @@ async def ask_all(
         for number, worker in workers.items():
             nursery.start_soon(_ask, number, worker, line, answers)
     return {number: answers[number] for number in workers}
+
+
+async def open_connections(workers: Mapping[int, Worker]) -> dict[int, int | None]:
+    """Ask workers how many connections are open; None for each that does not answer."""
+    answers = await ask_all(workers, "statistics", {})
+    return {
+        number: None
+        if isinstance(answer, Exception)
+        else sum(server["open_connections"] for server in answer.values())
+        for number, answer in answers.items()
+    }
 
 
 async def _ask(  # noqa: ASYNC910 - it asks

@@ -26,7 +26,7 @@ from .generation import Generation, StartFailedError, jobs_of
 from .messages import Kind
 from .notifying import Notifying
 from .sockets import more_queues, open_sockets, sockets_taken_over
-from .steering import WorkersControl
+from .steering import WorkersControl, open_connections
 from .storing import Store
 from .takeover import Inheritance, NoSuccessorError, start_successor
 from .watching import reloading, watch
@@ -119,7 +119,7 @@ class Supervisor:
         """In which signals of change are heard: until the end."""
         manager = ServiceManager.found()
         self._store = Store(0 if manager is None else manager.keeps, say)
-        self._notifying = Notifying(manager, self._status, begins=inherited is None)
+        self._notifying = Notifying(manager, self._status, self._pulse, begins=inherited is None)
         self._is_ending = False
         self._last_failure: str | None = None
         """Why a change was not made, if the last one was not."""
@@ -236,6 +236,18 @@ class Supervisor:
     def _taking_workers(self) -> dict[int, Worker]:
         """Return those that take new connections."""
         return {} if self._serving is None else self._serving.serving
+
+    async def _pulse(self) -> tuple[bool, str]:
+        """Say whether all workers that take connections answer, and how many are open in all."""
+        asked = self._all_workers()
+        found = await open_connections(asked)
+        taking = self._taking_workers()
+        # One that has ended meanwhile is being started again, or has left its place to another.
+        silent = [n for n in found if found[n] is None and taking.get(n) is asked[n]]
+        if silent:
+            return False, ", ".join(f"worker {number} does not answer" for number in silent)
+        count = sum(filter(None, found.values()))
+        return True, f"{count} connection{'s' * (count != 1)} open"
 
     # ------------------------------------------------------------------------- changes
 
