@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import select
+import socket
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.helpers.blocking_peers import await_event
 from tests.helpers.pairs import descriptor_of, open_event_pair, open_pair, receive_all
 from tests.helpers.recorder import LARGE, Failures, Recorder, clog
-from tests.helpers.support import PATIENCE, connect, fate_of, reset, until
+from tests.helpers.support import PATIENCE, connect, fate_of, reset, timers, until
 from trio_wsk import (
     Connection,
     ConnectionBrokenError,
@@ -351,10 +352,42 @@ async def test_fin_that_was_awaited_can_be_followed_by_disconnect(mock_clock: Mo
     async with open_event_pair(recorder.dispatch) as (connection, _):
         await connection.send_eof()
         connection.disconnect()
+        await wait_all_tasks_blocked()
         mock_clock.jump(SILENT_SECONDS)
         await wait_all_tasks_blocked()
 
         assert connection.closed
+
+
+@pytest.mark.parametrize("abortive", [GRACEFUL, ABORTIVE])
+async def test_who_has_ended_when_first_looked_for_takes_no_timer(
+    abortive: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """A peer that answers good-bye at once, by FIN or by reset, is closed, and was given no time.
+
+    One that does not answer is given the time that it has.
+    """
+
+    def say_good_bye(connection: Connection, _: bytes) -> None:
+        connection.disconnect(data=b"answer")
+        if abortive:
+            reset(client)
+        else:
+            client.socket.shutdown(socket.SHUT_WR)
+        await_event(descriptor_of(connection), select.POLLRDHUP)
+
+    recorder = Recorder(say_good_bye, lambda connection, _: connection.disconnect())
+    async with open_event_pair(recorder.dispatch) as (connection, client):
+        await client.send_all(b"question")
+        await recorder.called(b"question", abortive)
+        await until(lambda: connection.closed)
+
+        assert 0 == timers()
+
+        async with await connect(connection.listening.local_addresses[0]) as silent:
+            await silent.send_all(b"question")
+            await recorder.called(b"question", abortive, b"question")
+            await until(timers)
 
 
 async def test_connection_is_closed_when_both_have_finished(mock_clock: MockClock) -> None:

@@ -144,6 +144,7 @@ async def test_connection_that_lingered_is_not_kept_when_it_has_ended() -> None:
     async with open_event_pair(recorder.dispatch) as (connection, client):
         lingering = connection.listening._block.lingering  # noqa: SLF001 - nothing else shows it
         connection.disconnect()
+        await wait_all_tasks_blocked()
         assert 1 == len(lingering)
         await client.send_eof()
         await until(lambda: connection.closed)

@@ -107,9 +107,17 @@ class Ending(Turns):
             self._marks |= LINGERING
             if self._channel is not None:
                 self._request.waive_good_bye(self._channel)
-            self._block.lingering.start(self)
-            self._block.lingering_in_all.start(self)
             self._schedule(READ)
+
+    def _bound_lingering(self) -> None:
+        """In the pump: begin the peer's time, once it was looked for in vain.
+
+        Most peers have finished by then, and need no timer.
+        """
+        block = self._block
+        if self._channel is not None and self not in block.lingering_in_all:
+            block.lingering.start(self)
+            block.lingering_in_all.start(self)
 
     def _close_if_over(self) -> None:
         """Both sides have ended: nothing is left to happen."""
@@ -288,9 +296,10 @@ class Ending(Turns):
             return
         dispatch = self._dispatch
         if self._enabled & DISCONNECT and dispatch is not None and dispatch.disconnect is not None:
-            # That it tries to answer all the same is nothing to report.
-            with suppress(ConnectionBrokenError):
+            try:
                 self._call("disconnect", dispatch.disconnect, ABORTIVE)
+            except ConnectionBrokenError:
+                pass  # that it tries to answer all the same is nothing to report
         if self._enabled:
             self._marks |= LOST
             self.abort()

@@ -169,6 +169,10 @@ class EventSide(Sending):
                 self._tell_backlog()
             if due & (READ | ENDED) and self._channel is not None:
                 self._indicate(due)
+                if self._rare is not None and self._rare.broken is not None:
+                    self._tell_reset()
+            if self._marks & LINGERING and not self._due & READ:
+                self._bound_lingering()
         except (ConnectionBrokenError, SocketClosedError):
             # A break has been noted, so that another turn is due, which tells of it; who was closed
             # in the middle of this one needs none.
@@ -189,18 +193,20 @@ class EventSide(Sending):
                 self._check_not_reset(due)
                 data: bytes | None = b""
             else:
-                data = self._receive_now(RECEIVE_SIZE)
+                data = self._receive_now(RECEIVE_SIZE, quietly=True)
             if data:
                 self._tell_data(data)
             elif data is not None:
                 self._tell_fin()
-            if self._channel is None:
+            if self._channel is None or (self._rare is not None and self._rare.broken):
                 return
             # After a short read nothing is left; if something has come since, its edge is still
             # to come. The peer's end has no edge of its own, nor has what is behind a mark.
             in_doubt = came_back or self._marks & (PEER_ENDING | IN_DOUBT)
             if not data or not (in_doubt or len(data) == RECEIVE_SIZE):
-                if not (self._marks & TOLD and self._block.readiness.edge_triggered):
+                # Who looks again in the next turn need not be told before that.
+                is_told = self._marks & TOLD and self._block.readiness.edge_triggered
+                if not (is_told or self._due & READ):
                     self._hear_of_input()
                 return
         self._schedule(READ)

@@ -100,8 +100,12 @@ class Wire(trio.abc.HalfCloseableStream):
 
     # --- Receiving and sending ---------------------------------------------------------
 
-    def _receive_now(self, size: int) -> bytes | None:
-        """Receive what is there; None if nothing is. What a callback has refused comes first."""
+    def _receive_now(self, size: int, *, quietly: bool = False) -> bytes | None:
+        """Receive what is there; None if nothing is. What a callback has refused comes first.
+
+        Quietly, that the connection is broken is only noted, and nothing is there: for the pump,
+        which tells of it. An error that nobody is to see would cost as much as half a connection.
+        """
         rare = self._rare
         if rare is not None and rare.held:
             return self._take_held(rare, size)
@@ -117,6 +121,9 @@ class Wire(trio.abc.HalfCloseableStream):
         except BlockingIOError:
             return None
         except OSError as error:
+            if quietly and error.errno not in _CLOSED_ELSEWHERE:
+                self._rare_state().broken = error.with_traceback(None)
+                return None
             raise self._translated(error) from error
         if not data:
             self._end_of_input()
