@@ -158,6 +158,40 @@ CLAIMS: Final = (
         _events(1.6, 1.3, C),
         Kind.TIMES_AS_MUCH,
     ),
+    *(
+        claim
+        for how, awaited, events, ahead in (("fin", 5, 7.5, None), ("reset", 4.8, 7, 1.05))
+        for what in (f"{how} last: CPU, against",)
+        for mode in (f"{how}-last",)
+        for claim in (
+            Claim(f"{what} trio.serve_tcp", mode, CPU, _serve(awaited), _events(events)),
+            Claim(
+                f"{what} uvloop",
+                mode,
+                CPU,
+                _serve(ahead and 1, None, STREAMS),
+                _events(ahead, None, PROTOCOL),
+            ),
+            Claim(f"{what} trio.serve_tcp", mode, CPU, events=Side("wsk_events_disconnect", 5.5)),
+            Claim(
+                f"{what} close()",
+                mode,
+                CPU,
+                events=Side("wsk_events_disconnect", 1.3, against="wsk_events"),
+                kind=Kind.TIMES_AS_MUCH,
+            ),
+            Claim(
+                f"{what} write_eof()",
+                mode,
+                CPU,
+                events=Side("wsk_events_disconnect", against="uvloop_protocol_eof"),
+            ),
+        )
+    ),
+    *(
+        Claim(f"{how} first: CPU, against trio.serve_tcp", f"{how}-first", CPU, _serve(), _events())
+        for how in ("fin", "reset")
+    ),
     Claim("connect-close: CPU, against trio.serve_tcp", "connect-close", CPU, _serve(), _events()),
     Claim("late: CPU, against trio.serve_tcp", "late", CPU, _serve(), _events()),
     Claim(
@@ -193,6 +227,17 @@ CLAIMS: Final = (
         CPU,
         _serve(None, None, STREAMS),
         _events(None, None, PROTOCOL),
+    ),
+    *(
+        Claim(
+            f"TLS, {how}, one request: CPU, against {against}",
+            f"tls-{how}",
+            CPU,
+            _serve(must, None, f"{against}_streams"),
+            _events(must if against == "asyncio" else None, None, f"{against}_protocol"),
+        )
+        for how, must in (("full", None), ("resumed", 1))
+        for against in ("asyncio", "uvloop")
     ),
     Claim("burst: sooner than trio.serve_tcp", "burst", ALL, _serve(2.5, 4), _events(6)),
     Claim("burst: CPU, against trio.serve_tcp", "burst", CPU, _serve(), _events()),

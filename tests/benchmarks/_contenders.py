@@ -120,6 +120,15 @@ CONTENDERS: Final = (
     Contender("c_epoll", language=Language.C, title="C, epoll"),
     *(
         Contender(
+            f"{loop}_protocol_eof",
+            program=f"{loop}_protocol",
+            arguments=("eof",),
+            title=f"{loop} Protocol, write_eof()",
+        )
+        for loop in ("asyncio", "uvloop")
+    ),
+    *(
+        Contender(
             f"{program}_{form}",
             is_ours=True,
             program=program,

@@ -144,6 +144,18 @@ BY_LINE: Final = (
 )
 """Who reads by the line: with what its library has for that, or by hand where that is nothing."""
 
+WHO_LEAVE: Final = ("trio_serve_tcp", "asyncio_streams", *UVLOOP, *OURS, "c_epoll")
+"""Who shows what a client's way of leaving costs."""
+
+GRACEFUL: Final = ("wsk_events_disconnect", "asyncio_protocol_eof", "uvloop_protocol_eof")
+"""Who finishes, and closes when the client has finished, too."""
+
+LEAVING: Final = {
+    "first": "answered, leaves by {}, and is closed",
+    "last": "answered, is closed, and leaves by {}",
+}
+"""How a client leaves that ends before its server does, or after."""
+
 # Most numbers of connections are those of the tables the project's targets were taken from.
 MODES: Final = (
     Mode(
@@ -156,6 +168,22 @@ MODES: Final = (
         contenders=(*ALL_PEERS, "wsk_events_disconnect"),
         compared=(CPU, RATE),
         shown=(P50, P99),
+    ),
+    *(
+        Mode(
+            f"{how}-{when}",
+            f"connect, 1 byte; the client is {LEAVING[when].format(what)}; 64 at once",
+            task="all" if when == "first" else "once",
+            load="echo1" if (how, when) == ("reset", "first") else f"{how}-{when}",
+            connections=64,
+            unit="connections",
+            contenders=(*WHO_LEAVE, *(GRACEFUL if when == "last" else ())),
+            compared=(CPU,),
+            shown=(RATE,),
+            most_rounds=5,
+        )
+        for when in LEAVING
+        for how, what in (("fin", "FIN"), ("reset", "reset"))
     ),
     Mode(
         "connect-close",
@@ -251,6 +279,22 @@ MODES: Final = (
         compared=(CPU, RATE),
         shown=(P50, P99),
         has_tls=True,
+    ),
+    *(
+        Mode(
+            f"tls-{how}",
+            f"connect, {what}, 1 byte, echo, close; 8 at once",
+            task="tls-once",
+            load=f"tls-{how}",
+            connections=8,  # a handshake takes milliseconds
+            unit="connections",
+            contenders=("trio_serve_tcp", "asyncio_streams", "asyncio_protocol", *UVLOOP, *OURS),
+            compared=(CPU,),
+            shown=(RATE,),
+            has_tls=True,
+            most_rounds=5,
+        )
+        for how, what in (("full", "shake hands for TLS"), ("resumed", "resume TLS"))
     ),
     Mode(
         "burst",

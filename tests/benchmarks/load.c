@@ -31,8 +31,13 @@
  *   - close() takes the descriptor out of the epoll;
  *   - closing is a reset (SO_LINGER 0), so that nothing rests in TIME_WAIT.
  *
+ * In the modes that say how a client leaves it does so by FIN, if it is silent, or by a
+ * reset; first, as soon as it has its echo, or last, when it has seen the server's end.
+ *
  * With TLS (where it was compiled with -DTLS, and OpenSSL) a lasting connection is opened with
  * its handshake, and nothing is verified: what an exchange costs the server is the same.
+ * Where an exchange is a connection, it resumes the session of one before it, if the mode
+ * says so; that the server makes another one is an error then.
  *
  * In some modes a client says nothing: it connects, and waits for the server to end
  * the connection, in one certain way.  Any other end is an error.  Where the server
@@ -99,7 +104,9 @@ struct mode {
     uint64_t delay_ns; /* between connecting and sending */
     bool is_ended;     /* by the server; an exchange is a connection */
     int end;           /* if so: how, as recv() says it; 0: end of file */
-    bool is_silent;    /* if so: closes without a reset */
+    bool is_silent;    /* closes without a reset */
+    bool is_last;      /* to leave: waits for the server's end of file after the echo */
+    bool resumes;      /* its TLS, once there is a session */
 };
 
 /* A PROXY header of version 2: 203.0.113.9, port 4711, to 203.0.113.80, port 443. */
@@ -116,6 +123,9 @@ struct mode {
 
 static const struct mode MODES[] = {
     {.name = "echo1", .size = 1},
+    {.name = "fin-first", .size = 1, .is_silent = true},
+    {.name = "fin-last", .size = 1, .is_silent = true, .is_last = true},
+    {.name = "reset-last", .size = 1, .is_last = true},
     {.name = "late", .size = 1, .delay_ns = 8000000},
     {.name = "burst", .size = 1, .once = true},
     {.name = "pingpong", .size = 64, .lasting = true},
@@ -126,6 +136,9 @@ static const struct mode MODES[] = {
     {.name = "hello", .size = sizeof HELLO - 1, .text = HELLO},
 #ifdef TLS
     {.name = "tls", .size = 64, .tls = true, .lasting = true},
+    {.name = "tls-full", .size = 1, .tls = true, .is_silent = true, .is_last = true},
+    {.name = "tls-resumed", .size = 1, .tls = true, .is_silent = true, .is_last = true,
+     .resumes = true},
 #endif
     {.name = "ended", .is_ended = true, .end = 0},
     {.name = "closed", .is_ended = true, .end = 0, .is_silent = true},
@@ -140,6 +153,7 @@ struct slot {
     int fd;              /* -1: nothing is open */
 #ifdef TLS
     SSL *tls;            /* NULL: none is spoken */
+    bool resumed;        /* it was asked for a session */
 #endif
     bool running;        /* an exchange is */
     size_t sent;         /* octets of this exchange */
@@ -222,6 +236,8 @@ static void slot_run(struct slot *slot, bool running)
 static void slot_close(struct slot *slot)
 {
 #ifdef TLS
+    if (slot->tls) /* else OpenSSL would not have its session resumed */
+        SSL_set_shutdown(slot->tls, SSL_SENT_SHUTDOWN);
     SSL_free(slot->tls);
     slot->tls = NULL;
 #endif
@@ -253,6 +269,21 @@ static void slot_watch(struct slot *slot, uint32_t interest)
 
 #ifdef TLS
 static SSL_CTX *tls_context;
+static SSL_SESSION *tls_session; /* to be resumed; NULL: none yet */
+
+/* Keep the session that a server has just given a ticket for. */
+static int tls_keep(SSL *tls, SSL_SESSION *session)
+{
+    (void)tls;
+    SSL_SESSION_free(tls_session);
+    tls_session = session;
+    return 1;
+}
+
+static bool tls_made_another(struct slot *slot)
+{
+    return slot->tls && slot->resumed && !SSL_session_reused(slot->tls);
+}
 
 /* What a call of OpenSSL that did nothing waits for, as errno has it: EAGAIN, or else an error. */
 static int tls_errno(struct slot *slot, int result)
@@ -270,6 +301,9 @@ static void tls_begin(struct slot *slot)
     if (!slot->tls || !SSL_set_fd(slot->tls, slot->fd))
         die("SSL_new");
     SSL_set_connect_state(slot->tls);
+    slot->resumed = slot->mode->resumes && tls_session;
+    if (slot->resumed && !SSL_set_session(slot->tls, tls_session))
+        die("SSL_set_session");
 }
 #endif
 
@@ -396,12 +430,12 @@ static void send_due(uint64_t now)
 static bool slot_ended(struct slot *slot)
 {
     unsigned char octet;
-    ssize_t n = recv(slot->fd, &octet, sizeof octet, 0);
+    ssize_t n = slot_get(slot, &octet, sizeof octet);
 
     if (n < 0 && errno == EAGAIN)
         return false;
     if (n > 0)
-        slot_fail(slot, "recv", "data, although nothing was sent");
+        slot_fail(slot, "recv", "data where the end should be");
     else if (n < 0 && errno != slot->mode->end)
         slot_fail(slot, "recv", strerror(errno));
     else if (n == 0 && slot->mode->end)
@@ -412,6 +446,8 @@ static bool slot_ended(struct slot *slot)
 /* Whether this event ended the exchange, well. */
 static bool slot_receive(struct slot *slot)
 {
+    if (slot->mode->is_ended || (slot->mode->is_last && slot->received == slot->mode->size))
+        return slot_ended(slot);
     unsigned char buffer[MESSAGE_MAX];
     ssize_t n = slot_get(slot, buffer, slot->mode->size - slot->received);
 
@@ -423,9 +459,13 @@ static bool slot_receive(struct slot *slot)
         slot_fail(slot, "recv", "end of file before the echo");
     else if (memcmp(buffer, message + slot->mode->ahead_size + slot->received, (size_t)n))
         slot_fail(slot, "recv", "not what was sent");
+#ifdef TLS
+    else if (tls_made_another(slot))
+        slot_fail(slot, "tls", "not resumed");
+#endif
     else
         slot->received += (size_t)n;
-    return slot->fd >= 0 && slot->received == slot->mode->size;
+    return slot->fd >= 0 && slot->received == slot->mode->size && !slot->mode->is_last;
 }
 
 static bool slot_event(struct slot *slot, uint32_t events)
@@ -436,7 +476,7 @@ static bool slot_event(struct slot *slot, uint32_t events)
         if (!slot->running) /* a connection that should be silent */
             slot_fail(slot, "idle", "data or end of file without a question");
         else
-            ended = slot->mode->is_ended ? slot_ended(slot) : slot_receive(slot);
+            ended = slot_receive(slot);
         if (slot->mode->tls && slot->fd >= 0 && slot->sent < to_send(slot->mode))
             slot_send(slot); /* its handshake goes on */
     }
@@ -647,6 +687,12 @@ static void prepare(void)
 #ifdef TLS
     if (mode->tls && !(tls_context = SSL_CTX_new(TLS_client_method())))
         die("SSL_CTX_new");
+    if (mode->tls) {
+        /* Some contenders end without close_notify, as their users' servers would. */
+        SSL_CTX_set_options(tls_context, SSL_OP_IGNORE_UNEXPECTED_EOF);
+        SSL_CTX_set_session_cache_mode(tls_context, SSL_SESS_CACHE_CLIENT);
+        SSL_CTX_sess_set_new_cb(tls_context, tls_keep);
+    }
 #endif
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     slots = calloc(slot_count + busy_count, sizeof *slots);

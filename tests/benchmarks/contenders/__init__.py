@@ -15,6 +15,8 @@ done with a connection:
   answer every line until end of file;
 ``tls``
   as ``all``, over TLS;
+``tls-once``
+  as ``once``, over TLS;
 ``lag``
   as ``once``, beside a task that sleeps for 1 ms again and again; see `_lag`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Final, cast
 
 from ._asyncio_sleeper import start_sleeper
@@ -36,6 +37,17 @@ class AnswerOnce(AnswerAll):
         self.transport.close()
 
 
+class FinishOnce(AnswerAll):
+    """Answer one read and finish; the client's end closes, as it does by default."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer and finish."""
+        self.transport.write(data)
+        self.transport.write_eof()
+
+
 class Leave(asyncio.Protocol):
     """Close."""
 
@@ -47,7 +59,7 @@ class Leave(asyncio.Protocol):
 
 
 FACTORIES: Final[dict[str, type[asyncio.Protocol]]] = {
-    "once": AnswerOnce,
+    "once": FinishOnce if sys.argv[2:] == ["eof"] else AnswerOnce,
     "all": AnswerAll,
     "close": Leave,
 }

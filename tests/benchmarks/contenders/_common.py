@@ -31,7 +31,7 @@ def task() -> str:
     return sys.argv[1]
 
 
-SAME_HANDLER: Final = {"lag": "once", "tls": "all"}
+SAME_HANDLER: Final = {"lag": "once", "tls": "all", "tls-once": "once"}
 """Tasks whose handlers are another task's."""
 
 
@@ -42,7 +42,7 @@ def for_task(handlers: Mapping[str, T]) -> T:
 
 def tls_context() -> ssl.SSLContext | None:
     """Make a context that has a certificate, if the task is to speak TLS."""
-    if task() != "tls":
+    if task() not in {"tls", "tls-once"}:
         return None
     import trustme  # noqa: PLC0415 - who doesn't speak TLS is not to wait for it
 
