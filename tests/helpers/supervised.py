@@ -88,6 +88,7 @@ async def supervised(
     before: str | None = None,
     how: Sequence[str] = ("-m", "trio_wsk"),
     environment: Mapping[str, str] | None = None,
+    patience: float = LONG,
 ) -> AsyncIterator[Supervised]:
     """Run a supervisor; kill what is left of it in the end.
 
@@ -98,15 +99,21 @@ async def supervised(
       before: A program in place of the package's own.
       how: Or one that Python is given in this way.
       environment: What it finds in its environment, beside ours.
+      patience: Seconds after which it is killed.
     """
     if not (folder / "app.py").exists():
         (folder / "app.py").write_text(APP, "utf-8")
     if before is not None:
         (folder / "before.py").write_text(before, "utf-8")
         how = ["before.py"]
-    command = [*how, "serve", *arguments]
     with running_python(
-        *command, folder=folder, environment=environment, pass_fds=pass_fds
+        *how,
+        "serve",
+        *arguments,
+        folder=folder,
+        environment=environment,
+        pass_fds=pass_fds,
+        patience=patience,
     ) as program:
         supervisor = Supervised(program, folder)
         try:

@@ -87,6 +87,8 @@ class Generation:
         self._ending: Kind | None = None
         self._told_to_end = trio.Event()
         self._failure: str | None = None
+        self.may_serve: Final = trio.Event()
+        """Set when all workers are prepared, for them to serve."""
 
     @property
     def numbers(self) -> list[int]:
@@ -101,19 +103,29 @@ class Generation:
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Start the workers, and keep them running until they are told to end.
 
+        None of them touches a socket before all are prepared: one that served, and ended because
+        another one can't, would take with it who had come to it.
+
         Raises:
           StartFailedError: one of them could not start, so that none runs; instead of
             ``task_status.started()``.
         """
+        has_started = False
         with self._scope:
             async with trio.open_nursery() as nursery:
-                async with trio.open_nursery() as starting:
-                    for slot in self._slots:
-                        starting.start_soon(nursery.start, slot.run)
-                if self._failure is None:
-                    task_status.started()
+                for slot in self._slots:
+                    nursery.start_soon(slot.run)
+                for slot in self._slots:
+                    await slot.is_prepared.wait()
+                self.may_serve.set()
+                for slot in self._slots:
+                    await slot.serves.wait()
+                task_status.started()
+                has_started = True
         if self._failure is not None:
             raise StartFailedError(self._failure)
+        if not has_started:  # it was told to end before
+            task_status.started()
 
     def end(self, how: Kind) -> None:
         """Have the workers end, in their grace; what hangs is killed then."""
@@ -192,6 +204,10 @@ class _Slot:
         self.number: Final = number
         self.left: Final = trio.Event()
         """Set when its worker was told to leave, and takes nobody any more; or there is none."""
+        self.is_prepared: Final = trio.Event()
+        """Set when its first worker may serve at any time."""
+        self.serves: Final = trio.Event()
+        """Set when its first worker serves."""
         self._job = job
         self._restarts = Restarts()
         self.worker: Worker | None = None
@@ -202,23 +218,18 @@ class _Slot:
         if self.worker is not None:
             self.worker.tell(word)
 
-    async def run(  # noqa: ASYNC128 - as for `_one`
-        self, *, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def run(self) -> None:
         """Keep a worker running."""
         try:
-            await self._keep_running(task_status)
+            await self._keep_running()
         finally:
             self.left.set()
 
-    async def _keep_running(  # noqa: ASYNC128 - as for `_one`
-        self, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _keep_running(self) -> None:
         generation = self._generation
-        served, how = await self._one(task_status)
+        served, how = await self._one()
         if served is None:
             generation.start_failed(how)
-            task_status.started()
             return
         while not generation.is_ending:
             wait = self._restarts.crashed(served or 0.0)
@@ -229,38 +240,44 @@ class _Slot:
             generation.crashes(self.number, how, first=crashes == 1)
             await generation.wait(wait)
             if not generation.is_ending:
-                served, how = await self._one(trio.TASK_STATUS_IGNORED)
+                served, how = await self._one()
 
-    async def _one(  # noqa: ASYNC128 - whom it hands the status to calls it
-        self, task_status: trio.TaskStatus[None]
-    ) -> tuple[float | None, str]:
+    async def _one(self) -> tuple[float | None, str]:
         """Run one process; return for how long it has served, if at all, and how it has ended."""
         try:
             worker = await start_worker(self._job)
         except OSError as error:
             return None, f"can't be started: {error.strerror}"  # noqa: ASYNC910 - it has tried
         try:
-            failure: str | None = f"did not serve within {_START:g} s"
-            with trio.move_on_after(_START):
-                failure = await worker.failure()
+            failure = await _failure_of(worker)
+            if failure is None:
+                self.is_prepared.set()
+                await self._generation.may_serve.wait()
+                worker.tell(Kind.SERVE)
+                failure = await _failure_of(worker)
             if failure is not None:
                 return None, failure
-            return await self._serving(worker, task_status)
+            return await self._serving(worker)
         finally:
             self.worker = None
             with trio.move_on_after(LATE, shield=True):
                 await worker.kill()
 
-    async def _serving(
-        self, worker: Worker, task_status: trio.TaskStatus[None]
-    ) -> tuple[float, str]:
+    async def _serving(self, worker: Worker) -> tuple[float, str]:
         began = trio.current_time()
         self._generation.is_back(self.number, self._restarts.crashes)
         self.worker = worker
-        task_status.started()
+        self.serves.set()
         self._generation.greet(worker)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.hear, self.left)
             how = await worker.wait()
             nursery.cancel_scope.cancel(reason="the worker has ended")
         return trio.current_time() - began, f"(process {worker.pid}) {how}"
+
+
+async def _failure_of(worker: Worker) -> str | None:
+    """Wait for a worker's next step towards its service; return None, or why it doesn't come."""
+    with trio.move_on_after(_START):
+        return await worker.failure()
+    return f"did not serve within {_START:g} s"  # noqa: ASYNC910 - it was waited for

@@ -1,10 +1,11 @@
 """What a supervisor and its workers say to each other, one message in each packet. Pure.
 
 They share a pair of sockets. A message is a line with its kind and its number, and behind that
-what there is to say. The supervisor begins with the job, and is answered with ``ready`` or
-``failed``. Then it may ask: a question has a number, and so has its answer, which may be longer
-than a packet, and may come after that of a later question. When one of them is gone its end is
-closed, and that is how the other learns of it.
+what there is to say. The supervisor begins with the job, and is answered with ``prepared`` or
+``failed``; when all workers are prepared it says ``serve``, which is answered with ``ready``. Then
+it may ask: a question has a number, and so has its answer, which may be longer than a packet, and
+may come after that of a later question. When one of them is gone its end is closed, and that is how
+the other learns of it.
 
 A supervisor may be older than its workers, which SIGHUP starts from what is on disk then. So a kind
 that is not known is passed over.
@@ -37,10 +38,14 @@ class Kind(enum.Enum):
 
     JOB = b"job"
     """To a worker, first of all: what to do; see `Job`."""
+    PREPARED = b"prepared"
+    """From a worker: it has all that it needs to serve, and has touched no socket yet."""
+    SERVE = b"serve"
+    """To a worker that is prepared: all others are, too."""
     READY = b"ready"
     """From a worker: it serves."""
     FAILED = b"failed"
-    """From a worker, in the place of ``ready``: why it can't serve, as text."""
+    """From a worker, in the place of ``prepared``: why it can't serve, as text."""
     LEAVE = b"leave"
     """To a worker: drain, and leave who waits in the queues to others."""
     LEFT = b"left"

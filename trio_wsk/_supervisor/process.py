@@ -85,7 +85,7 @@ class Worker:
         self._channel.tell(Message(kind, body))
 
     async def failure(self) -> str | None:
-        """Wait until it serves; return None then, and otherwise why it doesn't."""
+        """Wait until it is prepared, or serves; return None then, or else why it is or does not."""
         said = await self._channel.hear()
         if said is None:
             return await self.wait()

@@ -81,6 +81,11 @@ class KeptSockets:
         """Return what listens with those of the first queue, for somebody to close."""
         return [sock.dup() for sock in self.queues[0]]
 
+    def forget(self, count: int) -> None:
+        """Close all queues but the first so many: nobody serves the others, nor will."""
+        close_all(sock for queue in self.queues[count:] for sock in queue)
+        del self.queues[count:]
+
     def hand_over(self) -> None:
         """Leave them to who has them already: another supervisor, or the service manager."""
         self._identity = None

@@ -194,6 +194,7 @@ class Supervisor:
     async def _start(self, configuration: Configuration) -> None:
         """Start a generation, which serves when this returns, and put it in the old one's place."""
         workers = _workers(configuration)
+        queues = len(self._sockets.queues)
         await more_queues(self._sockets, configuration, workers)
         dealt = self._sockets.dealt(workers)
         jobs = jobs_of(configuration, dealt, is_last=self._sockets.are_ours)
@@ -208,6 +209,7 @@ class Supervisor:
             await self._nursery.start(self._run, new)
         except BaseException:
             self._generations.remove(new)
+            self._sockets.forget(queues)
             raise
         self._configuration = configuration
         old, self._serving = self._serving, new

@@ -59,6 +59,8 @@ def work(descriptor: int) -> None:
         raise SystemExit(FAILED)  # the supervisor has ended meanwhile
     job = Job.unpacked(message.body)
     ready = _made_ready(job, sock)
+    if not _may_serve(sock):
+        raise SystemExit(FAILED)  # as well
     trio.run(_serve, job, ready, sock)
 
 
@@ -72,6 +74,15 @@ def _made_ready(job: Job, sock: socket.socket) -> Ready:
         traceback.print_exc()
         _say(sock, f"{job.configuration.handler}: {type(error).__name__}: {error}")
     sys.exit(FAILED)
+
+
+def _may_serve(sock: socket.socket) -> bool:
+    """Say that all is prepared, and wait for the word; False when nobody is left to give it."""
+    try:
+        sock.send(Message(Kind.PREPARED).packed())
+        return bool(sock.recv(LONGEST))
+    except OSError:
+        return False
 
 
 def _say(sock: socket.socket, why: str) -> None:
