@@ -1,6 +1,6 @@
 """Everything that is checked, one session per question.
 
-`nox` asks all but `bench`, `model`, `mutants` and `fuzz`, which take too long.
+`nox` asks all but `bench`, `model`, `mutants`, `fuzz` and `soak`, which take too long.
 """
 
 from __future__ import annotations
@@ -220,6 +220,17 @@ def run_side_by_side(session: nox.Session, *commands: Sequence[str]) -> None:
     with ThreadPoolExecutor(len(commands)) as pool:
         for done in [pool.submit(session.run, *command) for command in commands]:
             done.result()
+
+
+@nox.session(default=False, python=HEAVY_PYTHON)
+def soak(session: nox.Session) -> None:
+    """Load a service with workers, replace and kill them: is anything lost, or not given back?
+
+    Ten minutes, or as many as are asked for: `nox -s soak -- --minutes 60`. What it does to the
+    service comes again with the seed that it prints: `nox -s soak -- --seed 7`.
+    """
+    session.install("--editable", ".[test]")
+    session.run("python", "-m", "tests.soak", *session.posargs)
 
 
 def run_tests(session: nox.Session, *chosen: str) -> None:

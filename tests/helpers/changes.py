@@ -22,6 +22,9 @@ from tests.helpers.programs import LONG
 from tests.helpers.supervised import Supervised, children, gone, kill, state_of
 from trio_wsk import Reader
 
+WORKERS: Final = 2
+"""How many there are."""
+
 HANDLER: Final = """
 import os
 
@@ -108,7 +111,7 @@ class Changing:
     """What is done to a server while clients come.
 
     Args:
-      server: The supervisor that was started.
+      server: The supervisor that was started, with `WORKERS` workers.
     """
 
     def __init__(self, server: Supervised) -> None:
@@ -134,9 +137,9 @@ class Changing:
         else:
             await gone(old)
 
-    async def kill(self, worker: int) -> None:
-        """Kill a worker, and note how many connections it had; its successor is there then."""
-        others = {*self.workers()} - {worker}
+    async def kill(self, which: int) -> None:
+        """Kill one of the workers, and note how many connections it had."""
+        worker = (await self.workers())[which]
         os.kill(worker, signal.SIGSTOP)
         with trio.fail_after(LONG):
             while state_of(worker) != "T":  # noqa: ASYNC110 - nobody announces it
@@ -144,13 +147,19 @@ class Changing:
         self.were_open[worker] = connections_of(worker)
         kill(worker)
         await gone(worker)
-        with trio.fail_after(LONG):
-            while not {*self.workers()} - others:  # noqa: ASYNC110 - as well
-                await trio.sleep(0.01)
 
-    def workers(self) -> list[int]:
-        """Return the processes of the workers; of two generations, while one follows another."""
-        return children(self.supervisor)
+    async def workers(self) -> list[int]:
+        """Return the processes of the workers, when there are as many as there should be.
+
+        Those of a generation that ends have ended then, and who was killed has a successor.
+        """
+        with trio.fail_after(LONG):
+            while len(found := self._alive()) != WORKERS:  # noqa: ASYNC110 - as well
+                await trio.sleep(0.01)
+        return found
+
+    def _alive(self) -> list[int]:
+        return [pid for pid in children(self.supervisor) if state_of(pid) != "Z"]
 
     async def aclose(self) -> None:
         """End a supervisor that is not the test's own child."""
@@ -183,8 +192,15 @@ def connections_of(pid: int) -> int:
 
 
 def _sockets_of(pid: int) -> set[str]:
-    targets = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    targets = [_target(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
     return {each[8:-1] for each in targets if each.startswith("socket:[")}
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        return ""  # it was closed since it was listed
 
 
 def _tcp_connections() -> set[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.helpers.changes import HANDLER, Changing, excess_of, load
+from tests.helpers.changes import HANDLER, WORKERS, Changing, excess_of, load
 from tests.helpers.counting_clients import Wanted
 from tests.helpers.programs import LONG
 from tests.helpers.serving import CA, SERVER_CERTIFICATE
@@ -73,11 +73,11 @@ async def test_changes_lose_nobody_and_kills_only_who_was_open(place: str, tmp_p
             assert {} == clients.counted.lost
 
             for number in range(KILLS):
-                await changing.kill(changing.workers()[number % 2])
-                await clients.until_served_by(changing.workers())
+                await changing.kill(number % WORKERS)
+                await clients.until_served_by(await changing.workers())
                 await clients.answers(BETWEEN)
             await changing.reload()
-            await clients.until_served_by(changing.workers())
+            await clients.until_served_by(await changing.workers())
             counted = await clients.end()
 
     assert {} == excess_of(counted, changing.were_open)
@@ -90,7 +90,7 @@ async def server_at(place: str, folder: Path) -> AsyncIterator[Supervised]:
     SERVER_CERTIFICATE.cert_chain_pems[0].write_to_path(folder / "cert.pem")
     SERVER_CERTIFICATE.private_key_pem.write_to_path(folder / "key.pem")
     CA.cert_pem.write_to_path(folder / "ca.pem")
-    arguments = ["app:greet", *PLACES[place], "--workers", "2", "--grace", "600"]
+    arguments = ["app:greet", *PLACES[place], "--workers", str(WORKERS), "--grace", "600"]
     if place not in ADOPTED:
         async with supervised(folder, *arguments, patience=PATIENCE) as server:
             yield server
