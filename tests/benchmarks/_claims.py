@@ -325,6 +325,18 @@ CLAIMS: Final = (
         for program, must, without in (("wsk", 0.6, "wsk_serve"), ("haproxy", None, "haproxy_none"))
     ),
     Claim(
+        "two workers: rate, against one",
+        "workers",
+        RATE,
+        Side("workers_own", 1.8, against="workers_one"),
+    ),
+    Claim(
+        "two workers, one queue: rate, against one",
+        "workers",
+        RATE,
+        Side("workers_shared", 1.8, against="workers_one"),
+    ),
+    Claim(
         "with an async inspector: CPU, against trio.serve_tcp",
         "inspected",
         CPU,

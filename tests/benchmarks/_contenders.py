@@ -153,6 +153,16 @@ CONTENDERS: Final = (
     *_with_rules(),
     *(
         Contender(
+            f"workers_{name}", is_ours=True, program="wsk_workers", arguments=arguments, title=title
+        )
+        for name, arguments, title in (
+            ("one", ("1",), "one worker"),
+            ("own", ("2",), "two workers, a queue each"),
+            ("shared", ("2", "--shared-queue"), "two workers, one queue"),
+        )
+    ),
+    *(
+        Contender(
             f"pended_{program}",
             is_ours=program != "trio_tasks",
             program=program,

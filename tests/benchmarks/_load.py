@@ -54,7 +54,7 @@ CALM_POLLS: Final = 100
 
 @attrs.frozen
 class CpuClock:
-    """What the scheduler says about a process, summed over its threads."""
+    """What the scheduler says about a process, summed over its threads and its workers."""
 
     run_ns: int
     """Nanoseconds on a core."""
@@ -70,15 +70,25 @@ class CpuClock:
         """
         try:
             # A thread that ends takes its time with it; no contender ends threads.
+            family = [pid, *descendants_of(pid)]
             threads = [
-                path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")
+                path.read_text().split()
+                for each in family
+                for path in Path(f"/proc/{each}/task").glob("*/schedstat")
             ]
             run_ns = sum(int(run) for run, _wait, _slices in threads)
             if run_ns:
                 return cls(run_ns, sum(int(wait) for _run, wait, _slices in threads))
-            return cls(_coarse_run_ns(pid), 0)
+            return cls(sum(map(_coarse_run_ns, family)), 0)
         except (FileNotFoundError, ProcessLookupError):
             raise BenchmarkError("the server ended") from None
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have."""
+    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = [int(child) for text in texts for child in text.split()]
+    return [each for child in children for each in (child, *descendants_of(child))]
 
 
 def _coarse_run_ns(pid: int) -> int:
@@ -116,7 +126,8 @@ def servers_under_load(bench: Bench, outcome: Outcome) -> Iterator[Measures]:
             except NotHereError as exc:
                 outcome.left_out[contender.name] = str(exc)
                 continue
-            child = stack.enter_context(running(command, bench.cores.server, _place(network)))
+            cores = bench.cores.both if mode.spreads else bench.cores.server
+            child = stack.enter_context(running(command, cores, _place(network)))
             started.append((contender, child, network))
         deadline = time.monotonic() + START_SECONDS
         measures = {}

@@ -34,6 +34,7 @@ P50: Final = Metric("p50_ms", "p50 ms", "median wait")
 P99: Final = Metric("p99_ms", "p99 ms", "99th percentile of waits")
 ALL: Final = Metric("all_ms", "all ms", "time until all")
 BACKGROUND: Final = Metric("background_rate", "busy ones/s", "busy ones' rate", is_cost=False)
+EVEN: Final = Metric("even", "least busy, %", "evenness", is_cost=False)
 LAG_P50: Final = Metric("lag_p50_ms", "lag p50 ms", "median lag")
 LAG_P99: Final = Metric("lag_p99_ms", "lag p99 ms", "99th percentile of lags")
 MEMORY: Final = Metric("kib", "KiB each", "memory")
@@ -92,6 +93,8 @@ class Mode:
     """Whether the servers measure something themselves, from being told to until asked."""
     has_tls: bool = False
     """Whether clients speak TLS."""
+    spreads: bool = False
+    """Whether servers may use all processors, which their clients then share."""
     is_apart: bool = False
     """Whether each server, with its client, has a network of its own."""
 
@@ -431,5 +434,20 @@ MODES: Final = (
         shown=(P50, P99),
         baseline="plain",
         is_apart=True,
+    ),
+    Mode(
+        "workers",
+        "connect, 1 byte, milliseconds of work, echo, close; 64 at once; on two processors",
+        task="work",
+        load="echo1",
+        connections=64,
+        unit="connections",
+        contenders=("workers_one", "workers_own", "workers_shared"),
+        compared=(RATE, P99),
+        shown=(EVEN, CPU, P50),
+        baseline="workers_one",
+        seconds=2.0,  # a 99th percentile needs hundreds of them
+        tells=True,
+        spreads=True,
     ),
 )

@@ -68,6 +68,11 @@ class Cores:
     """Another core, or the same set."""
 
     @property
+    def both(self) -> frozenset[int]:
+        """For servers of several processes: their clients need little, but not nothing."""
+        return self.server | self.client
+
+    @property
     def are_separate(self) -> bool:
         """Whether the client takes nothing from the server."""
         return self.server.isdisjoint(self.client)

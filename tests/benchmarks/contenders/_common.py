@@ -22,7 +22,7 @@ BACKLOG: Final = 65535
 for its SYN to be sent again, a second later. It is Trio's, and ours; the kernel cuts it.
 (asyncio's own loop also accepts that many in one pass: it gets more done, and lags more.)"""
 
-_PR_SET_PDEATHSIG: Final = 1
+PR_SET_PDEATHSIG: Final = 1
 """From ``<sys/prctl.h>``: the signal this process gets when its parent ends."""
 
 
@@ -59,7 +59,7 @@ def has_sleeper() -> bool:
 def announce(port: int) -> None:
     """Print the port that is listening, and never outlive the runner."""
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the kernel was told to watch it
         sys.exit("the runner is gone")
     print(port, flush=True)
