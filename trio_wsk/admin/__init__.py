@@ -2,9 +2,9 @@
 
 It needs h11, which ``pip install 'trio-wsk[admin]'`` brings.
 
-`serve_admin` serves it over HTTP: `_page` is what a browser gets, `_watching` has the numbers that
-it is sent, and `_guarding` says who may see them, and who may change something. A `Control` does
-what is asked for.
+`serve_admin` serves it over HTTP: ``_page`` is what a browser gets, ``_watching`` has the numbers
+that it is sent, and ``_guarding`` says who may see them, and who may change something. A `Control`
+does what is asked for.
 
 Lives above the control of servers, and knows it as users do. Nothing in it knows this.
 """
