@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,7 @@ from tests.helpers.namespaces import (
     cabled_namespaces,
     in_own_namespace,
 )
+from tests.helpers.programs import LONG
 from tests.helpers.support import until
 from trio_wsk import (
     Address,
@@ -30,7 +32,16 @@ from trio_wsk import (
     ListeningSocket,
     open_listening_socket,
 )
-from trio_wsk.inspectors import NetworksFile, Penalties, Rules, SourceLimit, allow_only, deny
+from trio_wsk.inspectors import (
+    Need,
+    NetworksFile,
+    Penalties,
+    Rules,
+    SourceLimit,
+    allow_only,
+    deny,
+    needs,
+)
 from trio_wsk.transports import LinuxTransport, NetworkList, RefusedNetworks
 from trio_wsk.transports.linux import _known
 from trio_wsk.transports.linux._known import KnownSources
@@ -40,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from trio_wsk import ConnectionRequest
     from trio_wsk.inspectors import Rule
 
 pytestmark = [
@@ -266,6 +278,67 @@ async def test_long_list_is_told_in_many_turns() -> None:
         assert 1 == counted(listening, "refused_in_kernel")
         assert 1 == len(sets_here())
         assert 2 * count == len(elements_of("networks"))
+
+
+@pytest.mark.heavy
+@in_own_namespace
+async def test_two_hundred_thousand_networks_are_refused_unasked() -> None:
+    """A list as long as those that are published is in force to its edges, and goes as it came."""
+    count = 200_000
+    first = IPv4Address("127.1.0.0")
+    networks = AddressSet(first + 2 * number for number in range(count))
+    async with inspecting(deny(networks)) as listening:
+        with trio.fail_after(LONG):
+            while not counted(listening, "networks_in_kernel"):  # noqa: ASYNC110 - nobody says it
+                await trio.sleep(0.01)
+        inside = [str(first + offset) for offset in (0, 2 * count - 2)]
+        outside = [str(first + offset) for offset in (1, 2 * count)]
+
+        assert count == counted(listening, "networks_in_kernel")
+        assert ["refused"] * 2 == await fates(listening, *inside)
+        assert ["in"] * 2 == await fates(listening, *outside)
+        assert (2, 2) == (
+            listening.statistics().inspected,
+            counted(listening, "refused_in_kernel"),
+        )
+
+    assert [] == sets_here()
+
+
+@in_own_namespace
+async def test_listed_are_refused_unasked_where_there_are_two_stages() -> None:
+    """
+    What stands before the first rule that needs octets is the kernel's; who is not on the list is
+    let on to his handshake, and asked about his octets.
+    """
+    asked: list[InspectPoint] = []
+
+    @needs(Need.OCTETS)
+    def second(request: ConnectionRequest) -> None:
+        asked.append(request.stage)
+
+    async with inspecting(deny(["127.0.1.0/24"]), second) as listening:
+        assert ["refused"] == await fates(listening, "127.0.1.1")
+        assert (0, 1) == (
+            listening.statistics().inspected,
+            counted(listening, "refused_in_kernel"),
+        )
+
+        with socket.socket() as client:
+            client.bind(("127.0.3.1", 0))
+            client.settimeout(0)
+            client.connect_ex(listening.local_addresses[0].sockaddr)
+
+            assert await fate_of(client) == "in"
+
+            await until(lambda: asked)
+
+        assert [InspectPoint.AFTER_HANDSHAKE] == asked
+        assert (1, 1, 1) == (
+            listening.statistics().inspected,
+            listening.statistics().let_on,
+            counted(listening, "refused_in_kernel"),
+        )
 
 
 @in_own_namespace
