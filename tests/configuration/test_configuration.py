@@ -63,6 +63,7 @@ VALUES: dict[str, tuple[str, str, object]] = {
     "inspect_point": ("before-handshake", '"before-handshake"', "before-handshake"),
     "admin": ("[::1]:8080", '"[::1]:8080"', "[::1]:8080"),
     "admin_token_file": ("token", '"token"', "token"),
+    "metrics": ("[::1]:9464", '"[::1]:9464"', "[::1]:9464"),
     "control": ("/run/c.sock", '"/run/c.sock"', "/run/c.sock"),
 }
 NEEDED = {

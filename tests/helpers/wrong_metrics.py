@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from tests.helpers.wrong_values import NO_PLAIN_FUNCTIONS, Row, work
+from tests.helpers.wrong_values import NO_INSPECTORS, Row, work
 from trio_wsk import open_listening_socket
 from trio_wsk.metrics import Collector, WorkerMetrics, serve_metrics, worker_samples
 
@@ -33,7 +33,7 @@ METRICS: Mapping[str, Mapping[str, Row]] = {
     "serve_metrics": {
         "port": Row((True, 1.5, "80", -1, 70000, math.nan), "port"),
         "task_status": Row((None, 7, work), "nursery.start(trio_wsk.serve"),
-        "unready": Row(NO_PLAIN_FUNCTIONS, "unready takes a"),
+        "unready": Row(NO_INSPECTORS, "unready takes a"),
         "refresh": Row((7, "work", work), "refresh is an async function"),
         "registry": Row((None, 7, work), "registry is a CollectorRegistry"),
     },

@@ -5,8 +5,8 @@ the place where it stands. `options` is the table of what may be given, and what
 value; `toml_lines` finds the line of a mistake. `configuration` puts the sources together, the
 stronger before the weaker, and tells of all mistakes at once. `targets` finds what a
 ``package.module:name`` stands for, and `ready` makes of a configuration what `serve` takes.
-`beside` is what a server of one process has beside it: its control socket, and its page for
-operators, which `page` is about.
+`beside` is what a server of one process has beside it: its control socket, its metrics, and its
+page for operators, which `page` is about.
 
 Never here: sockets, processes, and what is printed.
 """

@@ -67,6 +67,7 @@ class Configuration:
     inspect_point: str | None = None
     admin: str | None = None
     admin_token_file: str | None = None
+    metrics: str | None = None
     control: str | None = None
     origins: Mapping[str, str] = attrs.field(factory=dict[str, str], eq=False)
     """Where each option stands that was given."""

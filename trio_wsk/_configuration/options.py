@@ -269,6 +269,13 @@ _ALL: Final = [
         "ask it before-handshake or after-handshake, which is the default",
     ),
     _option(
+        "metrics",
+        "HOST:PORT",
+        _page_place,
+        "show metrics to Prometheus, and answer probes, there; without a host, on 127.0.0.1",
+        _number,
+    ),
+    _option(
         "admin",
         "HOST:PORT",
         _page_place,

@@ -21,8 +21,9 @@ from .targets import TargetError, found
 
 if TYPE_CHECKING:
     from trio_wsk._listening.options import ServerOptions
+    from trio_wsk.metrics import Durations
 
-__all__ = ["NO_WATCHFILES", "Ready", "made_ready"]
+__all__ = ["NO_WATCHFILES", "Ready", "check_extras", "made_ready"]
 
 NO_WATCHFILES: Final = (
     "reload needs watchfiles, which is not installed: pip install 'trio-wsk[reload]'"
@@ -35,6 +36,8 @@ class Ready:
 
     handler: Callable[[Any], Awaitable[object]] | ListenDispatch
     options: ServerOptions
+    durations: Durations | None = None
+    """What observes it for its metrics, if it has any."""
 
 
 def made_ready(configuration: Configuration) -> Ready:
@@ -49,6 +52,7 @@ def made_ready(configuration: Configuration) -> Ready:
     handler: Any = loading.attempt("handler", _handler)
     inspect: Any = loading.attempt("inspect", _inspector)
     loading.attempt("reload", _can_watch)
+    durations: Any = loading.attempt("metrics", _durations)
     loading.attempt("tls_cert", _readable)
     loading.attempt("tls_key", _readable)
     loading.finish()
@@ -59,11 +63,24 @@ def made_ready(configuration: Configuration) -> Ready:
         options["inspect"] = inspect
     if context is not None:
         options["ssl_context"] = context
+    if durations is not None:
+        options["observers"] = [durations]
     try:
         settings_for_either(handler, "serve", **options)
     except InvalidParameterError as error:
         raise ConfigurationError(str(error)) from error
-    return Ready(handler, options)
+    return Ready(handler, options, durations)
+
+
+def check_extras(configuration: Configuration) -> None:
+    """See that what is wanted is installed: for a supervisor, which imports nothing else.
+
+    Raises:
+      ConfigurationError: something is not; all of it is told.
+    """
+    loading = _Loading(configuration)
+    loading.attempt("metrics", _durations)
+    loading.finish()
 
 
 class _Loading:
@@ -111,6 +128,14 @@ def _inspector(target: str) -> object:
 def _can_watch(wanted: object) -> None:
     if wanted and find_spec("watchfiles") is None:
         raise TargetError(NO_WATCHFILES)
+
+
+def _durations(_: object) -> Durations:
+    try:
+        from trio_wsk.metrics import Durations  # noqa: PLC0415 - an extra
+    except ImportError as missing:
+        raise TargetError(str(missing)) from None
+    return Durations()
 
 
 def _readable(name: str) -> None:

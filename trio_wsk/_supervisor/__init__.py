@@ -8,8 +8,8 @@ place of an old one, or a new supervisor in its own place (`takeover`). `worker`
 what runs in those processes. The two talk by a `channel`, in the words of
 `messages`: a supervisor asks (`asking`) and a worker answers (`answering`).
 
-The supervisor itself is spoken to at its `doors`, where `steering` does what is asked of all
-workers, and puts `together` what they answer.
+The supervisor itself is spoken to at its `doors`, where `steering` does what is asked of the whole
+`crew`, and puts `together` what they answer, and `measuring` shows what they count.
 
 Never here: where options come from, and how a connection is served.
 """

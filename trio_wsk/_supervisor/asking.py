@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from .messages import Kind, Message
+from .messages import LAST, Kind, Message
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -33,7 +33,8 @@ class Questions:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._numbers = itertools.count(1)
-        self._open: dict[int, _Question] = {}
+        self._last = _Question()
+        self._open: dict[int, _Question] = {LAST: self._last}
         self._is_over = False
 
     async def ask(self, line: bytes, seconds: float) -> bytes:
@@ -63,6 +64,11 @@ class Questions:
         raise NoAnswerError(
             "has ended" if self._is_over else f"has not answered within {seconds:g} s"
         )
+
+    @property
+    def last(self) -> bytes | None:
+        """What the worker has said at its end; None if it was not to say anything, or has not."""
+        return bytes(self._last.answer) if self._last.is_answered else None
 
     def heard(self, message: Message) -> None:
         """The worker has answered something, or begun to: perhaps what nobody waits for now."""

@@ -1,4 +1,4 @@
-"""Where a supervisor itself is spoken to: the control socket, and the page for operators.
+"""Where a supervisor itself is spoken to: control socket, metrics, and the page for operators.
 
 These sockets are kept as those of the workers are, so that another supervisor takes them over.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from trio_wsk._configuration.configuration import Configuration
+from trio_wsk._configuration.options import host_and_port
 from trio_wsk._configuration.page import page_of
 from trio_wsk.control._serving import OWNER_ONLY, serve_commands
 
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from trio_wsk._configuration.page import Page
     from trio_wsk.control._protocol import Commands
 
+    from .measuring import Measuring
     from .sockets import KeptSockets
 
 __all__ = ["Doors", "open_doors"]
 
 CONTROL: Final = "control"
 ADMIN: Final = "admin"
+METRICS: Final = "metrics"
 
 
 @final
@@ -52,11 +55,18 @@ class Doors:
         """Say where there is something for people to look at."""
         return [] if self._page is None else [self._page.line(self._sockets[ADMIN].addresses[0])]
 
-    async def serve(self, commands: Commands, *, task_status: trio.TaskStatus[None]) -> None:
+    async def serve(
+        self,
+        commands: Commands,
+        measuring: Measuring | None,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
         """Serve at all of them, until told to stop.
 
         Args:
           commands: Who does what is asked for at the control socket.
+          measuring: Who serves the pages, if there are any.
           task_status: Told when all are served.
         """
         with self._scope:
@@ -67,6 +77,8 @@ class Doors:
                 if self._page is not None:
                     sockets = self._sockets[ADMIN].duplicated()
                     await nursery.start(self._page.serve, commands, {"sockets": sockets})
+                if measuring is not None:
+                    await nursery.start(measuring.serve, self._sockets[METRICS].duplicated())
                 task_status.started()
 
     def stop(self) -> None:
@@ -115,7 +127,11 @@ def _places(configuration: Configuration) -> dict[str, Configuration]:
     if path is not None:
         places[CONTROL] = Configuration(handler=handler, path=path, mode=OWNER_ONLY)
     if page is not None:
-        places[ADMIN] = Configuration(
-            handler=handler, port=page.port, host=[page.host], shared_queue=True
-        )
+        places[ADMIN] = _of_port(handler, page.host, page.port)
+    if configuration.metrics is not None:
+        places[METRICS] = _of_port(handler, *host_and_port(configuration.metrics))
     return places
+
+
+def _of_port(handler: str, host: str, port: int) -> Configuration:
+    return Configuration(handler=handler, port=port, host=[host], shared_queue=True)

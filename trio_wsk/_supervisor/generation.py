@@ -68,6 +68,7 @@ class Generation:
       jobs: What each is to do, by its number.
       grace: Seconds that they give connections to finish.
       say: Is given what an operator should know.
+      ended: Is called with the number of each worker that has ended, and the worker.
       gave_up: Is called with the reason when one of them crashes again and again.
     """
 
@@ -77,10 +78,13 @@ class Generation:
         *,
         grace: float,
         say: Callable[[str], object],
+        ended: Callable[[int, Worker], object],
         gave_up: Callable[[str], object],
     ) -> None:
         self._grace = grace
         self._say = say
+        self.ended: Final = ended
+        """For the slots: takes note of one that has ended."""
         self._gave_up = gave_up
         self._slots = [_Slot(self, number, job) for number, job in jobs.items()]
         self._scope = trio.CancelScope()
@@ -260,6 +264,7 @@ class _Slot:
             return await self._serving(worker)
         finally:
             self.worker = None
+            self._generation.ended(self.number, worker)
             with trio.move_on_after(LATE, shield=True):
                 await worker.kill()
 
@@ -272,6 +277,8 @@ class _Slot:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.hear, self.left)
             how = await worker.wait()
+            with trio.move_on_after(LATE):  # a process of its own may hold its end
+                await worker.has_said_all.wait()
             nursery.cancel_scope.cancel(reason="the worker has ended")
         return trio.current_time() - began, f"(process {worker.pid}) {how}"
 

@@ -24,13 +24,17 @@ import attrs
 
 from trio_wsk._configuration.configuration import Configuration
 
-__all__ = ["LONGEST", "Job", "Kind", "Message", "answer_of"]
+__all__ = ["LAST", "LONGEST", "Job", "Kind", "Message", "answer_of"]
 
 LONGEST: Final = 1 << 16
 """Octets of a packet, at most."""
 
 _PORTION: Final = LONGEST - 64
 """Octets of what there is to say, in a packet with its first line."""
+
+
+LAST: Final = 0
+"""The number of an answer that nobody has asked for: a worker's metrics, at its end."""
 
 
 class Kind(enum.Enum):

@@ -77,6 +77,8 @@ class Worker:
         self.pid: Final = process.pid
         self.questions: Final = Questions(channel)
         """What one that serves is asked."""
+        self.has_said_all: Final = trio.Event()
+        """Set when nothing comes any more from one that has served."""
         self._process = process
         self._channel = channel
 
@@ -103,6 +105,7 @@ class Worker:
             elif said.kind in {Kind.PART, Kind.ANSWER}:
                 self.questions.heard(said)
         self.questions.close()
+        self.has_said_all.set()
 
     async def wait(self) -> str:
         """Wait for its end; return how it has ended, in words."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from trio_wsk.control._protocol import Request
 
+    from .crew import Crew
     from .process import Worker
 
 __all__ = ["PATIENCE", "WorkersControl", "ask_all", "open_connections"]
@@ -82,19 +83,12 @@ class WorkersControl:
     """Does the commands of a control socket for all workers.
 
     Args:
-      workers: Says which there are now, by number.
-      taking: Says which of them take new connections.
+      crew: The workers.
       drain: Has the service drain, and end.
     """
 
-    def __init__(
-        self,
-        workers: Callable[[], Mapping[int, Worker]],
-        taking: Callable[[], Mapping[int, Worker]],
-        drain: Callable[[], object],
-    ) -> None:
-        self._workers = workers
-        self._taking = taking
+    def __init__(self, crew: Crew, drain: Callable[[], object]) -> None:
+        self._crew = crew
         self._drain = drain
 
     async def do(self, request: Request) -> object:
@@ -110,7 +104,7 @@ class WorkersControl:
             case "drain":
                 self._drain_all(request)
                 return None
-            case "abort" if "worker" not in request.arguments and len(self._workers()) > 1:
+            case "abort" if "worker" not in request.arguments and len(self._crew.all()) > 1:
                 raise RefusedError("abort takes worker, which connections show beside the id")
         arguments = {key: each for key, each in request.arguments.items() if key != "worker"}
         most = int(request.number("most", MOST_LISTED))
@@ -118,9 +112,9 @@ class WorkersControl:
         return together(request.command, _results(answers), most)
 
     def _asked(self, request: Request) -> Mapping[int, Worker]:
-        workers = self._workers()
+        workers = self._crew.all()
         if "worker" not in request.arguments:
-            return self._taking() if request.command in _OF_LISTENING else workers
+            return self._crew.taking() if request.command in _OF_LISTENING else workers
         number = request.number("worker")
         if number not in workers:
             known = ", ".join(map(str, workers)) or "none"
@@ -128,7 +122,7 @@ class WorkersControl:
         return {int(number): workers[int(number)]}
 
     async def _list(self) -> object:
-        workers = self._workers()
+        workers = self._crew.all()
         answers = await ask_all(workers, "workers", {})
         return [_listed(number, workers[number], answer) for number, answer in answers.items()]
 

@@ -7,7 +7,6 @@ one is done at a time; what comes meanwhile is done next, once.
 
 from __future__ import annotations
 
-import itertools
 import signal
 import sys
 from typing import TYPE_CHECKING, Final, final
@@ -16,11 +15,13 @@ import trio
 
 from trio_wsk._configuration.configuration import ConfigurationError
 from trio_wsk._configuration.places import place_in_words
+from trio_wsk._configuration.ready import check_extras
 from trio_wsk._serving.arguments import DEFAULT_GRACE
 from trio_wsk._serving.signals import ENDING_SIGNALS, EndingSignals, check_main_thread
 from trio_wsk._vocabulary.errors import BindError, InvalidParameterError
 from trio_wsk.transports._service_manager import ServiceManager
 
+from .crew import Crew
 from .doors import open_doors
 from .generation import Generation, StartFailedError, jobs_of
 from .messages import Kind
@@ -32,13 +33,14 @@ from .takeover import Inheritance, NoSuccessorError, start_successor
 from .watching import reloading, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from watchfiles._rust_notify import RustNotify
 
     from trio_wsk._configuration.configuration import Configuration
 
     from .doors import Doors
+    from .measuring import Measuring
     from .process import Worker
     from .sockets import KeptSockets
 
@@ -65,6 +67,7 @@ def supervise(read: Callable[[], Configuration]) -> None:
     """
     check_main_thread("a supervisor")
     configuration = read()
+    check_extras(configuration)
     inherited = Inheritance.taken()
     changes = watch(configuration, say)
     with EndingSignals(ENDING_SIGNALS) as ending:
@@ -112,8 +115,8 @@ class Supervisor:
         self._sockets: KeptSockets
         self._doors: Doors
         self._nursery: trio.Nursery
-        self._serving: Generation | None = None
-        self._generations: list[Generation] = []
+        self._crew = Crew()
+        self._measuring = _measuring(configuration, self._crew)
         self._opening = trio.CancelScope()
         self._hearing = trio.CancelScope()
         """In which signals of change are heard: until the end."""
@@ -175,8 +178,8 @@ class Supervisor:
         except StartFailedError as error:
             self._fail(str(error))
             return False  # noqa: ASYNC910 - it was waited for
-        commands = WorkersControl(self._all_workers, self._taking_workers, self._end)
-        await self._nursery.start(self._doors.serve, commands)
+        commands = WorkersControl(self._crew, self._end)
+        await self._nursery.start(self._doors.serve, commands, self._measuring)
         for line in self._doors.lines():
             say(line)
         say(f"listening on {self._where()}, with {_counted(_workers(self._configuration))}")
@@ -199,20 +202,21 @@ class Supervisor:
         dealt = self._sockets.dealt(workers)
         jobs = jobs_of(configuration, dealt, is_last=self._sockets.are_ours)
         new = Generation(
-            dict(zip(self._free_numbers(), jobs, strict=False)),
+            dict(zip(self._crew.free_numbers(), jobs, strict=False)),
             grace=_grace(configuration),
             say=say,
+            ended=_nobody_asks if self._measuring is None else self._measuring.ended,
             gave_up=self._fail,
         )
-        self._generations.append(new)
+        self._crew.generations.append(new)
         try:
             await self._nursery.start(self._run, new)
         except BaseException:
-            self._generations.remove(new)
+            self._crew.generations.remove(new)
             self._sockets.forget(queues)
             raise
         self._configuration = configuration
-        old, self._serving = self._serving, new
+        old, self._crew.serving = self._crew.serving, new
         if old is not None:
             old.end(Kind.LEAVE)
 
@@ -220,30 +224,16 @@ class Supervisor:
         self, generation: Generation, *, task_status: trio.TaskStatus[None]
     ) -> None:
         await generation.run(task_status=task_status)
-        if generation in self._generations:
-            self._generations.remove(generation)
-        if not self._generations:
+        if generation in self._crew.generations:
+            self._crew.generations.remove(generation)
+        if not self._crew.generations:
             self._doors.stop()
-
-    def _free_numbers(self) -> Iterator[int]:
-        """Count from 1, and pass over what workers are called that run still."""
-        taken = {number for each in self._generations for number in each.numbers}
-        return (number for number in itertools.count(1) if number not in taken)
-
-    def _all_workers(self) -> dict[int, Worker]:
-        """Return all that serve, those that finish too, by number."""
-        serving = [each.serving for each in self._generations]
-        return dict(sorted(pair for workers in serving for pair in workers.items()))
-
-    def _taking_workers(self) -> dict[int, Worker]:
-        """Return those that take new connections."""
-        return {} if self._serving is None else self._serving.serving
 
     async def _pulse(self) -> tuple[bool, str]:
         """Say whether all workers that take connections answer, and how many are open in all."""
-        asked = self._all_workers()
+        asked = self._crew.all()
         found = await open_connections(asked)
-        taking = self._taking_workers()
+        taking = self._crew.taking()
         # One that has ended meanwhile is being started again, or has left its place to another.
         silent = [n for n in found if found[n] is None and taking.get(n) is asked[n]]
         if silent:
@@ -292,7 +282,7 @@ class Supervisor:
         else:
             self._sockets.hand_over()
             self._doors.hand_over()
-            for generation in self._generations:
+            for generation in self._crew.generations:
                 generation.end(Kind.LEAVE)
             late = await self._left()
             say(
@@ -303,7 +293,7 @@ class Supervisor:
     async def _left(self) -> str:
         """Wait until the workers that were told to leave have done so; say which have not."""
         await trio.lowlevel.checkpoint()
-        ending = [generation for generation in self._generations if generation.is_ending]
+        ending = [generation for generation in self._crew.generations if generation.is_ending]
         late = [number for generation in ending for number in await generation.wait_left()]
         return "".join(f"; worker {number} of them does not answer" for number in late)
 
@@ -320,7 +310,7 @@ class Supervisor:
     # ----------------------------------------------------------------------------- ends
 
     def _end(self) -> None:
-        if self._serving is not None:
+        if self._crew.serving is not None:
             say(f"draining: open connections are given {_grace(self._configuration):g} s to finish")
         self._end_all(Kind.END)
 
@@ -329,16 +319,29 @@ class Supervisor:
         self._notifying.stopping()
         self._opening.cancel(reason="the supervisor ends")
         self._hearing.cancel(reason="the supervisor ends")
-        for generation in self._generations:
+        for generation in self._crew.generations:
             generation.end(how)
 
     def _abort(self) -> None:
-        for generation in self._generations:
+        for generation in self._crew.generations:
             generation.abort()
 
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason
         self._end_all(Kind.END)
+
+
+def _measuring(configuration: Configuration, crew: Crew) -> Measuring | None:
+    """Have what workers count added up, if that is wanted."""
+    if configuration.metrics is None:
+        return None
+    from .measuring import Measuring  # noqa: PLC0415 - it needs an extra
+
+    return Measuring(crew)
+
+
+def _nobody_asks(number: int, worker: Worker) -> None:
+    """Take no note of a worker that has ended."""
 
 
 def _workers(configuration: Configuration) -> int:
@@ -356,7 +359,7 @@ def _counted(workers: int) -> str:
 def _places(configuration: Configuration) -> list[object]:
     """Return where all is that can be spoken to: what no change can change."""
     beside = [configuration.control, configuration.admin, configuration.admin_token_file]
-    return [*place_in_words(configuration), *beside]
+    return [*place_in_words(configuration), *beside, configuration.metrics]
 
 
 def _check_place(new: list[object], old: list[object]) -> None:

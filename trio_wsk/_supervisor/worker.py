@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
-from trio_wsk._configuration.beside import control_of, steer
 from trio_wsk._configuration.configuration import ConfigurationError
 from trio_wsk._configuration.ready import made_ready
 from trio_wsk._configuration.targets import look_in_working_directory
@@ -26,7 +25,7 @@ from trio_wsk._vocabulary.errors import SocketBusyError, SocketClosedError
 from trio_wsk.transports._adopting import AdoptedPlace
 from trio_wsk.transports.portable import PortableTransport
 
-from .answering import answer_question
+from .answering import Answering
 from .channel import Channel
 from .messages import LONGEST, Job, Kind, Message
 
@@ -35,9 +34,11 @@ if TYPE_CHECKING:
 
     from trio_wsk._configuration.ready import Ready
     from trio_wsk._serving.server import Server
-    from trio_wsk.control._protocol import Commands
 
 __all__ = ["work"]
+
+_LAST_WORDS: Final = 5.0
+"""Seconds for what is said at the end: a supervisor that hangs keeps nobody."""
 
 FAILED: Final = 1
 """The exit status of a worker that could not begin, and has said why."""
@@ -118,13 +119,16 @@ async def _serve(job: Job, ready: Ready, sock: socket.socket) -> None:
         "signals": ENDING_SIGNALS,
     }
     function: Any = serve_events if isinstance(ready.handler, ListenDispatch) else serve
+    answering: Answering | None = None
     async with trio.open_nursery() as nursery:
         serving = partial(function, ready.handler, **options)
         server: Server = await nursery.start(_until_over, serving, nursery.cancel_scope)
+        answering = Answering(ready, server, channel)
         await channel.say(Message(Kind.READY))
-        commands = control_of(ready)
-        steer(commands, ready, server)
-        nursery.start_soon(_obey, server, place, channel, nursery, commands)
+        nursery.start_soon(_obey, server, place, channel, nursery, answering)
+    if answering is not None:
+        with trio.move_on_after(_LAST_WORDS):
+            await answering.say_last()
 
 
 async def _until_over(  # noqa: ASYNC128 - whom it hands the status to calls it
@@ -143,13 +147,13 @@ async def _obey(
     place: _KeptPlace,
     channel: Channel,
     nursery: trio.Nursery,
-    commands: Commands,
+    answering: Answering,
 ) -> None:
     """Do what the supervisor says, until there is none."""
     while True:
         said = await channel.hear()
         if said is not None and said.kind is Kind.QUESTION:
-            nursery.start_soon(answer_question, commands, channel, said)
+            nursery.start_soon(answering.answer, said)
             continue
         # Without a supervisor nobody is left who would serve those in the queues.
         word = Kind.END if said is None else said.kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, final
@@ -13,12 +14,12 @@ from prometheus_client.exposition import choose_encoder
 from trio_wsk._http.answering import answer_requests
 from trio_wsk._http.messages import Page
 from trio_wsk._serving.opening import serve
-from trio_wsk._vocabulary.arguments import check_async_function, check_plain_function
+from trio_wsk._vocabulary.arguments import check_async_function, check_function
 
 from ._registry import check_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Callable, Collection
 
     from prometheus_client.registry import CollectorRegistry
     from typing_extensions import Unpack
@@ -41,7 +42,7 @@ after which Prometheus comes again by default, and as long as with nginx."""
 async def serve_metrics(  # noqa: ASYNC128 - whom it hands the status to calls it
     port: int | None = None,
     *,
-    unready: Callable[[], Collection[str]],
+    unready: Callable[[], Collection[str] | Awaitable[Collection[str]]],
     registry: CollectorRegistry = REGISTRY,
     refresh: Callable[[], Awaitable[object]] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -62,7 +63,7 @@ async def serve_metrics(  # noqa: ASYNC128 - whom it hands the status to calls i
       port: As for `trio_wsk.serve`. Nobody is asked who they are: name a ``host`` that only those
         reach who may know.
       unready: Says what stands in the way of serving, one line each; nothing if nothing does. Such
-        as `Collector.unready`.
+        as `Collector.unready`. It may be an async function, for who has to ask others first.
       registry: What is shown: a registry of prometheus_client's.
       refresh: Awaited before each scrape: to have workers send what they have counted. Give it a
         deadline of its own, since the scraper waits for it.
@@ -80,7 +81,7 @@ async def serve_metrics(  # noqa: ASYNC128 - whom it hands the status to calls i
 
     Source: RFC 9110, RFC 9112; the exposition formats of Prometheus.
     """
-    check_plain_function("unready", unready)
+    check_function("unready", unready)
     if refresh is not None:
         check_async_function("refresh", refresh)
     check_registry(registry)
@@ -98,7 +99,7 @@ class _Pages:
     def __init__(
         self,
         registry: CollectorRegistry,
-        unready: Callable[[], Collection[str]],
+        unready: Callable[[], Collection[str] | Awaitable[Collection[str]]],
         refresh: Callable[[], Awaitable[object]] | None,
     ) -> None:
         self._registry = registry
@@ -114,7 +115,7 @@ class _Pages:
             case "/health/live":
                 return Page(b"live\n")
             case "/health/ready":
-                return self._ready()
+                return await self._ready()
         return Page(b"There are /metrics, /health/live and /health/ready.\n", HTTPStatus.NOT_FOUND)
 
     async def _metrics(self, request: Request) -> Page:
@@ -126,9 +127,10 @@ class _Pages:
             encode, content_type = choose_encoder("")
         return Page(encode(self._registry), content_type=content_type)  # noqa: ASYNC910 - `respond` has one
 
-    def _ready(self) -> Page:
-        lines = list(self._unready())
+    async def _ready(self) -> Page:
+        found = self._unready()
+        lines = list(await found if isinstance(found, Awaitable) else found)
         if not lines:
-            return Page(b"ready\n")
+            return Page(b"ready\n")  # noqa: ASYNC910 - `respond` has a checkpoint
         text = "".join(f"{line}\n" for line in lines)
-        return Page(text.encode(), HTTPStatus.SERVICE_UNAVAILABLE)
+        return Page(text.encode(), HTTPStatus.SERVICE_UNAVAILABLE)  # noqa: ASYNC910 - as above
