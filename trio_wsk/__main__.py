@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ._command.ctl import add_ctl
 from ._command.doctor import add_doctor
 from ._command.serve import add_check, add_serve
 from ._command.top import add_top
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add_check(commands.add_parser)
     add_doctor(commands.add_parser)
     add_top(commands.add_parser)
+    add_ctl(commands.add_parser)
     return parser
 
 
