@@ -432,7 +432,7 @@ async def _serve_events(**argument: Any) -> None:
 
 async def _peer_certificate(**argument: Any) -> None:
     nothing: Any = None
-    TLSInfo(nothing, None).peer_certificate(**argument)
+    TLSInfo(nothing, bytearray()).peer_certificate(**argument)
 
 
 async def _drain(**argument: Any) -> None:

@@ -27,7 +27,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from ._tls_info import HELLO_MOST, TLSInfo, server_name_in
+from ._tls_info import HELLO_MOST, TLSInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +149,7 @@ class TLSChannel:
                 self._pay()  # with the alert that says why
                 raise
             else:
-                self.info = TLSInfo(self._tls, server_name_in(self._hello))
+                self.info = TLSInfo(self._tls, self._hello)
                 self._hello.clear()
         if not self._flush():
             raise _would_block()

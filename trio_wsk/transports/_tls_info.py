@@ -12,22 +12,30 @@ from trio_wsk._vocabulary.arguments import check_flag
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["HELLO_MOST", "TLSInfo", "server_name_in"]
+__all__ = ["HELLO_MOST", "TLSInfo"]
 
 HELLO_MOST: Final = LIMIT
 """How many of a client's first octets are enough to know the name that it asks for."""
+
+_KEPT_MOST: Final = 4096
+"""How many of them are kept until somebody asks for that name, which few do: reading it takes as
+long as a tenth of the handshake. More than the longest ClientHello that there is, and a tenth of
+what TLS keeps of a connection."""
 
 
 @final
 class TLSInfo:
     """What was agreed on in a TLS handshake; also when the connection is closed."""
 
-    __slots__ = ("_server_name", "_tls")
+    __slots__ = ("_hello", "_server_name", "_tls")
 
-    def __init__(self, tls: ssl.SSLObject, server_name: str | None) -> None:
+    def __init__(self, tls: ssl.SSLObject, received: bytearray) -> None:
         """Made when the handshake is over, never by you."""
         self._tls = tls
-        self._server_name = server_name
+        self._server_name: str | None = None
+        self._hello = bytes(received)  # until the name in it is read
+        if len(received) > _KEPT_MOST:
+            self._read_server_name()
 
     def __repr__(self) -> str:
         return f"<TLSInfo {self.version} {self.cipher} alpn={self.alpn!r} for {self.server_name!r}>"
@@ -61,7 +69,13 @@ class TLSInfo:
         An international one is in its ASCII form (IDNA). None if it has asked for none, or for what
         is no name of a host.
         """
+        if self._hello:
+            self._read_server_name()
         return self._server_name
+
+    def _read_server_name(self) -> None:
+        self._server_name = _server_name_in(self._hello)
+        self._hello = b""
 
     @overload
     def peer_certificate(self, *, binary: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -84,7 +98,7 @@ class TLSInfo:
         return self._tls.getpeercert(binary)
 
 
-def server_name_in(received: bytearray) -> str | None:
+def _server_name_in(received: bytes) -> str | None:
     """Return the name that a client has asked for with its ClientHello, if it can be one.
 
     The library tells it only through a callback of the context, which is the user's alone.
