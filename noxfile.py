@@ -33,8 +33,10 @@ WORKERS = ("-n", "6", "--max-worker-restart", "0")
 SIDE_BY_SIDE = (*WORKERS, "--dist", "loadfile")
 QUICK = ("-m", "not heavy")
 # What asks the kernel for its answers, over and over, gets the same ones from other Pythons, and
-# with other versions of what is installed.
-QUICK_WITHOUT_KERNEL = ("-m", "not heavy and not kernel")
+# with other versions of what is installed. Who starts one program after the other mostly waits
+# until it is there.
+QUICK_EVERYWHERE = ("-m", "not heavy and not kernel and not programs")
+QUICK_INSTALLED = ("-m", "not heavy and not kernel")
 
 # These hang on how the package is installed: its metadata, its entry point, the programs that
 # import it; and on the pages, whose code comes through every room.
@@ -63,7 +65,7 @@ def tests(session: nox.Session) -> None:
     elif session.python == PYTHONS[0]:
         run_tests(session, *QUICK)
     else:
-        run_tests(session, *QUICK_WITHOUT_KERNEL)
+        run_tests(session, *QUICK_EVERYWHERE)
 
 
 @nox.session(python=HEAVY_PYTHON)
@@ -83,7 +85,7 @@ def heavy(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """Run the tests with the lowest versions that pyproject.toml admits."""
     session.install("--editable", ".[test]", *lowest_versions())
-    run_tests(session, *QUICK_WITHOUT_KERNEL)
+    run_tests(session, *QUICK_EVERYWHERE)
 
 
 @nox.session
@@ -162,7 +164,7 @@ def wheel(session: nox.Session) -> None:
         hold_to_the_tree(session, folder / "wheel", ["trio_wsk"])
         shutil.rmtree(suite / "trio_wsk")  # or it would shadow the installed one
         with session.chdir(suite):
-            run_tests(session, *QUICK_WITHOUT_KERNEL, *INSTALLED)
+            run_tests(session, *QUICK_INSTALLED, *INSTALLED)
 
 
 @nox.session(default=False)

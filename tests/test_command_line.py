@@ -20,6 +20,8 @@ from tests.helpers.support import PATIENCE
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.programs
+
 LISTENS = "listening on 127.0.0.1:"
 
 APP = """

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.browser import Tab
 
+pytestmark = pytest.mark.programs
+
 TOKEN = "0123456789abcdef"  # noqa: S105 - a test's
 HOSTILE = "<img src=x onerror=evil=1>"
 LIVE = "document.getElementById('state').textContent === 'live'"

@@ -201,6 +201,7 @@ def own_terminal() -> None:
 ALTERNATE, BACK = rb"\x1b\[\?1049h", b"\x1b[?1049l"
 
 
+@pytest.mark.programs
 async def test_live_view(tmp_path: Path) -> None:
     """
     On a terminal the numbers are live; a server that is gone is said, one that is back is seen; the
@@ -225,6 +226,7 @@ async def test_live_view(tmp_path: Path) -> None:
     assert 0 == screen.process.returncode
 
 
+@pytest.mark.programs
 async def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     """Ctrl-C ends it without a traceback; a key that means nothing does not."""
     with terminal(tmp_path / "none") as screen:

@@ -9,10 +9,20 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.helpers.programs import LONG, Program, running_python
 from tests.helpers.support import PATIENCE, read_to_end
+
+ON_LINUX = [
+    pytest.mark.programs,
+    pytest.mark.skipif(
+        not hasattr(socket, "SOCK_SEQPACKET") or not Path("/proc/self/task").exists(),
+        reason="workers are known to run on Linux",
+    ),
+]
+"""Marks of what starts a supervisor."""
 
 APP = """
 import os, trio_wsk

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.helpers.programs import Program
     from trio_wsk.observers import Record
 
+pytestmark = pytest.mark.programs
+
 LISTENS = "listening on 127.0.0.1:"
 SIGNALS = pytest.mark.parametrize("number", [SIGINT, SIGTERM], ids=["SIGINT", "SIGTERM"])
 

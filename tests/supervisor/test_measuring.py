@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +14,13 @@ import trio
 
 from tests.helpers.programs import LONG, reserved
 from tests.helpers.scraping import Scraper, check_with_promtool, samples, series
-from tests.helpers.supervised import Supervised, ask, connected, gone, supervised
+from tests.helpers.supervised import ON_LINUX, Supervised, ask, connected, gone, supervised
 from trio_wsk.control import ask_control
 
 if TYPE_CHECKING:
     from tests.helpers.scraping import Series
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "SOCK_SEQPACKET") or not Path("/proc/self/task").exists(),
-    reason="workers are known to run on Linux",
-)
+pytestmark = ON_LINUX
 
 ON = ("--host", "127.0.0.1", "--port", "0")
 ACCEPTED = series("accepted_connections_total", listener="server")

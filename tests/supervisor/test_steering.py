@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import stat
 from functools import partial
 from pathlib import Path
@@ -14,15 +13,12 @@ import pytest
 import trio
 
 from tests.helpers.programs import LONG
-from tests.helpers.supervised import Supervised, connected, gone, supervised
+from tests.helpers.supervised import ON_LINUX, Supervised, connected, gone, supervised
 from tests.helpers.supervised import ask as ask_who
 from tests.test_command_line import command
 from trio_wsk.control import ControlError, ask_control
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "SOCK_SEQPACKET") or not Path("/proc/self/task").exists(),
-    reason="workers are known to run on Linux",
-)
+pytestmark = ON_LINUX
 
 ON = ("--host", "127.0.0.1", "--port", "0", "--control", "c")
 

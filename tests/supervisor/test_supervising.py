@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.helpers.supervised import ask, connected, gone, supervised
+from tests.helpers.supervised import ON_LINUX, ask, connected, gone, supervised
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "SOCK_SEQPACKET") or not Path("/proc/self/task").exists(),
-    reason="workers are known to run on Linux",
-)
+pytestmark = ON_LINUX
 
 ON = ("--host", "127.0.0.1", "--port", "0")
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.supervised import APP, ask, supervised
+from tests.helpers.supervised import APP, ON_LINUX, ask, supervised
 from trio_wsk.__main__ import main
 
 pytest.importorskip("watchfiles")
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "SOCK_SEQPACKET") or not Path("/proc/self/task").exists(),
-    reason="workers are known to run on Linux",
-)
+pytestmark = ON_LINUX
 
 ON = ("--host", "127.0.0.1", "--port", "0")
 
