@@ -60,6 +60,22 @@ def listening_sockets(pid: int, port: int) -> int:
     return len([each for each in targets if each.strip("socket:[]") in inodes])
 
 
+async def test_changes_that_are_asked_for_in_the_end_are_not_made(tmp_path: Path) -> None:
+    """Neither SIGHUP nor SIGUSR2 disturbs a drain, or changes the status with which it ends."""
+    async with supervised(tmp_path, "app:echo", *ON, "--workers", "1") as server:
+        with connected(await server.port()) as client:
+            assert said(client)
+
+            server.send(signal.SIGTERM)
+            await server.line("draining: ")
+            server.send(signal.SIGHUP)
+            server.send(signal.SIGUSR2)
+
+            assert said(client)
+
+        assert 0 == await server.ends()
+
+
 async def test_second_signal_aborts(tmp_path: Path) -> None:
     """A second signal resets what is open; the status is that of who was killed by it."""
     async with supervised(tmp_path, "app:echo", *ON, "--workers", "1") as server:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -33,7 +34,7 @@ from .takeover import Inheritance, NoSuccessorError, start_successor
 from .watching import reloading, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from watchfiles._rust_notify import RustNotify
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from .sockets import KeptSockets
 
 __all__ = ["supervise"]
+
+_CHANGING_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR2)
 
 _KILLED: Final = 128
 """What a shell adds to a signal's number."""
@@ -70,7 +73,7 @@ def supervise(read: Callable[[], Configuration]) -> None:
     check_extras(configuration)
     inherited = Inheritance.taken()
     changes = watch(configuration, say)
-    with EndingSignals(ENDING_SIGNALS) as ending:
+    with _unheard_changes(), EndingSignals(ENDING_SIGNALS) as ending:
         try:
             supervisor = Supervisor(read, configuration, inherited, changes)
             trio.run(supervisor.run, ending)
@@ -80,6 +83,21 @@ def supervise(read: Callable[[], Configuration]) -> None:
         raise SystemExit(_KILLED + ending.heard[1])
     if supervisor.failure is not None:
         raise SystemExit(supervisor.failure)
+
+
+@contextmanager
+def _unheard_changes() -> Iterator[None]:
+    """Have signals of change do nothing where the supervisor doesn't hear them.
+
+    Trio sends those again that have come too late for its receiver, and what they would do then is
+    to kill. A handler, since to be ignored is something that workers would inherit.
+    """
+    before = [(number, signal.signal(number, lambda *_: None)) for number in _CHANGING_SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def say(text: str) -> None:
@@ -130,7 +148,7 @@ class Supervisor:
     async def run(self, ending: EndingSignals) -> None:
         """Open the sockets, start the workers, and do what the signals say."""
         ending.tell(self._end, self._abort)
-        with trio.open_signal_receiver(signal.SIGHUP, signal.SIGUSR2) as signals:
+        with trio.open_signal_receiver(*_CHANGING_SIGNALS) as signals:
             with self._opening:
                 await self._open()
             if self._opening.cancelled_caught:
