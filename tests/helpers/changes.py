@@ -75,10 +75,16 @@ class Load:
         enough = self.counted.answered + count
         await self.until(lambda: self.counted.answered >= enough)
 
-    async def until_served_by(self, workers: Sequence[int]) -> None:
-        """Wait until each of these workers has answered somebody."""
+    async def until_served_by(self, workers: Sequence[int], *, share: bool = False) -> None:
+        """Wait until each of these workers has answered somebody.
+
+        Args:
+          workers: Their processes.
+          share: Whether they take from one queue, of which one may have all: then one suffices.
+        """
         wanted = {str(worker) for worker in workers}
-        await self.until(lambda: wanted <= self.counted.by.keys())
+        some = wanted.intersection if share else wanted.issubset
+        await self.until(lambda: some(self.counted.by.keys()))
 
     async def end(self) -> Counted:
         """Have no more of them come; wait for the end of those who have, and return the account."""

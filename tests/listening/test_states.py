@@ -18,7 +18,7 @@ from trio_wsk import (
     open_listening_socket,
     open_server,
 )
-from trio_wsk.observers import ConnectionUnparked, RequestApproved, RequestRejected
+from trio_wsk.observers import ConnectionUnparked, DrainStarted, RequestApproved, RequestRejected
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -54,17 +54,20 @@ async def test_state_is_what_was_called_last() -> None:
 @pytest.mark.parametrize("paused", [False, True])
 async def test_state_of_a_server_that_drains(*, paused: bool) -> None:
     """
-    While a server drains its listening socket is draining, whatever it did before; when that is
-    over it is closed.
+    When a drain begins the listening socket is draining, whatever it did before; when that is over
+    it is closed.
     """
 
     async def wait_for_drain(connection: Connection) -> None:
         await connection.draining.wait()
-        seen.append(connection.listening.statistics().state)
         await connection.send_all(b"bye")
 
+    def look(record: Record) -> None:
+        if isinstance(record, DrainStarted):
+            seen.append(server.listening.statistics().state)
+
     seen: list[ListeningState] = []
-    async with open_server(wait_for_drain, 0, host=HOST) as server:
+    async with open_server(wait_for_drain, 0, host=HOST, observers=[look]) as server:
         async with connect_now(server.local_addresses[0]) as client:
             await until(lambda: server.connections)
             if paused:

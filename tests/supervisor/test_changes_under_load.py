@@ -41,6 +41,7 @@ PLACES: Final = {
     "tls": (*ON, "--tls-cert", "cert.pem", "--tls-key", "key.pem"),
 }
 ADOPTED: Final = ("descriptor", "activation")
+SHARED: Final = ("one queue", "path", *ADOPTED)
 
 AS_A_SERVICE_MANAGER: Final = """
 import os, sys
@@ -74,10 +75,10 @@ async def test_changes_lose_nobody_and_kills_only_who_was_open(place: str, tmp_p
 
             for number in range(KILLS):
                 await changing.kill(number % WORKERS)
-                await clients.until_served_by(await changing.workers())
+                await clients.until_served_by(await changing.workers(), share=place in SHARED)
                 await clients.answers(BETWEEN)
             await changing.reload()
-            await clients.until_served_by(await changing.workers())
+            await clients.until_served_by(await changing.workers(), share=place in SHARED)
             counted = await clients.end()
 
     assert {} == excess_of(counted, changing.were_open)
