@@ -245,7 +245,8 @@ def run_tests(session: nox.Session, *chosen: str) -> None:
 def run_measured_tests(session: nox.Session) -> None:
     """Run all quick tests under coverage, and judge it."""
     collect_once(session)
-    session.env["COVERAGE_FILE"] = f".coverage.{session.name}"
+    # Programs that tests start somewhere else are measured, too.
+    session.env["COVERAGE_FILE"] = str(Path(f".coverage.{session.name}").absolute())
     session.run("coverage", "erase")  # what a run that was broken off has left would count, too
     session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE, *QUICK)
     session.run("coverage", "combine", "--quiet")

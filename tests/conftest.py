@@ -14,6 +14,7 @@ import trio
 from hypothesis import HealthCheck, settings
 from trio.testing import wait_all_tasks_blocked
 
+from tests.helpers import measuring  # noqa: F401 - before anybody starts a program
 from tests.helpers.scarcity import open_descriptors
 from tests.helpers.support import connect
 from trio_wsk import open_listening_socket
@@ -54,12 +55,6 @@ EARLY: Final = [
 The files that take longest, and most of that time they wait. They begin first, each in a worker
 of its own: else one of them would begin last, and all others would wait for it.
 """
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Coverage follows us into the workers of pytest-xdist, but not into the programs that tests
-    # start: who may not write here, say, would end with coverage's own error.
-    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-
 
 # How long an example takes is a claim about the machine, and what else it does.
 settings.register_profile(

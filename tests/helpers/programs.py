@@ -12,6 +12,7 @@ from signal import SIG_DFL, SIGINT, signal
 from threading import Timer
 from typing import TYPE_CHECKING, Final
 
+from .measuring import MEASURED
 from .places import ROOT
 from .support import PATIENCE
 
@@ -76,7 +77,12 @@ def running_python(
     process = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(environment or {})},
+        env={
+            **os.environ,
+            **MEASURED,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            **(environment or {}),
+        },
         pass_fds=pass_fds,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
