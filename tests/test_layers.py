@@ -84,11 +84,11 @@ CATCHES_OS_ERRORS = {
     "transports",
 }
 OPENS_NURSERIES = {
+    "_command/beside.py",
     "_command/watching.py",  # a question, a key and a signal are waited for at once
     "_listening/opening.py",
     "_serving/notifying.py",
     "_serving/opening.py",
-    "_configuration/beside.py",
     "_supervisor/doors.py",
     "_supervisor/generation.py",
     "_supervisor/notifying.py",

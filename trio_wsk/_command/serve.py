@@ -7,7 +7,6 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from trio_wsk._configuration.beside import beside
 from trio_wsk._configuration.configuration import ConfigurationError, configuration_of
 from trio_wsk._configuration.options import OPTIONS
 from trio_wsk._configuration.page import page_of
@@ -18,6 +17,8 @@ from trio_wsk._configuration.targets import look_in_working_directory
 from trio_wsk._serving.running import run_beside
 from trio_wsk._supervisor.supervising import supervise
 from trio_wsk._vocabulary.errors import InvalidParameterError
+
+from .beside import beside
 
 if TYPE_CHECKING:
     import argparse

@@ -5,8 +5,7 @@ the place where it stands. `options` is the table of what may be given, and what
 value; `toml_lines` finds the line of a mistake. `configuration` puts the sources together, the
 stronger before the weaker, and tells of all mistakes at once. `targets` finds what a
 ``package.module:name`` stands for, and `ready` makes of a configuration what `serve` takes.
-`beside` is what a server of one process has beside it: its control socket, its metrics, and its
-page for operators, which `page` is about.
+`operators` makes of the same what steers and counts it, and `page` is about the page for them.
 
 Never here: sockets, processes, and what is printed.
 """

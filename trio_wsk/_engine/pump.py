@@ -16,7 +16,7 @@ import heapq
 import sys
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 import trio
 
@@ -32,6 +32,7 @@ if sys.version_info < (3, 11):
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Awaitable, Callable, Iterable
+    from types import TracebackType
 
     from trio_wsk._vocabulary.addresses import Address
     from trio_wsk._vocabulary.records import Record
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from .readiness import Readiness
 
-__all__ = ["FAILED", "OVER", "Concern", "Life", "Pump", "do_all", "unwrapped"]
+__all__ = ["FAILED", "OVER", "Concern", "Life", "Pump", "Unwrapping", "do_all", "unwrapped"]
 
 WORK_PER_TURN: Final = 64
 """How much posted work the pump does before other tasks have their turn."""
@@ -299,3 +300,27 @@ def do_all(work: Iterable[Callable[[], object]]) -> None:
 def unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Take a lone exception out of the group that a nursery has put it in."""
     return group.exceptions[0] if len(group.exceptions) == 1 else group
+
+
+@final
+class Unwrapping:
+    """A block out of which a lone exception comes as it is, without the group of a nursery."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, BaseExceptionGroup):
+            return
+        alone = unwrapped(error)
+        context = alone.__context__
+        try:
+            raise alone
+        finally:
+            alone.__context__ = context  # and not the group
+            del error, alone, context  # or they would hold this frame, which holds them

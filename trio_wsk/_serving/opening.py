@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, overload
 import trio
 
 from trio_wsk._engine.callers import check_in_trio
-from trio_wsk._engine.pump import unwrapped
+from trio_wsk._engine.pump import Unwrapping
 from trio_wsk._listening.dispatch import ListenDispatch
 from trio_wsk._listening.opening import open_listening_socket
 from trio_wsk._listening.options import check_options
@@ -24,7 +24,7 @@ from .server import Server
 from .signals import EndingSignals, check_main_thread
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
+    pass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -235,8 +235,7 @@ async def run_server(
         if settings.signals:
             check_main_thread("a server with signals=")
         opening = open_listening_socket(port, dispatch=settings.dispatch, **settings.listening)
-    error: BaseException | None = None
-    try:
+    with Unwrapping():
         async with trio.open_nursery() as outer, opening as listening:
             handlers = await outer.start(_hold_nursery)
             core = ServerCore(settings, listening, handlers)
@@ -253,13 +252,6 @@ async def run_server(
                         await finish(core)
             finally:
                 core.abort()
-    except BaseExceptionGroup as group:
-        error = unwrapped(group)
-    try:
-        if error is not None:
-            raise error
-    finally:
-        del error
 
 
 async def _drain_and_leave(  # noqa: ASYNC910 - a task of its own
@@ -281,15 +273,7 @@ async def _hold_nursery(  # noqa: ASYNC910 - it sleeps until it is cancelled
     *, task_status: trio.TaskStatus[trio.Nursery]
 ) -> None:
     """Keep a nursery open for handlers, with a cancel scope of their own."""
-    error: BaseException | None = None
-    try:
+    with Unwrapping():  # Ctrl-C in a handler is a KeyboardInterrupt, and not a group in a group
         async with trio.open_nursery(strict_exception_groups=True) as handlers:
             task_status.started(handlers)
             await trio.sleep_forever()
-    except BaseExceptionGroup as group:
-        error = unwrapped(group)
-    try:
-        if error is not None:
-            raise error  # Ctrl-C in a handler is a KeyboardInterrupt, and not a group in a group
-    finally:
-        del error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from trio_wsk._configuration.beside import collector_of, control_of, opened
+from trio_wsk._configuration.operators import collector_of, control_of, opened
 from trio_wsk.control._protocol import answered
 
 from .messages import LAST, Message, answer_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 import trio
 
-from trio_wsk._engine.pump import unwrapped
+from trio_wsk._engine.pump import Unwrapping
 from trio_wsk._vocabulary import records
 from trio_wsk._vocabulary.arguments import checked_seconds
 from trio_wsk._vocabulary.errors import InvalidDeviceStateError, InvalidParameterError
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ._sources import Source
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
+    pass
 
 __all__ = ["Shared"]
 
@@ -262,25 +262,18 @@ class Shared:
         )
         self._ledger.start(courier.note)
         self._courier = courier
-        error: BaseException | None = None
         try:
-            async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                nursery.start_soon(courier.run, nursery)
-                nursery.start_soon(courier.renew)
-                yield
-                with trio.move_on_after(self._timeout):
-                    await courier.wait_settled()
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            error = unwrapped(group)
+            with Unwrapping():
+                async with trio.open_nursery(strict_exception_groups=True) as nursery:
+                    nursery.start_soon(courier.run, nursery)
+                    nursery.start_soon(courier.renew)
+                    yield
+                    with trio.move_on_after(self._timeout):
+                        await courier.wait_settled()
+                    nursery.cancel_scope.cancel()
         finally:
             self._courier = None
             self._ledger.stop()
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error  # or it would hold this frame, which holds it
 
     def _lost(self, error: Exception | None) -> None:
         self._tell(records.SharedLost, error=error)
