@@ -58,8 +58,6 @@ class Between:
     def __init__(self, call_at: Callable[[float, Callable[[], object]], object]) -> None:
         self.draining: Final = trio.Event()
         """Set when the server wants its connections to finish."""
-        self.has_drained: bool = False
-        """The same, for those who ask for each request: an attribute takes a fifth of the time."""
         self.has_lifetimes: bool = False
         """Whether it wants some to finish before the others."""
         self._own: WeakKeyDictionary[Wire, trio.Event] = WeakKeyDictionary()
@@ -70,7 +68,6 @@ class Between:
     def drain(self) -> None:
         """Want connections to finish: from now on nobody waits for a next request."""
         self.draining.set()
-        self.has_drained = True
         for own in self._own.values():
             own.set()
         for connection in self._waiting:
@@ -85,7 +82,7 @@ class Between:
 
     def is_draining(self, connection: Wire) -> bool:
         """Whether this connection is wanted to finish."""
-        return self.has_drained or bool(connection._marks & RETIRED)
+        return self.draining.is_set() or bool(connection._marks & RETIRED)
 
     def draining_of(self, connection: Wire) -> trio.Event:
         """Return what is set when this connection is wanted to finish.

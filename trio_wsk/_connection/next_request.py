@@ -47,7 +47,7 @@ class NextRequest(Stream):
         if (
             self._receiving
             or self._marks & (RETIRED | OVER_IDLE)
-            or between.has_drained
+            or between.draining.is_set()
             or (idle != math.inf and not (idle and block.is_served))
             or get_ident() != block.home.thread
         ):
