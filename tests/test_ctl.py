@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from tests.helpers.places import DOCS
+from tests.helpers.serving import stay
 from tests.helpers.support import connect_now
-from trio_wsk import Connection, open_server
+from trio_wsk import open_server
 from trio_wsk.__main__ import main
 from trio_wsk.control import Control, serve_control
 
@@ -28,12 +29,6 @@ SESSION = re.compile(
 )
 SESSIONS = [(each["command"], each["shown"]) for each in SESSION.finditer(PAGE)]
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-
-
-async def stay(connection: Connection) -> None:
-    """Echo until the peer has enough."""
-    while await connection.more():
-        await connection.send_all(await connection.receive_some())
 
 
 @asynccontextmanager

@@ -13,9 +13,9 @@ import pytest
 import trio
 
 from tests.helpers.scraping import Answer, Scraper
+from tests.helpers.serving import stay
 from tests.helpers.support import connect_now, fate_of, until
 from trio_wsk import (
-    Connection,
     ConnectionRequest,
     InspectAction,
     InvalidParameterError,
@@ -41,12 +41,6 @@ pytestmark = pytest.mark.usefixtures("no_leak")
 TOKEN = "0123456789abcdef"  # noqa: S105 - a test's
 SHOWN = f"Authorization: Bearer {TOKEN}"
 HOST = "127.0.0.1"
-
-
-async def stay(connection: Connection) -> None:
-    """Keep a connection until its peer, or a drain, ends it."""
-    while await connection.more():
-        await connection.receive_some()
 
 
 @attrs.frozen

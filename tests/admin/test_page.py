@@ -16,9 +16,10 @@ import trio
 import trio.lowlevel
 
 from tests.helpers.browser import chromium, opened
+from tests.helpers.serving import stay
 from tests.helpers.supervised import connected, gone, supervised
 from tests.helpers.support import connect_now, fate_of, until
-from trio_wsk import Connection, ConnectionRequest, InspectAction, Server, open_server
+from trio_wsk import ConnectionRequest, InspectAction, Server, open_server
 from trio_wsk.admin import serve_admin
 from trio_wsk.control import Control
 from trio_wsk.inspectors import Rules, all_of
@@ -41,12 +42,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One browser for all of these; each test has a tab that knows nothing of the others'."""
     with chromium(tmp_path_factory.mktemp("browser")) as url:
         yield url
-
-
-async def stay(connection: Connection) -> None:
-    """Keep a connection until its peer, or a drain, ends it."""
-    while await connection.more():
-        await connection.receive_some()
 
 
 @attrs.frozen

@@ -20,6 +20,7 @@ import trio
 
 from tests.helpers.places import DOCS, ROOT
 from tests.helpers.programs import LONG
+from tests.helpers.serving import stay
 from tests.helpers.support import connect_now
 from trio_wsk import Connection, open_server
 from trio_wsk.__main__ import main
@@ -29,12 +30,6 @@ from trio_wsk.control import Control, serve_control
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
-
-
-async def stay(connection: Connection) -> None:
-    """Keep a connection until its peer has enough."""
-    while await connection.more():
-        await connection.receive_some()
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ import attrs
 import pytest
 import trio
 
+from tests.helpers.serving import stay
 from tests.helpers.support import connect_now, fate_of, until
 from trio_wsk import (
     Address,
@@ -41,12 +42,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_leak")
 
 HOST = "127.0.0.1"
-
-
-async def stay(connection: Connection) -> None:
-    """Echo until the peer or the server has enough."""
-    while await connection.more():
-        await connection.send_all(await connection.receive_some())
 
 
 @attrs.frozen

@@ -28,6 +28,9 @@ WORKERS: Final = 2
 HANDLER: Final = """
 import os
 
+def answer(said):
+    return b"done\\n"
+
 async def greet(stream):
     await stream.send_all(b"%d\\n" % os.getpid())
     said = b""
@@ -36,7 +39,7 @@ async def greet(stream):
         if not octets:
             return
         said += octets
-    await stream.send_all(b"done\\n")
+    await stream.send_all(answer(said))
 """
 """What counting clients talk to, as ``app:greet``."""
 

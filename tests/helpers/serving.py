@@ -53,6 +53,12 @@ async def echo(stream: trio.abc.HalfCloseableStream) -> None:
         await stream.send_all(data)
 
 
+async def stay(connection: Connection) -> None:
+    """Echo until the peer has enough, or a drain ends it."""
+    while await connection.more():
+        await connection.send_all(await connection.receive_some())
+
+
 @asynccontextmanager
 async def serving(handler: Handler = echo, **options: Any) -> AsyncIterator[tuple[Server, Told]]:
     """Run a server, count its tasks before and after, and don't give it time to drain."""

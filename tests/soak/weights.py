@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 import trio
 
-from tests.helpers.changes import connections_of
+from tests.helpers import changes
 from tests.helpers.programs import LONG
 from tests.helpers.support import read_to_end
 from trio_wsk import Reader
@@ -19,26 +19,22 @@ GAIN: Final = 4096
 and that is not the same one twice. A hundred connections, some of them with octets that nobody
 reads, take about half of it. What leaks with each connection comes to more in some ten thousand."""
 
-HANDLER: Final = """
-import gc, os, trio
+HANDLER: Final = (
+    changes.HANDLER
+    + """
+import gc, trio
 from tests.helpers.support import timers
 from trio_wsk._engine.reused_tasks import ReusedTasks
 
-async def greet(stream):
-    await stream.send_all(b"%d\\n" % os.getpid())
-    said = b""
-    while b"\\n" not in said:
-        octets = await stream.receive_some(100)
-        if not octets:
-            return
-        said += octets
-    await stream.send_all(b"%d\\n" % tasks() if said == b"tasks\\n" else b"done\\n")
+def answer(said):
+    return b"%d\\n" % tasks() if said == b"tasks\\n" else b"done\\n"
 
 def tasks():
     gc.collect()
     idle = sum(len(each._idle) for each in gc.get_objects() if isinstance(each, ReusedTasks))
     return trio.lowlevel.current_statistics().tasks_living - idle - timers()
 """
+)
 """What counting clients talk to, as ``app:greet``; who says ``tasks`` hears how many tasks the
 worker has, without those that wait for the next connection."""
 
@@ -84,7 +80,7 @@ async def weights_of(workers: Iterable[int], port: int) -> dict[int, Weight]:
 
 async def _at_rest(worker: int, *, but: int = 0) -> None:
     with trio.fail_after(LONG):
-        while connections_of(worker) > but:  # noqa: ASYNC110 - nobody announces it
+        while changes.connections_of(worker) > but:  # noqa: ASYNC110 - nobody announces it
             await trio.sleep(0.01)
 
 
