@@ -22,6 +22,7 @@ for target, fd in enumerate(map(int, kept), 100):
     os.dup2(fd, target)
 for number in range(count):
     os.dup2(100 + number, 3 + number)
+os.closerange(3 + count, max(100 + count, *map(int, kept)) + 1)
 os.environ.update(LISTEN_FDS=str(count), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names)
 os.execv(sys.executable, [sys.executable, *sys.argv[4:]])
 """
@@ -55,7 +56,14 @@ class Manager:
         lines = dict(line.split("=", 1) for line in text.decode().split("\n"))
         self.told.append(lines)
         self.kept += [(lines["FDNAME"], fd) for fd in descriptors]
+        if "FDSTOREREMOVE" in lines:
+            self._forget(lines["FDNAME"])
         return lines
+
+    def _forget(self, name: str) -> None:
+        for each in [each for each in self.kept if each[0] == name]:
+            self.kept.remove(each)
+            os.close(each[1])
 
     def until(self, name: str) -> dict[str, str]:
         """Wait until it is told of something."""

@@ -184,12 +184,53 @@ async def test_store_keeps_what_it_can_and_no_other_place(tmp_path: Path) -> Non
             how=manager.passing("-m", "trio_wsk"),
             pass_fds=[fd for _, fd in manager.kept],
         ) as server:
+            forgotten = await manager.hears("FDSTOREREMOVE")
+
+            assert {"FDSTOREREMOVE": "1", "FDNAME": "trio-wsk-another-0"} == forgotten
+            assert [] == manager.kept
+
             complaint = await server.line("the service manager keeps 1 sockets of 2; ")
 
             assert complaint.endswith("FileDescriptorStoreMax=2 keeps all")
-            assert {"FDSTOREREMOVE": "1", "FDNAME": "trio-wsk-another-0"} == manager.next()
             assert "FDSTORE" in manager.next()
             assert "READY" in manager.next()
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
+@pytest.mark.parametrize("kind", ["port", "path"])
+async def test_place_of_what_is_forgotten_is_free(
+    kind: str, workers: list[str], tmp_path: Path
+) -> None:
+    """
+    What the manager has kept for other options may listen where the service is to listen now. It
+    is forgotten, and when the manager has done so the service takes the place: also one that has
+    no workers any more, and is nobody who could take it over.
+    """
+    fd, place = left_from_before(kind, tmp_path)
+    with managing(tmp_path) as manager:
+        manager.kept.append(("trio-wsk-another-0", fd))
+        async with supervised(
+            tmp_path,
+            *("app:who", *place, *workers),
+            environment=manager.environment(FDSTORE="8"),
+            how=manager.passing("-m", "trio_wsk"),
+            pass_fds=[fd],
+        ) as server:
+            await manager.hears("FDSTOREREMOVE")
+            await server.line("listening on ")
+
+            assert await ask(int(place[-1]) if kind == "port" else str(tmp_path / "s"))
+
+
+def left_from_before(kind: str, folder: Path) -> tuple[int, list[str]]:
+    """Listen as a supervisor before did; return the descriptor, and the options for the place."""
+    if kind == "port":
+        fd = listening()
+        return fd, ["--host", "127.0.0.1", "--port", str(port_of(fd))]
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(folder / "s"))
+        sock.listen()
+        return sock.detach(), ["--path", "s"]
 
 
 async def test_many_named_sockets_are_served_by_all_workers(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from trio_wsk._configuration.operators import collector_of, control_of, opened
 from trio_wsk._configuration.options import host_and_port
 from trio_wsk._configuration.page import page_of
 from trio_wsk._engine.pump import Unwrapping
+from trio_wsk._supervisor.storing import take_stored
 from trio_wsk.control import serve_control
+from trio_wsk.transports._service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -41,8 +43,10 @@ async def beside(
     Raises:
       BindError: a place can't be had.
       ConfigurationError: see `page_of`.
+      InvalidParameterError: the service manager contradicts itself.
     """
     page = page_of(configuration)
+    await take_stored(ServiceManager.found(), None)  # of a supervisor, which this server is not
     with Unwrapping():
         control, collector = control_of(ready), collector_of(ready)
         async with trio.open_nursery() as nursery:

@@ -101,10 +101,6 @@ class Notifying:
         """
         self._put("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptors=descriptors)
 
-    def forget(self, name: str) -> None:
-        """Have the descriptors of a name kept no more."""
-        self._put("FDSTOREREMOVE=1", f"FDNAME={name}")
-
     def _tell(self, *lines: str) -> None:
         self._put(*lines, f"STATUS={self._line()}")
 

@@ -16,10 +16,14 @@ Source: socket(7), SO_REUSEPORT.
 
 from __future__ import annotations
 
+import errno
 import socket
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
+
+import attrs
+import trio
 
 from trio_wsk._configuration.places import place_of
 from trio_wsk._vocabulary.addresses import Address
@@ -29,10 +33,27 @@ from trio_wsk.transports._places import close_all
 from trio_wsk.transports._unix import UnixPlace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trio_wsk._configuration.configuration import Configuration
     from trio_wsk.transports._places import Place
 
-__all__ = ["KeptSockets", "identity_of", "more_queues", "open_sockets", "sockets_taken_over"]
+__all__ = [
+    "KeptSockets",
+    "closed",
+    "identity_of",
+    "more_queues",
+    "open_sockets",
+    "sockets_taken_over",
+    "until_free",
+]
+
+_FREE: Final = 5.0
+"""Seconds that a service manager may take to close what it keeps no more; then whoever wants the
+place is told that it is taken."""
+
+_AGAIN: Final = 0.01
+"""Seconds after which to look again: the kernel tells nobody that a place is free."""
 
 
 @final
@@ -174,6 +195,43 @@ def _file_of(configuration: Configuration) -> str | None:
     """Return the path that is a file's, if there is one."""
     path = configuration.path
     return None if path is None or path.startswith("\0") else path
+
+
+@attrs.frozen
+class _Listened:
+    """Where somebody has listened, in the kernel's words."""
+
+    family: socket.AddressFamily
+    address: Any
+
+
+def closed(descriptor: int) -> _Listened:
+    """Close what listens; return where."""
+    with socket.socket(fileno=descriptor) as sock:
+        return _Listened(sock.family, sock.getsockname())
+
+
+async def until_free(places: Iterable[_Listened]) -> None:
+    """Wait until nobody listens at these places any more, or for a few seconds."""
+    with trio.move_on_after(_FREE):
+        for place in places:
+            while _is_taken(place):  # noqa: ASYNC110 - as `_AGAIN` says
+                await trio.sleep(_AGAIN)
+    await trio.lowlevel.checkpoint()
+
+
+def _is_taken(place: _Listened) -> bool:
+    with socket.socket(place.family) as sock:
+        sock.settimeout(0)
+        try:
+            if place.family == socket.AF_UNIX:
+                sock.connect(place.address)  # a path stays bound to the file that is left
+                return True
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(place.address)
+        except OSError as error:
+            return error.errno in {errno.EADDRINUSE, errno.EAGAIN}
+        return False
 
 
 def identity_of(path: str | None) -> tuple[int, int] | None:

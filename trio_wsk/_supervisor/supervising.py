@@ -139,7 +139,7 @@ class Supervisor:
         self._hearing = trio.CancelScope()
         """In which signals of change are heard: until the end."""
         manager = ServiceManager.found()
-        self._store = Store(0 if manager is None else manager.keeps, say)
+        self._store = Store(manager, say)
         self._notifying = Notifying(manager, self._status, self._pulse, begins=inherited is None)
         self._is_ending = False
         self._last_failure: str | None = None
@@ -162,7 +162,7 @@ class Supervisor:
                                     await self._change(number)
                 say("drained" if self.failure is None else "ended")
             finally:
-                if self._store.has_all:
+                if self._store.keeps_any:
                     self._sockets.hand_over()
                 self._sockets.close()
                 self._doors.close()
@@ -179,9 +179,9 @@ class Supervisor:
     async def _opened(self) -> KeptSockets:
         configuration, inherited = self._configuration, self._inherited
         if inherited is None:
-            stored = self._store.taken(configuration)
+            stored = await self._store.taken(configuration)
             if stored:
-                return sockets_taken_over(configuration, stored)  # noqa: ASYNC910 - as below
+                return sockets_taken_over(configuration, stored)
             return await open_sockets(configuration, _workers(configuration))
         inherited.close()
         _check_place(_places(configuration), list(inherited.place))
